@@ -1,0 +1,222 @@
+"""Every error the engine raises, in one tree, a class per who is at fault.
+
+    EngineError
+    ├── EngineRuntimeError (RuntimeError)   a run ended because of an error; its cause says which
+    ├── UserCodeError (TypeError)           a user's function gave back what its step can't take
+    ├── FlowError (ValueError)              the graph can't run: no input, no output
+    ├── ImportStringError (ValueError)      the command line names no flow
+    ├── ConnectorError (RuntimeError)       a source or sink broke its contract
+    ├── StoreError                          the recovery store can't be used, or not like this
+    │   ├── NoPartitionsError (FileNotFoundError)      there is no store in the folder
+    │   ├── MissingPartitionsError (FileNotFoundError) a part of the store is gone
+    │   ├── InconsistentPartitionsError (ValueError)   parts of the store are not of one age
+    │   ├── CorruptStoreError           a file of the store is damaged
+    │   ├── StoreInUseError             another process has the store open
+    │   ├── StoreFormatError            a newer engine wrote the store
+    │   ├── ForeignStoreError           the store belongs to another flow
+    │   ├── FencedError                 a newer generation of this job has taken over
+    │   ├── StoreWriteError             the disk refused a write: full, broken, no permission
+    │   ├── EncodeError (TypeError)     a state can't be written
+    │   └── DecodeError                 a state can't be read: its class has moved, or is refused
+    └── InternalError (RuntimeError)        the engine broke its own rules: report it
+
+Mistakes in building a graph (a bad step id, a wrong stream) stay plain `TypeError` and
+`ValueError`, raised where the mistake stands in the user's module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "ConnectorError",
+    "CorruptStoreError",
+    "DecodeError",
+    "EncodeError",
+    "EngineError",
+    "EngineRuntimeError",
+    "FencedError",
+    "FlowError",
+    "ForeignStoreError",
+    "ImportStringError",
+    "InconsistentPartitionsError",
+    "InternalError",
+    "MissingPartitionsError",
+    "NoPartitionsError",
+    "StoreError",
+    "StoreFormatError",
+    "StoreInUseError",
+    "StoreWriteError",
+    "UserCodeError",
+]
+
+
+class EngineError(Exception):
+    """The base of all errors of the engine."""
+
+
+class EngineRuntimeError(EngineError, RuntimeError):
+    """A run ended because of an error.
+
+    The chain of `__cause__` ends in the exception that was raised first, by the user's own
+    function where that was at fault.
+
+    Attributes:
+        step_id: The step that failed, fully qualified, or None where no step is to blame.
+        key: The key that was worked on, if the step is keyed and the key is known.
+        record: The record that was worked on, if it is known.
+        has_record: Whether `record` is known (it may be None).
+        doing: What the step was about if not working on records: "opening its source".
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step_id: str | None = None,
+        key: object = None,
+        record: object = None,
+        has_record: bool = False,
+        doing: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.step_id = step_id
+        self.key: Any = key
+        self.record: Any = record
+        self.has_record = has_record
+        self.doing = doing
+
+
+class UserCodeError(EngineError, TypeError):
+    """A user's function gave back something that its step can't work with.
+
+    Attributes:
+        function: The function that is at fault, or None.
+        hint: What to do about it.
+    """
+
+    def __init__(self, message: str, *, function: object = None, hint: str = "") -> None:
+        super().__init__(message)
+        self.function: Any = function
+        self.hint = hint
+
+
+class FlowError(EngineError, ValueError):
+    """The graph as a whole can't be run."""
+
+
+class ImportStringError(EngineError, ValueError):
+    """The command line names a module, file or flow that isn't there or isn't a flow.
+
+    Where the user's own module or factory raised, that exception is the `__cause__`.
+
+    Attributes:
+        hint: What to do about it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class ConnectorError(EngineError, RuntimeError):
+    """A source or sink did not keep its contract."""
+
+
+class StoreError(EngineError):
+    """The recovery store can't be used, or not in the way that was asked for."""
+
+
+class NoPartitionsError(StoreError, FileNotFoundError):
+    """The folder holds no recovery store."""
+
+
+class MissingPartitionsError(StoreError, FileNotFoundError):
+    """The store lacks a part that it must have: a worker's folder, or all manifests."""
+
+
+class InconsistentPartitionsError(StoreError, ValueError):
+    """Parts of the store do not belong together: one is older or newer than the manifest says.
+
+    A part that was copied back from a backup alone looks like this. Put all of the store back.
+    """
+
+
+class CorruptStoreError(StoreError):
+    """A file of the store does not hold what the engine wrote there.
+
+    Attributes:
+        path: The file or folder.
+        what: What is wrong with it.
+    """
+
+    def __init__(self, path: object, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.path = str(path)
+        self.what = what
+
+
+class StoreInUseError(StoreError):
+    """Another process has the store open."""
+
+
+class StoreFormatError(StoreError):
+    """The store was written by a newer engine, in a format that this one doesn't know."""
+
+
+class ForeignStoreError(StoreError):
+    """The store belongs to another flow."""
+
+
+class FencedError(StoreError):
+    """A newer generation of the job has taken over the store; this one must stop."""
+
+
+class StoreWriteError(StoreError):
+    """The disk refused to write; its `OSError` is the cause. The last durable epoch is intact.
+
+    Attributes:
+        path: The file or folder.
+    """
+
+    def __init__(self, path: object, doing: str) -> None:
+        super().__init__(f"{path}: {doing}")
+        self.path = str(path)
+
+
+class EncodeError(StoreError, TypeError):
+    """A state holds something that can't be written.
+
+    Attributes:
+        step_id: The step whose state it is.
+        key: The key it belongs to.
+        where: The way to the part that is at fault, such as ``state.items[3].lock``.
+    """
+
+    def __init__(self, message: str, *, step_id: str, key: object, where: str) -> None:
+        super().__init__(message)
+        self.step_id = step_id
+        self.key: Any = key
+        self.where = where
+
+
+class DecodeError(StoreError):
+    """A state was written in a way that can't be read here.
+
+    Attributes:
+        step_id: The step whose state it is.
+        key: The key it belongs to, or None.
+        class_path: The class that is missing or refused, as ``module.Class``, or None.
+    """
+
+    def __init__(
+        self, message: str, *, step_id: str, key: object = None, class_path: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.step_id = step_id
+        self.key: Any = key
+        self.class_path = class_path
+
+
+class InternalError(EngineError, RuntimeError):
+    """The engine broke one of its own rules. Not the user's fault: worth a report."""
