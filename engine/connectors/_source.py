@@ -1,0 +1,222 @@
+"""What the engine asks of a source: the contract between a connector and the runtime.
+
+A *source* is a description that is safe to build on every worker; a *partition* is one open
+reader of it, owned by one worker. The runtime (and the testing kit) calls what is described here;
+connectors and users subclass it. The names and rules are those of Bytewax 0.21;
+`SourcePartition.on_commit` and `SourcePartition.caught_up` are added, both optional.
+
+The life of a partition, always on one thread:
+
+1. `build_part` (or `build`), with the state of the last durable epoch if there is one;
+2. `next_awake` and `next_batch` in turn, until `StopIteration`;
+3. at each barrier `snapshot`, then, once that epoch is durable, `on_commit` with what the snapshot
+   gave. Both also come after the end of the input;
+4. `close`, in an orderly end. A crash calls nothing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Generic, TypeVar
+
+X = TypeVar("X")
+"""Type of a record."""
+
+S = TypeVar("S")
+"""Type of a partition's state."""
+
+X_co = TypeVar("X_co", covariant=True)
+
+
+class AbortExecution(RuntimeError):  # noqa: N818 (the name is part of the API users know)
+    """Raise it in `next_batch` to stop the whole run at once, silently.
+
+    Nothing is committed any more: the next run starts from the last durable epoch. Meant for
+    sources that find out that another process has taken over, and for tests of recovery.
+    """
+
+
+class SourcePartition(ABC, Generic[X_co, S]):
+    """What both kinds of source partition have in common.
+
+    Don't subclass this one; see `StatefulSourcePartition` and `StatelessSourcePartition`.
+    """
+
+    @abstractmethod
+    def next_batch(self) -> Iterable[X_co]:
+        """Give the next records, in order; none if there are none right now.
+
+        Must not block: the whole worker waits on this call. An empty batch is a normal answer.
+
+        Raises:
+            StopIteration: No record will ever come again. Every later call must raise it too.
+            AbortExecution: Stop the run without committing.
+        """
+
+    def next_awake(self) -> datetime | None:
+        """Say when `next_batch` should be called next: never earlier, as a rule not much later.
+
+        Called after the build and after each batch. The answer has a time zone. None (the
+        default) means at once after a batch with records, and a moment later after an empty one.
+        """
+        return None
+
+    def caught_up(self) -> bool:
+        """Say whether no more records are known to be waiting right now.
+
+        A partition that is silent because it has nothing must not hold back event time for the
+        others; one that is silent while it lags behind must. Watermarks use this to tell one from
+        the other. True by default, which is right for a source that can't know.
+        """
+        return True
+
+    def on_commit(self, state: S) -> None:
+        """Hear that an epoch is durable, so that what was read up to it may be acknowledged.
+
+        Called with what `snapshot` gave for that epoch (None for a partition without state), and
+        repeated with the same state after a restart: it must be idempotent. Nothing is read
+        again from before `state`. It should not block for long.
+        """
+        # Doing nothing is right for a source that needs no acknowledgement.
+
+    def close(self) -> None:
+        """Let go of what the partition holds: files, sockets, threads.
+
+        Called at the end of input, at a drain and after an error, possibly more than once, and
+        not at all after a crash.
+        """
+        # Doing nothing is right for a partition that holds nothing.
+
+
+class StatefulSourcePartition(SourcePartition[X_co, S]):
+    """A partition that can be read again from a position.
+
+    >>> class Numbers(StatefulSourcePartition[int, int]):
+    ...     def __init__(self, start: int) -> None:
+    ...         self._next = start
+    ...
+    ...     def next_batch(self) -> list[int]:
+    ...         if self._next == 3:
+    ...             raise StopIteration
+    ...         self._next += 1
+    ...         return [self._next - 1]
+    ...
+    ...     def snapshot(self) -> int:
+    ...         return self._next
+    >>> part = Numbers(0)
+    >>> part.next_batch(), part.snapshot()
+    ([0], 1)
+    >>> Numbers(1).next_batch()
+    [1]
+    """
+
+    @abstractmethod
+    def snapshot(self) -> S:
+        """Give the position of the next record to read.
+
+        It comes back as `resume_state` after a restart. What is returned must not change
+        afterwards, and must be made of plain values or be picklable.
+        """
+
+
+class StatelessSourcePartition(SourcePartition[X_co, None]):
+    """A partition without a position: what it gave is not given again after a restart."""
+
+
+class Source(ABC, Generic[X_co]):
+    """Where records come from. Don't subclass this one.
+
+    See `FixedPartitionedSource`, `DynamicSource` and `SimplePollingSource`.
+    """
+
+
+class FixedPartitionedSource(Source[X_co], Generic[X_co, S]):
+    """A source with named partitions, each read by one worker and resumed where it stopped.
+
+    The engine deals the partitions over the workers. Records of one partition stay in order;
+    between partitions there is no order.
+
+    >>> class Countdown(StatefulSourcePartition[int, int]):
+    ...     def __init__(self, left: int) -> None:
+    ...         self._left = left
+    ...
+    ...     def next_batch(self) -> list[int]:
+    ...         if self._left == 0:
+    ...             raise StopIteration
+    ...         self._left -= 1
+    ...         return [self._left]
+    ...
+    ...     def snapshot(self) -> int:
+    ...         return self._left
+    >>> class Countdowns(FixedPartitionedSource[int, int]):
+    ...     def list_parts(self) -> list[str]:
+    ...         return ["from-2", "from-5"]
+    ...
+    ...     def build_part(
+    ...         self, step_id: str, for_part: str, resume_state: int | None
+    ...     ) -> Countdown:
+    ...         left = int(for_part.removeprefix("from-")) if resume_state is None else resume_state
+    ...         return Countdown(left)
+    >>> source = Countdowns()
+    >>> source.build_part("flow.in", "from-5", None).next_batch()
+    [4]
+    >>> source.build_part("flow.in", "from-5", 1).next_batch()
+    [0]
+    """
+
+    @abstractmethod
+    def list_parts(self) -> list[str]:
+        """Name the partitions that this worker can read.
+
+        Called once on each worker at the start. A name must mean the same partition on all
+        workers and in later runs; workers may name different ones.
+        """
+
+    @abstractmethod
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: S | None
+    ) -> StatefulSourcePartition[X_co, S]:
+        """Open one partition on the worker that owns it.
+
+        Args:
+            step_id: Full id of the input step.
+            for_part: One of the names that `list_parts` gave.
+            resume_state: What `snapshot` gave at the last durable epoch; None if this partition
+                was never in one: start at the beginning.
+        """
+
+
+class DynamicSource(Source[X_co]):
+    """A source of which every worker opens a partition of its own, without a position.
+
+    Nothing is read again after a restart, so a crash may lose what was read since the last
+    durable epoch. Prefer `FixedPartitionedSource` where the outside can be read again.
+
+    >>> class Once(StatelessSourcePartition[str]):
+    ...     def __init__(self, text: str) -> None:
+    ...         self._texts = [text]
+    ...
+    ...     def next_batch(self) -> list[str]:
+    ...         if not self._texts:
+    ...             raise StopIteration
+    ...         return [self._texts.pop()]
+    >>> class Hello(DynamicSource[str]):
+    ...     def build(self, step_id: str, worker_index: int, worker_count: int) -> Once:
+    ...         return Once(f"worker {worker_index} of {worker_count}")
+    >>> Hello().build("flow.in", 0, 2).next_batch()
+    ['worker 0 of 2']
+    """
+
+    @abstractmethod
+    def build(
+        self, step_id: str, worker_index: int, worker_count: int
+    ) -> StatelessSourcePartition[X_co]:
+        """Open this worker's partition.
+
+        Args:
+            step_id: Full id of the input step.
+            worker_index: This worker, from 0.
+            worker_count: How many workers there are.
+        """
