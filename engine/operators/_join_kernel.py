@@ -1,0 +1,101 @@
+"""The kernel of `join`: one port per side, loops over batches, no object per record.
+
+A join of two sides that emits when complete is by far the most common, and needs no more state
+than the one value that waits; it has a loop of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.operators._join_state import INSERTS, JoinEmitMode, JoinInsertMode, rows
+from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
+from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
+
+
+@dataclass(frozen=True, slots=True)
+class JoinKernel(KeyedKernel):
+    """`join` of a number of sides."""
+
+    sides: int
+    insert_mode: JoinInsertMode
+    emit_mode: JoinEmitMode
+
+    def start(self, step: StepContext) -> KeyedLogic:
+        """Begin with no keys."""
+        if self.sides == 2 and self.emit_mode == "complete" and self.insert_mode != "product":
+            return _CompletePairs(step.states, keep_first=self.insert_mode == "first")
+        return _Rows(step.states, self)
+
+
+class _CompletePairs(KeyedLogic):
+    """Two sides, each with at most one value per key, emitted when both are there.
+
+    The state of a key is `(side, value)` of the value that waits.
+    """
+
+    def __init__(self, states: dict[Any, tuple[int, Any]], *, keep_first: bool) -> None:
+        self._states = states
+        self._keep_first = keep_first
+
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
+        states, get, keep_first = self._states, self._states.get, self._keep_first
+        emitted: list[Any] = []
+        emit = emitted.append
+        for record in batch:
+            if record.__class__ is not tuple or len(record) != 2:
+                refuse_unkeyed(record)
+            its_key, new = record
+            if its_key.__class__ is not str:
+                check_key(its_key)
+            waiting = get(its_key)
+            if waiting is None:
+                states[its_key] = (port, new)
+                continue
+            side, other = waiting
+            if side != port:
+                del states[its_key]
+                emit((its_key, (new, other) if port == 0 else (other, new)))
+            elif not keep_first:
+                states[its_key] = (port, new)
+        return emitted
+
+
+class _Rows(KeyedLogic):
+    """Any number of sides, in any mode. The state of a key is `Seen`."""
+
+    def __init__(self, states: dict[Any, Any], kernel: JoinKernel) -> None:
+        self._states = states
+        self._sides = kernel.sides
+        self._insert = INSERTS[kernel.insert_mode]
+        self._emit_mode = kernel.emit_mode
+
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
+        states, get, insert, sides = self._states, self._states.get, self._insert, self._sides
+        complete, running = self._emit_mode == "complete", self._emit_mode == "running"
+        emitted: list[Any] = []
+        for record in batch:
+            if record.__class__ is not tuple or len(record) != 2:
+                refuse_unkeyed(record)
+            its_key, new = record
+            if its_key.__class__ is not str:
+                check_key(its_key)
+            seen = get(its_key)
+            if seen is None:
+                seen = states[its_key] = [()] * sides
+            insert(seen, port, new)
+            if running:
+                emitted.extend([(its_key, row) for row in rows(seen)])
+            elif complete and all(seen):
+                del states[its_key]
+                emitted.extend([(its_key, row) for row in rows(seen)])
+        return emitted
+
+    def on_eof(self) -> list[Any]:
+        if self._emit_mode != "final":
+            return []
+        states = self._states
+        emitted = [(key, row) for key in sorted_keys(states) for row in rows(states[key])]
+        states.clear()
+        return emitted

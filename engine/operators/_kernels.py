@@ -1,0 +1,322 @@
+"""Kernels: what a step does, in the form that the runtime can run fastest.
+
+An operator's `kernel=` factory makes one of these from the step and the number of workers. The
+planner (`engine.runtime._plan`) looks at nothing else of a step: core operators have a kernel
+because nothing else describes them, composed ones because it is faster than their composition.
+
+==================  =============================================================================
+`RecordKernel`      works record by record; writes lines into a loop that it shares with the
+                    steps before and after it (stateless ones here, stateful ones in
+                    `_stateful_kernels`)
+`BatchKernel`       a function from a list to an iterable
+`KeyedKernel`       keyed state with several inputs or timers: `_stateful_batch`, `_join`
+`BranchKernel`,     change the graph's shape, not the records
+`MergeKernel`,
+`RedistributeKernel`
+`InputKernel`,      the ends, where connectors are
+`OutputKernel`
+==================  =============================================================================
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine.dataflow import f_repr
+from engine.errors import UserCodeError
+from engine.operators._codegen import RecordCode, Value
+from engine.operators._keys import check_key
+from engine.operators._shown import shown
+
+
+class Progress(Protocol):
+    """What a running step may know of the worker around it."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """One step on one worker, while it runs."""
+
+    step_id: str
+    worker_index: int
+    worker_count: int
+    progress: Progress
+    now_s: Callable[[], float]
+    """The wall clock, in seconds since 1970 UTC."""
+    states: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    """State by key; a step that keeps none leaves it empty."""
+
+
+class RecordKernel(ABC):
+    """A step that handles each record by itself, in a loop shared with its neighbours."""
+
+    keyed = False
+    """Whether the step keeps state by key, so that records must be routed by key before it."""
+
+    final = False
+    """Whether the step emits only at end of input (`emit_final`), and nothing per record."""
+
+    @abstractmethod
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value | None:
+        """Write the step's lines; gives what it emits per record, or None for nothing."""
+
+    def emit_final(self, step: StepContext) -> list[Any]:
+        """What the step emits at end of input."""
+        raise NotImplementedError(step.step_id)
+
+
+@dataclass(frozen=True, slots=True)
+class MapKernel(RecordKernel):
+    """`map`: one record out for each in."""
+
+    mapper: Callable[[Any], Any]
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """``out = mapper(record)``."""
+        fn, record, out = code.bind("mapper", self.mapper), code.var(value), code.name("record")
+        code.line(f"{out} = {fn}({record})")
+        return Value(out)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterKernel(RecordKernel):
+    """`filter`: only records for which the predicate gives True."""
+
+    predicate: Callable[[Any], bool]
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """``if not predicate(record): continue``, with a check for a real `bool`."""
+        record = code.var(value)
+        write_predicate(code, self.predicate, record)
+        return Value(record)
+
+
+@dataclass(frozen=True, slots=True)
+class FlatMapKernel(RecordKernel):
+    """`flat_map`, and `flatten` where there is no mapper: each record becomes any number."""
+
+    mapper: Callable[[Any], Iterable[Any]] | None
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """``for out in mapper(record):``."""
+        record = code.var(value)
+        if self.mapper is None:
+            items = checked_iterable(code, record, None)
+        else:
+            fn = code.bind("mapper", self.mapper)
+            items = checked_iterable(code, f"{fn}({record})", self.mapper)
+        out = code.name("record")
+        code.nest(f"for {out} in {items}:")
+        return Value(out)
+
+
+@dataclass(frozen=True, slots=True)
+class FilterMapKernel(RecordKernel):
+    """`filter_map`: one record out for each in, less those that become None."""
+
+    mapper: Callable[[Any], Any]
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """``out = mapper(record)``, ``if out is None: continue``."""
+        out = MapKernel(self.mapper).write(code, value, step)
+        code.block(f"if {out.var} is None:", "continue")
+        return out
+
+
+@dataclass(frozen=True, slots=True)
+class OnValueKernel(RecordKernel):
+    """`map_value` and its kin: an inner kernel works on the value while the key stays."""
+
+    inner: RecordKernel
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """Split the pair, let the inner kernel write, and join its result to the key."""
+        key, val = code.pair(value)
+        out = self.inner.write(code, Value(val), step)
+        assert out is not None  # noqa: S101
+        return Value(pair=(key, code.var(out)))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOnKernel(RecordKernel):
+    """`key_on`: put a key before each record."""
+
+    key: Callable[[Any], Any]
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """``key = fn(record)``, checked; the pair is made a tuple only if someone needs one."""
+        record, fn, key = code.var(value), code.bind("key_fn", self.key), code.name("key")
+        code.line(f"{key} = {fn}({record})")
+        write_key_check(code, key)
+        return Value(pair=(key, record))
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRmKernel(RecordKernel):
+    """`key_rm`: drop the key."""
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """Split the pair and go on with the value."""
+        return Value(code.pair(value)[1])
+
+
+@dataclass(frozen=True, slots=True)
+class InspectKernel(RecordKernel):
+    """`inspect`: show each record to a function and pass it on."""
+
+    inspector: Callable[[str, Any], None]
+    shown_id: str
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """``inspector(step_id, record)``."""
+        record, fn = code.var(value), code.bind("inspector", self.inspector)
+        code.line(f"{fn}({self.shown_id!r}, {record})")
+        return Value(record)
+
+
+@dataclass(frozen=True, slots=True)
+class InspectDebugKernel(RecordKernel):
+    """`inspect_debug`: as `inspect`, with the epoch and the worker."""
+
+    inspector: Callable[[str, Any, int, int], None]
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
+        """``inspector(step_id, record, epoch, worker_index)``."""
+        record, fn = code.var(value), code.bind("inspector", self.inspector)
+        progress = code.bind("progress", step.progress)
+        arguments = f"{step.step_id!r}, {record}, {progress}.epoch, {step.worker_index}"
+        code.line(f"{fn}({arguments})")
+        return Value(record)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchKernel:
+    """`flat_map_batch` and whatever else works on a whole batch."""
+
+    mapper: Callable[[list[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class BranchKernel:
+    """`branch`: the first output gets what the predicate holds for, the second the rest."""
+
+    predicate: Callable[[Any], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class MergeKernel:
+    """`merge`: all inputs in one output."""
+
+
+@dataclass(frozen=True, slots=True)
+class RedistributeKernel:
+    """`redistribute`: deal records evenly over the workers."""
+
+
+@dataclass(frozen=True, slots=True)
+class InputKernel:
+    """`input`: records from a source."""
+
+    source: Any
+
+
+@dataclass(frozen=True, slots=True)
+class OutputKernel:
+    """`output`: records into a sink."""
+
+    sink: Any
+
+
+class KeyedLogic(ABC):
+    """A running `KeyedKernel`: one step on one worker."""
+
+    @abstractmethod
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
+        """Take records of one input; gives what the step emits for them."""
+
+    def on_eof(self) -> list[Any]:
+        """What the step emits once all inputs have ended."""
+        return []
+
+    def next_due_s(self) -> float | None:
+        """The wall-clock time of the first timer, in seconds since 1970 UTC, or None."""
+        return None
+
+    def on_notify(self) -> list[Any]:
+        """Fire all timers that are due; gives what the step emits for them."""
+        return []
+
+
+class KeyedKernel(ABC):
+    """A keyed step that is more than lines in a loop: several inputs, or timers."""
+
+    @abstractmethod
+    def start(self, step: StepContext) -> KeyedLogic:
+        """Begin running the step on one worker."""
+
+
+def write_predicate(code: RecordCode, predicate: Callable[[Any], bool], record: str) -> None:
+    """Write lines that go on only where the predicate gives True."""
+    fn, keep = code.bind("predicate", predicate), code.name("keep")
+    code.line(f"{keep} = {fn}({record})")
+    bad = code.bind("not_a_bool", not_a_bool_raiser(predicate))
+    code.nest(f"if {keep} is not True:")
+    code.block(f"if {keep} is False:", "continue")
+    code.line(f"{bad}({keep})")
+    code.leave()
+
+
+def write_key_check(code: RecordCode, key: str) -> None:
+    """Write the check that `key` may be a key; it costs next to nothing where it is a `str`."""
+    check = code.bind("check_key", check_key)
+    code.block(f"if {key}.__class__ is not str:", f"{check}({key})")
+
+
+def checked_iterable(code: RecordCode, items: str, function: Callable[..., Any] | None) -> str:
+    """Write lines that make sure of something to iterate over; gives the variable's name."""
+    name = code.name("items")
+    bad = code.bind("not_iterable", not_iterable_raiser(function))
+    code.line(f"{name} = {items}")
+    code.block(f"if {name}.__class__ is not list:", f"{bad}({name})")
+    return name
+
+
+def not_a_bool_raiser(function: Callable[..., Any]) -> Callable[[object], None]:
+    """A function that refuses what a predicate gave."""
+
+    def refuse(result: object) -> None:
+        msg = f"a predicate must return a `bool`; {f_repr(function)} returned {shown(result)}"
+        raise UserCodeError(msg, function=function, hint="compare, or wrap the result in `bool()`")
+
+    return refuse
+
+
+def not_iterable_raiser(function: Callable[..., Any] | None) -> Callable[[object], None]:
+    """A function that refuses what can't be iterated over."""
+
+    def refuse(result: object) -> None:
+        try:
+            iter(result)  # type: ignore[call-overload]
+        except TypeError as ex:
+            who = "each record" if function is None else f"what {f_repr(function)} returns"
+            msg = f"{who} must be an iterable; got {shown(result)}"
+            raise UserCodeError(msg, function=function, hint="return a list") from ex
+
+    return refuse
+
+
+def not_a_pair_raiser(function: Callable[..., Any], wanted: str) -> Callable[[object], None]:
+    """A function that refuses a result that isn't a 2-tuple."""
+
+    def refuse(result: object) -> None:
+        if isinstance(result, tuple) and len(result) == 2:  # pyright: ignore[reportUnknownArgumentType]
+            return
+        msg = f"what {f_repr(function)} returns must be a 2-tuple; got {shown(result)}"
+        raise UserCodeError(msg, function=function, hint=f"return `{wanted}`")
+
+    return refuse

@@ -1,0 +1,97 @@
+"""What `engine.operators` offers: the names that users of Bytewax 0.21 know, and no accidents."""
+
+from __future__ import annotations
+
+import inspect
+import types
+
+import pytest
+
+import engine.operators as op
+from engine.operators import helpers
+from tests.operators.flows import emitted
+
+# Parameters after the step id, with those that have a default in brackets.
+SIGNATURES = {
+    "branch": "up predicate",
+    "collect": "up timeout max_size",
+    "count_final": "up key",
+    "enrich_cached": "up getter mapper [ttl] [_now_getter]",
+    "filter": "up predicate",
+    "filter_map": "up mapper",
+    "filter_map_value": "up mapper",
+    "filter_value": "up predicate",
+    "flat_map": "up mapper",
+    "flat_map_batch": "up mapper",
+    "flat_map_value": "up mapper",
+    "flatten": "up",
+    "fold_final": "up builder folder",
+    "input": "flow source",
+    "inspect": "up [inspector]",
+    "inspect_debug": "up [inspector]",
+    "join": "*sides [insert_mode] [emit_mode]",
+    "key_on": "up key",
+    "key_rm": "up",
+    "map": "up mapper",
+    "map_value": "up mapper",
+    "max_final": "up [by]",
+    "merge": "*ups",
+    "min_final": "up [by]",
+    "output": "up sink",
+    "raises": "up",
+    "redistribute": "up",
+    "reduce_final": "up reducer",
+    "stateful": "up builder",
+    "stateful_batch": "up builder",
+    "stateful_flat_map": "up mapper",
+    "stateful_map": "up mapper",
+}
+OTHERS = {
+    "BranchOut",
+    "JoinEmitMode",
+    "JoinInsertMode",
+    "Key",
+    "KeyedStream",
+    "StatefulBatchLogic",
+    "StatefulLogic",
+    "TTLCache",
+    "helpers",
+}
+
+
+def shown(parameter: inspect.Parameter) -> str:
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+        return f"*{parameter.name}"
+    return parameter.name if parameter.default is parameter.empty else f"[{parameter.name}]"
+
+
+@pytest.mark.parametrize("name", SIGNATURES)
+def test_signatures(name: str) -> None:
+    """Names, order and defaults of parameters are those that users know."""
+    first, *rest = inspect.signature(getattr(op, name)).parameters.values()
+    assert first.name == "step_id"
+    assert " ".join(shown(parameter) for parameter in rest) == SIGNATURES[name]
+
+
+def test_all_names_exactly_what_is_public() -> None:
+    """`__all__` is sorted, complete, and has nothing else in it."""
+    assert op.__all__ == sorted(op.__all__)
+    assert set(op.__all__) == set(SIGNATURES) | OTHERS
+    public = {name for name, value in vars(op).items() if not name.startswith("_")}
+    modules = {name for name in public if isinstance(getattr(op, name), types.ModuleType)}
+    assert public - modules <= set(op.__all__)
+
+
+def test_flags_of_logics() -> None:
+    """The flags have the values that logics written elsewhere return as plain bools."""
+    for kind in (op.StatefulBatchLogic, op.StatefulLogic):
+        assert kind.RETAIN is False
+        assert kind.DISCARD is True
+
+
+def test_map_dict_value_changes_one_entry() -> None:
+    """The helper makes a mapper for dicts; a dict without the entry is an error."""
+    mapper = helpers.map_dict_value("n", lambda n: n + 1)
+    assert emitted(lambda s: op.map("m", s, mapper), [{"n": 1, "m": 1}]) == [{"n": 2, "m": 1}]
+    with pytest.raises(KeyError):
+        mapper({})

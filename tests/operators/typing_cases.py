@@ -1,0 +1,221 @@
+"""What type checkers make of flows. Checked by mypy and pyright in `test_typing`, never run.
+
+`assert_type` fails where a checker infers something else; an ignore comment that is not needed is
+an error too, so the lines that have one show what is refused.
+"""
+
+# pyright: strict, reportUnnecessaryTypeIgnoreComment=true, reportUnusedFunction=false
+# ruff: noqa: PGH003 - the codes differ between checkers
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeGuard, assert_type
+
+import engine.operators as op
+from engine.connectors import DynamicSink, DynamicSource, FixedPartitionedSink, Sink, Source
+from engine.dataflow import Dataflow, KeyedStream, Stream, operator
+from engine.operators.helpers import map_dict_value
+from engine.testing import TestingSink, TestingSource
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+
+@dataclass
+class Order:
+    user: str
+    amount: float
+
+
+@dataclass
+class Refund(Order):
+    reason: str
+
+
+def is_refund(order: Order) -> TypeIs[Refund]:
+    return isinstance(order, Refund)
+
+
+def looks_like_refund(order: Order) -> TypeGuard[Refund]:
+    return isinstance(order, Refund)
+
+
+def ends(flow: Dataflow, source: Source[int], dynamic: DynamicSource[str]) -> None:
+    assert_type(op.input("a", flow, source), Stream[int])
+    assert_type(op.input("b", flow, dynamic), Stream[str])
+    assert_type(op.input("c", flow, TestingSource([1, 2])), Stream[int])
+    op.input("d", flow, [1, 2])  # type: ignore
+
+
+def sinks(
+    s: Stream[int],
+    keyed: KeyedStream[str],
+    whole: DynamicSink[int],
+    by_key: FixedPartitionedSink[str, Any],
+    anything: Sink[object],
+) -> None:
+    op.output("a", s, whole)
+    op.output("b", keyed, by_key)
+    op.output("c", s, anything)
+    op.output("d", s, TestingSink([]))
+    op.output("e", keyed, whole)  # type: ignore
+    op.output("f", s, by_key)  # type: ignore
+
+
+def stateless(s: Stream[Order]) -> None:
+    amounts = op.map("amount", s, lambda order: order.amount)
+    assert_type(amounts, Stream[float])
+    assert_type(op.map("text", s, repr), Stream[str])
+    assert_type(op.flat_map("letters", s, lambda order: list(order.user)), Stream[str])
+    assert_type(op.flat_map_batch("size", s, lambda batch: [len(batch)]), Stream[int])
+    assert_type(op.flatten("flat", op.map("lists", s, lambda x: [x])), Stream[Order])
+    assert_type(op.filter("large", s, lambda order: order.amount > 1), Stream[Order])
+    assert_type(op.filter("refunds", s, is_refund), Stream[Refund])
+    assert_type(op.filter("maybe_refunds", s, looks_like_refund), Stream[Refund])
+    assert_type(op.inspect("look", s), Stream[Order])
+    assert_type(op.inspect_debug("debug", s), Stream[Order])
+    assert_type(op.redistribute("spread", s), Stream[Order])
+    op.raises("never", s)
+    op.map("wrong", s, lambda order: order.nothing)  # type: ignore
+
+
+def optional(s: Stream[Order], names: dict[str, int]) -> None:
+    numbers = op.filter_map("n", op.map("user", s, lambda order: order.user), names.get)
+    assert_type(numbers, Stream[int])
+
+
+def shapes(s: Stream[Order], numbers: Stream[int], texts: Stream[str]) -> None:
+    halves = op.branch("half", s, lambda order: order.amount > 1)
+    assert_type(halves.trues, Stream[Order])
+    assert_type(halves.falses, Stream[Order])
+    assert_type(op.branch("is", s, is_refund).trues, Stream[Refund])
+    assert_type(op.branch("guard", s, looks_like_refund).trues, Stream[Refund])
+    assert_type(op.branch("guard2", s, looks_like_refund).falses, Stream[Order])
+    assert_type(op.merge("one", numbers), Stream[int])
+    assert_type(op.merge("two", numbers, texts), Stream[int | str])
+    assert_type(op.merge("three", numbers, texts, s), Stream[int | str | Order])
+    assert_type(op.merge("many", *[numbers, numbers]), Stream[int])
+
+
+def keys(s: Stream[Order]) -> None:
+    keyed = op.key_on("user", s, lambda order: order.user)
+    assert_type(keyed, Stream[tuple[str, Order]])
+    assert_type(keyed, KeyedStream[Order])
+    assert_type(op.key_rm("unkey", keyed), Stream[Order])
+    by_number = op.key_on("number", s, lambda order: int(order.amount))
+    assert_type(by_number, Stream[tuple[int, Order]])
+    by_both = op.key_on("both", s, lambda order: (order.user, int(order.amount)))
+    assert_type(by_both, Stream[tuple[tuple[str, int], Order]])
+    op.key_on("wrong", s, lambda order: order.amount)  # type: ignore
+    op.key_rm("no_keys", s)  # type: ignore
+
+
+def values(s: KeyedStream[Order], by_number: Stream[tuple[int, Order]]) -> None:
+    assert_type(op.map_value("m", s, lambda order: order.amount), KeyedStream[float])
+    assert_type(op.map_value("n", by_number, lambda x: x.user), Stream[tuple[int, str]])
+    assert_type(op.flat_map_value("f", s, lambda order: [order.user]), KeyedStream[str])
+    assert_type(op.filter_value("g", s, lambda order: order.amount > 1), KeyedStream[Order])
+    assert_type(op.filter_value("h", s, is_refund), KeyedStream[Refund])
+    assert_type(op.filter_map_value("i", s, lambda x: x.user or None), KeyedStream[str])
+
+
+def enriched(s: Stream[Order], table: dict[str, int]) -> None:
+    def look_up(cache: op.TTLCache[str, int], order: Order) -> tuple[Order, int]:
+        return order, cache.get(order.user)
+
+    out = op.enrich_cached("e", s, table.__getitem__, look_up, timedelta(minutes=1))
+    assert_type(out, Stream[tuple[Order, int]])
+
+
+class Total(op.StatefulLogic[Order, float, float]):
+    def __init__(self, resume: float | None) -> None:
+        self.total = resume or 0.0
+
+    def on_item(self, value: Order) -> tuple[list[float], bool]:
+        self.total += value.amount
+        return [self.total], self.RETAIN
+
+    def snapshot(self) -> float:
+        return self.total
+
+
+class Count(op.StatefulBatchLogic[Order, int, int]):
+    def __init__(self, resume: int | None) -> None:
+        self.count = resume or 0
+
+    def on_batch(self, values: list[Order]) -> tuple[list[int], bool]:
+        self.count += len(values)
+        return [self.count], self.RETAIN
+
+    def snapshot(self) -> int:
+        return self.count
+
+
+def running_total(state: float | None, order: Order) -> tuple[float | None, str]:
+    total = (state or 0.0) + order.amount
+    return total, f"{total:.2f}"
+
+
+def all_words(state: int | None, order: Order) -> tuple[int | None, list[str]]:
+    return state, order.user.split()
+
+
+def stateful(s: KeyedStream[Order], by_number: Stream[tuple[int, Order]]) -> None:
+    assert_type(op.stateful("total", s, Total), KeyedStream[float])
+    assert_type(op.stateful("by_number", by_number, Total), Stream[tuple[int, float]])
+    assert_type(op.stateful_batch("count", s, Count), KeyedStream[int])
+    assert_type(op.stateful_map("running", s, running_total), KeyedStream[str])
+    assert_type(op.stateful_flat_map("words", s, all_words), KeyedStream[str])
+    assert_type(op.collect("lists", s, timedelta(1), 10), KeyedStream[list[Order]])
+
+
+def add(total: float, order: Order) -> float:
+    return total + order.amount
+
+
+def finals(s: KeyedStream[Order], amounts: KeyedStream[float]) -> None:
+    assert_type(op.fold_final("fold", s, float, add), KeyedStream[float])
+    assert_type(op.reduce_final("reduce", amounts, lambda x, y: x + y), KeyedStream[float])
+    assert_type(op.count_final("count", s, lambda pair: pair[0]), KeyedStream[int])
+    assert_type(op.max_final("max", amounts), KeyedStream[float])
+    assert_type(op.min_final("min", s, lambda order: order.amount), KeyedStream[Order])
+    op.max_final("no_order", s)  # type: ignore
+
+
+def joins(
+    a: KeyedStream[int], b: KeyedStream[str], c: KeyedStream[bytes], d: Stream[tuple[int, str]]
+) -> None:
+    assert_type(op.join("j1", a), KeyedStream[tuple[int]])
+    assert_type(op.join("j2", a, b), KeyedStream[tuple[int, str]])
+    assert_type(op.join("j3", a, b, c), KeyedStream[tuple[int, str, bytes]])
+    assert_type(op.join("j4", a, b, c, a), KeyedStream[tuple[int, str, bytes, int]])
+    assert_type(op.join("j5", a, b, c, a, b), KeyedStream[tuple[int, str, bytes, int, str]])
+    assert_type(op.join("j6", a, b, c, a, b, c), KeyedStream[tuple[Any, ...]])
+    assert_type(op.join("j_many", *[a, a]), KeyedStream[tuple[Any, ...]])
+    running = op.join("running", a, b, emit_mode="running")
+    assert_type(running, KeyedStream[tuple[int | None, str | None]])
+    final = op.join("final", a, b, c, insert_mode="product", emit_mode="final")
+    assert_type(final, KeyedStream[tuple[int | None, str | None, bytes | None]])
+    assert_type(op.join("by_number", d, d), Stream[tuple[int, tuple[str, str]]])
+    op.join("mode", a, b, emit_mode="sometimes")  # type: ignore
+
+
+def chained(flow: Dataflow) -> None:
+    s = op.input("in", flow, TestingSource([1]))
+    assert_type(s.then(op.map, "m", lambda x: f"{x}"), Stream[str])
+
+
+def helped(s: Stream[dict[str, str]]) -> None:
+    assert_type(op.map("m", s, map_dict_value("a", str.upper)), Stream[dict[str, str]])
+
+
+@operator
+def own(step_id: str, up: Stream[int], n: int) -> Stream[str]:
+    return op.map("map", up, lambda x: str(x + n))
+
+
+def of_my_own(s: Stream[int]) -> None:
+    assert_type(own("own", s, 5), Stream[str])
+    own("own", s)  # type: ignore
