@@ -1,0 +1,57 @@
+"""Plans flows and runs them. Imported only by `engine.run`, `engine.testing` and the other CLIs.
+
+The life of a record: a source gives a batch (`_source_node`), fused loops (`_fusion`) and nodes
+(`_nodes`) of one stage (`_stage`) hand it on, channels (`_channel`) carry it to the next stage,
+and a sink takes it (`_sink_node`). The worker (`_worker`) does this in one loop, the coordinator
+(`_coordinator`) decides about epochs, and `_run` drives both.
+"""
+
+from engine.runtime._build import WorkerSite, deal_partitions
+from engine.runtime._coordinator import Coordinator
+from engine.runtime._failure import explained
+from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._messages import Command, Report
+from engine.runtime._plan import (
+    Plan,
+    PlannedEdge,
+    PlannedStep,
+    Route,
+    Stage,
+    StageEdge,
+    plan,
+    runs_of,
+)
+from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
+from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, Drain, RunOptions, closing, run_flow
+from engine.runtime._worker import Worker
+
+__all__ = [
+    "DEFAULT_EPOCH_INTERVAL",
+    "Clock",
+    "Command",
+    "Coordinator",
+    "Drain",
+    "EdgeId",
+    "Epoch",
+    "Network",
+    "Plan",
+    "PlannedEdge",
+    "PlannedStep",
+    "Report",
+    "Route",
+    "RunOptions",
+    "Stage",
+    "StageEdge",
+    "SystemClock",
+    "SystemWaiter",
+    "Waiter",
+    "Worker",
+    "WorkerIndex",
+    "WorkerSite",
+    "closing",
+    "deal_partitions",
+    "explained",
+    "plan",
+    "run_flow",
+    "runs_of",
+]

@@ -1,0 +1,297 @@
+"""Makes a worker's stages out of the plan: compiles runs, opens sources and sinks, connects nodes.
+
+Every worker builds all stages. Nodes are made from the last to the first, because each is given
+where its output goes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from engine.errors import ConnectorError, EngineRuntimeError
+from engine.operators._kernels import (
+    BatchKernel,
+    BranchKernel,
+    InputKernel,
+    KeyedKernel,
+    OutputKernel,
+    RecordKernel,
+    StepContext,
+)
+from engine.operators._keys import refuse_unkeyed
+from engine.operators._shown import shown
+from engine.runtime._batch import KeyOwners, Owners
+from engine.runtime._channel import Channel
+from engine.runtime._failure import blaming, name_of
+from engine.runtime._fusion import fuse
+from engine.runtime._ids import WorkerIndex
+from engine.runtime._nodes import (
+    BatchNode,
+    BranchNode,
+    KeyedNode,
+    Node,
+    PassNode,
+    Push,
+    RunNode,
+    Target,
+    fan_out,
+)
+from engine.runtime._plan import (
+    Plan,
+    PlannedEdge,
+    PlannedStep,
+    Route,
+    Stage,
+    StageEdge,
+    runs_of,
+)
+from engine.runtime._ports import Clock, Network
+from engine.runtime._sink_node import DynamicSinkNode, PartitionedSinkNode, SinkNode
+from engine.runtime._source_node import SourceNode
+from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSite:
+    """What a worker is and has around it."""
+
+    index: WorkerIndex
+    count: int
+    clock: Clock
+    network: Network
+    credit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """Which worker has which partition, by step id; the same on all workers."""
+
+    sources: dict[str, dict[str, WorkerIndex]]
+    sinks: dict[str, dict[str, WorkerIndex]]
+
+
+def deal_partitions(plan: Plan) -> Deal:
+    """Deal the partitions of all sources and sinks over the workers, evenly and in name order.
+
+    Asks the sources and sinks for their partitions here, once for all workers, which must see the
+    same ones.
+    """
+    sources: dict[str, list[str]] = {}
+    sinks: dict[str, list[str]] = {}
+    for step in plan.steps:
+        kernel = step.kernel
+        if isinstance(kernel, InputKernel) and hasattr(kernel.source, "list_parts"):
+            sources[step.step_id] = _listed(step.step_id, kernel.source)
+        elif isinstance(kernel, OutputKernel) and hasattr(kernel.sink, "list_parts"):
+            sinks[step.step_id] = _listed(step.step_id, kernel.sink)
+            if not sinks[step.step_id]:
+                msg = f"the sink of step {step.step_id!r} has no partitions to write to"
+                raise EngineRuntimeError(msg, step_id=step.step_id)
+    return Deal(_dealt(sources, plan.workers), _dealt(sinks, plan.workers))
+
+
+def _listed(step_id: str, connector: Any) -> list[str]:
+    with blaming(step_id, "listing its partitions"):
+        names: Any = connector.list_parts()
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            msg = f"`list_parts` must return a list of `str`; got {shown(names)}"
+            raise ConnectorError(msg)
+        return sorted(set(names))
+
+
+def _dealt(names_of: dict[str, list[str]], workers: int) -> dict[str, dict[str, WorkerIndex]]:
+    """Go on dealing from step to step, or the first workers would get the most."""
+    turn = itertools.cycle(WorkerIndex(i) for i in range(workers))
+    return {step_id: {name: next(turn) for name in names} for step_id, names in names_of.items()}
+
+
+def build_stages(plan: Plan, deal: Deal, site: WorkerSite) -> list[RunningStage]:
+    """All stages of one worker, in plan order, ready to run.
+
+    Raises:
+        EngineRuntimeError: A source or sink could not be opened; those opened before are closed.
+    """
+    stages: list[RunningStage] = []
+    try:
+        for stage in plan.stages:
+            running = RunningStage(stage.index, StageProgress())
+            stages.append(running)
+            _StageBuilder(plan, stage, running, deal, site).build()
+    except BaseException as ex:
+        for running in stages:
+            for error in running.close():
+                ex.add_note(f"and then, {error.__notes__[-1]}: {name_of(error)}")
+        raise
+    return stages
+
+
+class _StageBuilder:
+    """Builds one stage; lives only as long as that takes."""
+
+    def __init__(
+        self, plan: Plan, stage: Stage, running: RunningStage, deal: Deal, site: WorkerSite
+    ) -> None:
+        self._plan = plan
+        self._stage = stage
+        self._running = running
+        self._deal = deal
+        self._site = site
+        inside = set(stage.steps)
+        self._inner = [e for e in plan.edges if e.producer in inside and e.consumer in inside]
+        self._outgoing = [e for e in plan.stage_edges if e.from_stage == stage.index]
+        self._incoming = [e for e in plan.stage_edges if e.to_stage == stage.index]
+        self._senders: dict[int, Sender] = {}
+        self._targets: dict[tuple[int, int], Target] = {}
+        self._reach: dict[int, list[Sender]] = {}
+
+    def build(self) -> None:
+        """Make all nodes, then the inputs that lead to them."""
+        for crossing in self._outgoing:
+            sender = self._sender(crossing)
+            self._senders[crossing.edge_id] = sender
+            self._running.senders.append(sender)
+        for run in reversed(runs_of(self._plan, self._stage)):
+            self._reach_of(run)
+            for step in run:
+                self._reach[step.index] = self._reach[run[0].index]
+            self._node(run)
+        for crossing in self._incoming:
+            entry = self._input(crossing)
+            self._running.inputs.append(entry)
+            self._running.channels.extend((entry, channel) for channel in entry.channels)
+        self._running.sources.reverse()
+        self._running.timed.reverse()
+
+    def _reach_of(self, run: list[PlannedStep]) -> None:
+        """Note which outgoing edges a batch that enters the run may end up on."""
+        reached: dict[int, Sender] = {}
+        for step in run:
+            for e in self._outgoing:
+                if e.edge.producer == step.index:
+                    reached[e.edge_id] = self._senders[e.edge_id]
+            for inner in self._inner:
+                if inner.producer == step.index:
+                    for sender in self._reach.get(inner.consumer, ()):
+                        reached[sender.edge] = sender
+        self._reach[run[0].index] = list(reached.values())
+
+    def _node(self, run: list[PlannedStep]) -> None:
+        """Make the node of a run, and note how to reach its first step's input ports."""
+        first, last = run[0], run[-1]
+        inputs = sum(1 for e in self._plan.edges if e.consumer == first.index)
+        downs = [self._down(last, stream_id) for stream_id in last.downs]
+        kernel = first.kernel
+        push: Push | None = None
+        node: Node
+        if isinstance(kernel, RecordKernel):
+            fused = [(step.kernel, self._context(step)) for step in run]
+            node = RunNode(fused, fuse(fused), downs[0], inputs)
+            push = node.push
+        elif isinstance(kernel, BatchKernel):
+            node = BatchNode(first.step_id, kernel, downs[0], inputs)
+            push = node.push
+        elif isinstance(kernel, BranchKernel):
+            node = BranchNode(first.step_id, kernel, downs[0], downs[1], inputs)
+            push = node.push
+        elif isinstance(kernel, KeyedKernel):
+            node = KeyedNode(first.step_id, kernel.start(self._context(first)), downs[0], inputs)
+            self._running.timed.append((node, self._reach[first.index]))
+        elif isinstance(kernel, InputKernel):
+            node = self._source(first, downs[0])
+        elif isinstance(kernel, OutputKernel):
+            node = self._sink(first, inputs)
+            push = node.push
+        else:
+            node = PassNode(first.step_id, downs[0], inputs)
+            push = node.push
+        self._running.nodes.append(node)
+        for port in range(len(first.ups)):
+            to = node.port(port) if isinstance(node, KeyedNode) else push
+            assert to is not None  # noqa: S101
+            self._targets[first.index, port] = Target(to, node.end_input)
+
+    def _down(self, step: PlannedStep, stream_id: str) -> Target:
+        """Everything that reads one output stream of a step, in declaration order."""
+        targets: list[Target] = []
+        for edge in self._plan.edges:
+            if edge.producer != step.index or edge.stream_id != stream_id:
+                continue
+            crossing = next((e for e in self._outgoing if e.edge is edge), None)
+            if crossing is None:
+                targets.append(self._targets[edge.consumer, edge.port])
+            else:
+                sender = self._senders[crossing.edge_id]
+                targets.append(Target(sender.push, sender.end))
+        return fan_out(targets)
+
+    def _context(self, step: PlannedStep) -> StepContext:
+        site = self._site
+        return StepContext(
+            step.step_id, site.index, site.count, self._running.progress, site.clock.time_s
+        )
+
+    def _source(self, step: PlannedStep, down: Target) -> SourceNode:
+        source, site = step.kernel.source, self._site
+        node = SourceNode(step.step_id, down, site.clock.time_s)
+        # First of all, so that what is opened here is closed if opening the rest fails.
+        self._running.sources.append((node, self._reach[step.index]))
+        with blaming(step.step_id, "opening its source"):
+            if hasattr(source, "list_parts"):
+                for name, owner in self._deal.sources[step.step_id].items():
+                    if owner == site.index:
+                        node.open(name, source.build_part(step.step_id, name, None))
+            else:
+                part = source.build(step.step_id, site.index, site.count)
+                node.open(f"worker-{site.index}", part)
+        return node
+
+    def _sink(self, step: PlannedStep, inputs: int) -> SinkNode:
+        sink, site = step.kernel.sink, self._site
+        with blaming(step.step_id, "opening its sink"):
+            node: SinkNode
+            if hasattr(sink, "list_parts"):
+                names = list(self._deal.sinks[step.step_id])
+                node = PartitionedSinkNode(step.step_id, sink, names, inputs)
+            else:
+                node = DynamicSinkNode(step.step_id, sink, site.index, site.count, inputs)
+        self._running.sinks.append(node)
+        return node
+
+    def _sender(self, crossing: StageEdge) -> Sender:
+        site, route = self._site, crossing.edge.route
+        receivers: Iterable[int] = range(site.count)
+        owners: Owners | None = None
+        if route is Route.LOCAL:
+            receivers = (site.index,)
+        elif route is Route.KEY:
+            owners = KeyOwners(site.count)
+        elif route is Route.PARTITION:
+            owners = self._partition_owners(crossing.edge)
+        ordered = [WorkerIndex(i) for i in receivers]
+        return Sender(crossing.edge_id, site.index, ordered, owners, site.network, site.credit)
+
+    def _partition_owners(self, edge: PlannedEdge) -> Callable[[Any], int]:
+        """Gives the worker that has the sink partition of a record's key."""
+        step = self._plan.steps[edge.consumer]
+        part_fn: Callable[[Any], int] = step.kernel.sink.part_fn
+        owners = list(self._deal.sinks[step.step_id].values())
+
+        def owner(record: Any) -> int:
+            if record.__class__ is not tuple or len(record) != 2:
+                refuse_unkeyed(record)
+            return owners[part_fn(record[0]) % len(owners)]
+
+        return owner
+
+    def _input(self, crossing: StageEdge) -> StageInput:
+        local = crossing.edge.route is Route.LOCAL
+        senders = [self._site.index] if local else range(self._site.count)
+        return StageInput(
+            crossing.edge_id,
+            [Channel(crossing.edge_id, WorkerIndex(sender)) for sender in senders],
+            self._targets[crossing.edge.consumer, crossing.edge.port],
+            self._reach[crossing.edge.consumer],
+        )

@@ -1,0 +1,125 @@
+"""Decides when epochs close, when they are committed and when the run is over.
+
+A state machine without I/O: it takes the time and the workers' reports and gives commands, each
+meant for all workers. At most one epoch is on its way from closing to published.
+
+    OPEN --close--> CLOSING --all prepared--> COMMITTING --all published--> OPEN or STOPPED
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum, auto
+
+from engine.errors import InternalError
+from engine.runtime._ids import Epoch, WorkerIndex
+from engine.runtime._messages import (
+    CloseEpoch,
+    Command,
+    CommitEpoch,
+    Ended,
+    EpochRequest,
+    Prepared,
+    Published,
+    Report,
+    Stop,
+)
+
+
+class Phase(Enum):
+    """Where the epoch with the number `Coordinator.epoch` is."""
+
+    OPEN = auto()
+    CLOSING = auto()
+    COMMITTING = auto()
+    STOPPED = auto()
+
+
+class Coordinator:
+    """One per run.
+
+    Args:
+        workers: How many workers take part.
+        interval_s: Seconds between epochs; 0 makes an epoch of each source batch.
+        now_s: The monotonic time of the start.
+    """
+
+    def __init__(self, workers: int, interval_s: float, now_s: float) -> None:
+        self.epoch = Epoch(1)
+        self.phase = Phase.OPEN
+        self.epochs_committed = 0
+        self._workers = workers
+        self._interval_s = interval_s
+        self._close_at_s = now_s + interval_s if interval_s else math.inf
+        self._waiting_for: set[WorkerIndex] = set()
+        self._ended: set[WorkerIndex] = set()
+        self._requested = False
+        self._draining = False
+        self._final = False
+
+    def drain(self, now_s: float) -> list[Command]:
+        """Stop the sources, commit one last epoch, stop. It isn't an end of input."""
+        self._draining = True
+        return self.on_time(now_s)
+
+    def next_time_s(self) -> float:
+        """When `on_time` has something to do, if nothing else happens before."""
+        return self._close_at_s if self.phase is Phase.OPEN else math.inf
+
+    def on_time(self, now_s: float) -> list[Command]:
+        """Close the open epoch if it is time to."""
+        if self.phase is not Phase.OPEN:
+            return []
+        final = self._draining or len(self._ended) == self._workers
+        if not (final or self._requested or now_s >= self._close_at_s):
+            return []
+        self._requested = False
+        self._final = final
+        self._await_all(Phase.CLOSING)
+        return [CloseEpoch(self.epoch, final)]
+
+    def on_report(self, worker: WorkerIndex, report: Report, now_s: float) -> list[Command]:
+        """Take up what a worker says.
+
+        Raises:
+            InternalError: It can't be true in the present state.
+        """
+        match report:
+            case EpochRequest():
+                self._requested = True
+            case Ended():
+                self._ended.add(worker)
+            case Prepared(epoch):
+                if self._heard(worker, epoch, Phase.CLOSING):
+                    self._await_all(Phase.COMMITTING)
+                    return [CommitEpoch(epoch)]
+            case Published(epoch):
+                if self._heard(worker, epoch, Phase.COMMITTING):
+                    return self._after_published(now_s)
+        return self.on_time(now_s)
+
+    def _await_all(self, phase: Phase) -> None:
+        self.phase = phase
+        self._waiting_for = {WorkerIndex(i) for i in range(self._workers)}
+
+    def _heard(self, worker: WorkerIndex, epoch: Epoch, phase: Phase) -> bool:
+        """Tick off a worker's report; True once it was the last one."""
+        if self.phase is not phase or epoch != self.epoch or worker not in self._waiting_for:
+            msg = (
+                f"worker {worker} reports epoch {epoch} while epoch {self.epoch} "
+                f"is {self.phase.name}"
+            )
+            raise InternalError(msg)
+        self._waiting_for.discard(worker)
+        return not self._waiting_for
+
+    def _after_published(self, now_s: float) -> list[Command]:
+        self.epochs_committed += 1
+        if self._final:
+            self.phase = Phase.STOPPED
+            return [Stop()]
+        self.epoch = Epoch(self.epoch + 1)
+        self.phase = Phase.OPEN
+        if self._interval_s:
+            self._close_at_s = now_s + self._interval_s
+        return self.on_time(now_s)

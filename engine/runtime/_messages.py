@@ -1,0 +1,74 @@
+"""What workers and the coordinator say to each other. Plain values: no behaviour, no I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from engine.runtime._ids import Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """In-band on every channel: all records of the epoch are before it."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """In-band on every channel: no more records will come. Barriers go on."""
+
+
+END = End()
+
+
+@dataclass(frozen=True, slots=True)
+class CloseEpoch:
+    """To workers: note source positions and send the barrier of the open epoch."""
+
+    epoch: Epoch
+    final: bool
+    """No records after it: sources stop here."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEpoch:
+    """To workers: the epoch is durable; publish it and tell the sources."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """To workers: all is done; close and leave."""
+
+
+Command: TypeAlias = CloseEpoch | CommitEpoch | Stop
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRequest:
+    """From a worker: close the epoch now; the interval is zero and something happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """From a worker: all its stages have passed the barrier and all sinks took their records."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """From a worker: its sinks have published the epoch."""
+
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """From a worker: the end of input has reached all its sinks."""
+
+
+Report: TypeAlias = EpochRequest | Prepared | Published | Ended

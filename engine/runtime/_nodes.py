@@ -1,0 +1,221 @@
+"""The moving parts of a stage: a node per step (or per fused run of steps) on one worker.
+
+Nodes hand batches on by calling each other: `Target.push` with a non-empty list, `Target.end`
+once when no more will come. A barrier needs no handing on within a stage, because nothing is
+under way between two of its nodes when no call is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engine.dataflow import f_repr
+from engine.errors import UserCodeError
+from engine.operators._kernels import (
+    BatchKernel,
+    BranchKernel,
+    KeyedLogic,
+    RecordKernel,
+    StepContext,
+    not_a_bool_raiser,
+)
+from engine.operators._shown import shown
+
+Push = Callable[[list[Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a node's output goes."""
+
+    push: Push
+    end: Callable[[], None]
+
+
+def fan_out(targets: Sequence[Target]) -> Target:
+    """One target that stands for all of them, in their order; with none, records are dropped.
+
+    Each gets a list of its own, with the same records: a `flat_map_batch` may change the list that
+    it is given, a sink may keep it.
+    """
+    if len(targets) == 1:
+        return targets[0]
+    pushes, ends = [t.push for t in targets], [t.end for t in targets]
+
+    def push(batch: list[Any]) -> None:
+        for to in pushes:
+            to(batch.copy())
+
+    def end() -> None:
+        for to in ends:
+            to()
+
+    return Target(push, end)
+
+
+class Node:
+    """What all nodes have: a step to name in errors, and an end that comes once per input."""
+
+    def __init__(self, step_id: str, inputs: int) -> None:
+        self.step_id = step_id
+        self._inputs_open = inputs
+        self.ended = False
+        """All inputs have ended."""
+
+    def end_input(self) -> None:
+        """One of the inputs has ended; after the last, finish and hand the end on."""
+        self._inputs_open -= 1
+        if self._inputs_open == 0:
+            self.ended = True
+            self.finish()
+
+    def finish(self) -> None:
+        """All inputs have ended."""
+        raise NotImplementedError
+
+
+class RunNode(Node):
+    """A fused run of record kernels."""
+
+    def __init__(
+        self,
+        run: Sequence[tuple[RecordKernel, StepContext]],
+        fused: Callable[[list[Any]], list[Any]],
+        down: Target,
+        inputs: int,
+    ) -> None:
+        self._last_kernel, self._last_step = run[-1]
+        super().__init__(self._last_step.step_id, inputs)
+        self._down = down
+        down_push = down.push
+
+        def push(batch: list[Any]) -> None:
+            out = fused(batch)
+            if out:
+                down_push(out)
+
+        self.push: Push = push
+
+    def finish(self) -> None:
+        """Emit what the last step kept for the end of input."""
+        if self._last_kernel.final:
+            emitted = self._last_kernel.emit_final(self._last_step)
+            if emitted:
+                self._down.push(emitted)
+        self._down.end()
+
+
+class BatchNode(Node):
+    """A function from batch to iterable."""
+
+    def __init__(self, step_id: str, kernel: BatchKernel, down: Target, inputs: int) -> None:
+        super().__init__(step_id, inputs)
+        self._mapper = kernel.mapper
+        self._down = down
+
+    def push(self, batch: list[Any]) -> None:
+        """Apply the function."""
+        out: Any = self._mapper(batch)
+        if out.__class__ is not list:
+            out = self._as_list(out)
+        if out:
+            self._down.push(out)
+
+    def _as_list(self, result: Any) -> list[Any]:
+        try:
+            items = iter(result)
+        except TypeError as ex:
+            msg = (
+                f"what {f_repr(self._mapper)} returns for a batch must be an iterable; "
+                f"got {shown(result)}"
+            )
+            raise UserCodeError(msg, function=self._mapper, hint="return a list") from ex
+        return list(items)
+
+    def finish(self) -> None:
+        """Hand the end on."""
+        self._down.end()
+
+
+class BranchNode(Node):
+    """Sends each record down one of two ways."""
+
+    def __init__(
+        self, step_id: str, kernel: BranchKernel, trues: Target, falses: Target, inputs: int
+    ) -> None:
+        super().__init__(step_id, inputs)
+        self._predicate = kernel.predicate
+        self._refuse = not_a_bool_raiser(kernel.predicate)
+        self._trues, self._falses = trues, falses
+
+    def push(self, batch: list[Any]) -> None:
+        """Divide a batch; the records that hold go first."""
+        predicate = self._predicate
+        trues: list[Any] = []
+        falses: list[Any] = []
+        for record in batch:
+            holds = predicate(record)
+            if holds is True:
+                trues.append(record)
+            elif holds is False:
+                falses.append(record)
+            else:
+                self._refuse(holds)
+        if trues:
+            self._trues.push(trues)
+        if falses:
+            self._falses.push(falses)
+
+    def finish(self) -> None:
+        """Hand the end on, both ways."""
+        self._trues.end()
+        self._falses.end()
+
+
+class PassNode(Node):
+    """A step that changes nothing on one worker: `merge`, and `redistribute` after its exchange."""
+
+    def __init__(self, step_id: str, down: Target, inputs: int) -> None:
+        super().__init__(step_id, inputs)
+        self.push: Push = down.push
+        self._down = down
+
+    def finish(self) -> None:
+        """Hand the end on."""
+        self._down.end()
+
+
+class KeyedNode(Node):
+    """A keyed step with inputs of its own kinds, or with timers."""
+
+    def __init__(self, step_id: str, logic: KeyedLogic, down: Target, inputs: int) -> None:
+        super().__init__(step_id, inputs)
+        self.logic = logic
+        self._down = down
+
+    def port(self, number: int) -> Push:
+        """The function that takes batches of one input."""
+        on_batch, down_push = self.logic.on_batch, self._down.push
+
+        # `step_id` is a local for `engine.runtime._failure` to find in the frame.
+        def push(batch: list[Any], step_id: str = self.step_id) -> None:  # noqa: ARG001
+            out = on_batch(number, batch)
+            if out:
+                down_push(out)
+
+        return push
+
+    def notify(self) -> None:
+        """Fire the timers that are due."""
+        out = self.logic.on_notify()
+        if out:
+            self._down.push(out)
+
+    def finish(self) -> None:
+        """Emit what the step has to say at the end of input; its timers are of no use any more."""
+        out = self.logic.on_eof()
+        if out:
+            self._down.push(out)
+        self._down.end()

@@ -1,0 +1,132 @@
+"""Runs a flow on one worker of this process: the driver between worker, coordinator and world."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from engine.connectors import AbortExecution
+from engine.dataflow import Dataflow
+from engine.runtime._build import WorkerSite, deal_partitions
+from engine.runtime._channel import CHANNEL_BATCHES_MAX
+from engine.runtime._coordinator import Coordinator
+from engine.runtime._failure import explained, name_of
+from engine.runtime._ids import WorkerIndex
+from engine.runtime._plan import Plan, plan
+from engine.runtime._ports import Clock, NoNetwork, SystemClock, SystemWaiter, Waiter
+from engine.runtime._worker import Worker
+
+DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
+
+
+@dataclass(slots=True)
+class Drain:
+    """A switch that a signal handler or another thread may set, waking the waiter after it."""
+
+    requested: bool = False
+    """True stops the sources and ends the run after one last epoch."""
+
+
+@dataclass(slots=True)
+class RunOptions:
+    """How to run a flow; all of it may be left out."""
+
+    epoch_interval: timedelta = DEFAULT_EPOCH_INTERVAL
+    """Time between epochs; zero makes each source batch an epoch of its own."""
+    kernels: bool = True
+    """Use fast kernels of composed operators; their compositions otherwise (for tests)."""
+    clock: Clock = field(default_factory=SystemClock)
+    waiter: Waiter = field(default_factory=SystemWaiter)
+    drain: Drain = field(default_factory=Drain)
+
+
+def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
+    """Run a flow on this thread until its input ends or it is told to drain.
+
+    Raises:
+        FlowError: The flow can't run.
+        EngineRuntimeError: The run ended because of an error, which is the cause.
+    """
+    options = options or RunOptions()
+    if options.epoch_interval < timedelta(0):
+        msg = f"the epoch interval must not be negative; got {options.epoch_interval}"
+        raise ValueError(msg)
+    planned = plan(flow, 1, kernels=options.kernels)
+    with contextlib.suppress(AbortExecution):
+        try:
+            _run(planned, options)
+        except Exception as ex:
+            if isinstance(ex, AbortExecution):
+                raise
+            error = explained(ex)
+            raise error from error.__cause__
+
+
+def _run(planned: Plan, options: RunOptions) -> None:
+    site = WorkerSite(WorkerIndex(0), 1, options.clock, NoNetwork(), credit=CHANNEL_BATCHES_MAX)
+    interval_s = options.epoch_interval.total_seconds()
+    worker = Worker(planned, deal_partitions(planned), site, epoch_per_batch=interval_s == 0)
+    coordinator = Coordinator(1, interval_s, options.clock.monotonic_s())
+    with closing([worker]):
+        _drive(worker, coordinator, options)
+
+
+@contextlib.contextmanager
+def closing(workers: Sequence[Worker]) -> Generator[None]:
+    """Close all workers at the end, however it comes about.
+
+    An error in closing is raised, or becomes a note of the error that ended the run.
+    """
+    try:
+        yield
+    except AbortExecution:
+        _raise_all(_close(workers))
+        raise
+    except BaseException as ex:
+        _note_all(ex, _close(workers))
+        raise
+    _raise_all(_close(workers))
+
+
+def _close(workers: Sequence[Worker]) -> list[Exception]:
+    return [error for worker in workers for error in worker.close()]
+
+
+def _raise_all(errors: list[Exception]) -> None:
+    if errors:
+        _note_all(errors[0], errors[1:])
+        raise errors[0]
+
+
+def _note_all(ex: BaseException, errors: list[Exception]) -> None:
+    for error in errors:
+        ex.add_note(f"and then, {error.__notes__[-1]}: {name_of(error)}")
+
+
+def _drive(worker: Worker, coordinator: Coordinator, options: RunOptions) -> None:
+    """Let the worker step until the coordinator stops it, carrying what they say to each other."""
+    step, reports, monotonic_s = worker.step, worker.reports, options.clock.monotonic_s
+    drain, wait = options.drain, options.waiter.wait
+    next_time_s = coordinator.next_time_s()
+    while not worker.stopped:
+        wait_s = step()
+        now_s = monotonic_s()
+        if reports or now_s >= next_time_s or drain.requested:
+            _coordinate(worker, coordinator, now_s, drain)
+            next_time_s = coordinator.next_time_s()
+        elif wait_s > 0.0:
+            wait(min(wait_s, next_time_s - now_s))
+
+
+def _coordinate(worker: Worker, coordinator: Coordinator, now_s: float, drain: Drain) -> None:
+    """One exchange of words: reports to the coordinator, its commands to the worker."""
+    commands = coordinator.on_time(now_s)
+    if drain.requested:
+        drain.requested = False
+        commands += coordinator.drain(now_s)
+    while worker.reports:
+        commands += coordinator.on_report(worker.index, worker.reports.popleft(), now_s)
+    for command in commands:
+        worker.command(command)

@@ -1,0 +1,143 @@
+"""The node of an `output` step, and its part in an epoch: flush, prepare, publish.
+
+Nothing here blocks: what a sink says `PENDING` to is asked again in the worker's next round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from engine.connectors import (
+    PENDING,
+    DynamicSink,
+    FixedPartitionedSink,
+    SinkPartition,
+    StatefulSinkPartition,
+)
+from engine.errors import ConnectorError
+from engine.operators._keys import check_key, refuse_unkeyed
+from engine.operators._shown import shown
+from engine.runtime._ids import Epoch
+from engine.runtime._nodes import Node
+
+
+class SinkNode(Node):
+    """What both kinds of sink have in common; subclasses say how batches reach partitions."""
+
+    def __init__(self, step_id: str, inputs: int) -> None:
+        super().__init__(step_id, inputs)
+        self.parts: dict[str, SinkPartition[Any]] = {}
+        self._rows: dict[str, list[bytes]] = {}
+
+    def push(self, batch: list[Any]) -> None:
+        """Write a batch."""
+        raise NotImplementedError
+
+    def prepare(self, epoch: Epoch) -> Iterator[None]:
+        """Flush, prepare and snapshot all partitions; yields as often as one is pending."""
+        for name, part in self.parts.items():
+            while part.flush() is PENDING:
+                yield
+            while (rows := part.prepare(epoch)) is PENDING:
+                yield
+            self._rows[name] = self._checked(name, rows)
+            if isinstance(part, StatefulSinkPartition):
+                # There is nowhere to keep it, but the contract says that it's asked for.
+                part.snapshot()
+
+    def publish(self, epoch: Epoch) -> Iterator[None]:
+        """Publish what was prepared for a durable epoch; yields while a partition is pending."""
+        rows, self._rows = self._rows, {}
+        for name, kept in rows.items():
+            while self.parts[name].publish(epoch, kept) is PENDING:
+                yield
+
+    def _checked(self, name: str, rows: Any) -> list[bytes]:
+        if not isinstance(rows, list) or not all(isinstance(row, bytes) for row in rows):  # pyright: ignore[reportUnknownVariableType]
+            got = shown(rows)  # pyright: ignore[reportUnknownArgumentType]
+            msg = f"`prepare` of partition {name!r} must return a list of `bytes`; got {got}"
+            raise ConnectorError(msg)
+        return rows  # pyright: ignore[reportUnknownVariableType]
+
+    def closers(self) -> list[Callable[[], None]]:
+        """What closes the partitions, one by one."""
+        return [part.close for part in self.parts.values()]
+
+    def finish(self) -> None:
+        """Nothing is downstream of a sink."""
+
+
+class DynamicSinkNode(SinkNode):
+    """A sink of which this worker has one partition, which takes whole records."""
+
+    def __init__(
+        self,
+        step_id: str,
+        sink: DynamicSink[Any],
+        worker_index: int,
+        worker_count: int,
+        inputs: int,
+    ) -> None:
+        super().__init__(step_id, inputs)
+        name = f"worker-{worker_index}"
+        part = checked_part(name, sink.build(step_id, worker_index, worker_count))
+        self.parts = {name: part}
+        self._write_batch = part.write_batch
+
+    def push(self, batch: list[Any]) -> None:
+        """Write a batch."""
+        self._write_batch(batch)
+
+
+class PartitionedSinkNode(SinkNode):
+    """A sink of named partitions, which take the values of ``(key, value)`` records.
+
+    Args:
+        step_id: The output step.
+        sink: The sink.
+        names: All partitions of all workers, sorted.
+        inputs: How many edges lead here.
+    """
+
+    def __init__(
+        self, step_id: str, sink: FixedPartitionedSink[Any, Any], names: list[str], inputs: int
+    ) -> None:
+        super().__init__(step_id, inputs)
+        self._sink = sink
+        self._names = names
+
+    def push(self, batch: list[Any]) -> None:
+        """Sort values by partition and write each partition's share."""
+        part_fn, count = self._sink.part_fn, len(self._names)
+        shares: dict[int, list[Any]] = {}
+        for record in batch:
+            if record.__class__ is not tuple or len(record) != 2:
+                refuse_unkeyed(record)
+            key, value = record
+            if key.__class__ is not str:
+                check_key(key)
+            number = 0 if count == 1 else part_fn(key) % count
+            share = shares.get(number)
+            if share is None:
+                shares[number] = [value]
+            else:
+                share.append(value)
+        for number, values in shares.items():
+            self._open(self._names[number]).write_batch(values)
+
+    def _open(self, name: str) -> Any:
+        """The partition of that name, built at its first record."""
+        part = self.parts.get(name)
+        if part is None:
+            part = checked_part(name, self._sink.build_part(self.step_id, name, None))
+            self.parts[name] = part
+        return part
+
+
+def checked_part(name: str, part: Any) -> Any:
+    """What was built for a partition, refused if it isn't one."""
+    if not isinstance(part, SinkPartition):
+        msg = f"what was built for partition {name!r} must be a partition; got {shown(part)}"
+        raise ConnectorError(msg)
+    return part  # pyright: ignore[reportUnknownVariableType]

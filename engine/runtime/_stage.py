@@ -1,0 +1,190 @@
+"""One stage on one worker: its nodes, what feeds them from other stages, what leaves it.
+
+Built by `engine.runtime._build`. The worker runs it by taking items out of its channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.runtime._batch import Owners, kind_of
+from engine.runtime._channel import Channel, Credit
+from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
+from engine.runtime._messages import END, Barrier, End
+from engine.runtime._nodes import KeyedNode, Node, Target
+from engine.runtime._ports import Network
+from engine.runtime._sink_node import SinkNode
+from engine.runtime._source_node import SourceNode
+
+
+def have_room(senders: Sequence[Sender]) -> bool:
+    """Whether what a batch becomes could be sent on, on whichever of these edges."""
+    return all(sender.has_room() for sender in senders)
+
+
+class Sender:
+    """The outgoing half of an edge: divides batches among workers and keeps their credit.
+
+    Args:
+        edge: The edge.
+        worker: This worker.
+        receivers: The workers that the edge leads to; only this one for a local edge.
+        owners: Gives the receiver of a record; None deals records evenly.
+        network: Carries what is sent.
+        credit: Batches that each channel may hold.
+    """
+
+    def __init__(
+        self,
+        edge: EdgeId,
+        worker: WorkerIndex,
+        receivers: Sequence[WorkerIndex],
+        owners: Owners | None,
+        network: Network,
+        credit: int,
+    ) -> None:
+        self.edge = edge
+        self._worker = worker
+        self._receivers = tuple(receivers)
+        self._owners = owners
+        self._network = network
+        self.credits = {receiver: Credit(credit) for receiver in receivers}
+        self._first = WorkerIndex(0)
+
+    def has_room(self) -> bool:
+        """Whether every channel takes another batch."""
+        return all(credit.batches > 0 for credit in self.credits.values())
+
+    def push(self, batch: list[Any]) -> None:
+        """Send a batch, to each worker its part."""
+        if len(self._receivers) == 1:
+            self._send(self._receivers[0], batch)
+            return
+        workers = len(self._receivers)
+        if self._owners is None:
+            parts = kind_of(batch).deal(batch, self._first, workers)
+            self._first = WorkerIndex((self._first + len(batch)) % workers)
+        else:
+            parts = kind_of(batch).partition(batch, self._owners, workers)
+        for receiver, part in zip(self._receivers, parts, strict=True):
+            if part:
+                self._send(receiver, part)
+
+    def _send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
+        self.credits[receiver].batches -= 1
+        self._network.send(self.edge, self._worker, receiver, batch)
+
+    def end(self) -> None:
+        """Tell all receivers that no more records will come."""
+        self.broadcast(END)
+
+    def broadcast(self, item: Barrier | End) -> None:
+        """Send a barrier or the end to all receivers."""
+        for receiver in self._receivers:
+            self._network.send(self.edge, self._worker, receiver, item)
+
+
+@dataclass(slots=True)
+class StageInput:
+    """An edge into the stage: a channel from each sender, all leading to one target."""
+
+    edge: EdgeId
+    channels: list[Channel]
+    target: Target
+    senders: list[Sender]
+    """The outgoing edges that a batch from here may reach."""
+
+    def ready(self, channel: Channel) -> bool:
+        """Whether an item may be taken out: one that needs no room, or with room for it."""
+        if not channel.items or channel.blocked:
+            return False
+        head = channel.items[0].__class__
+        return head is Barrier or head is End or have_room(self.senders)
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """The epoch that the stage's records belong to now."""
+
+    epoch: int = 1
+
+
+@dataclass(slots=True)
+class RunningStage:
+    """A stage while it runs."""
+
+    index: StageIndex
+    progress: StageProgress
+    sources: list[tuple[SourceNode, list[Sender]]] = field(
+        default_factory=list[tuple[SourceNode, list[Sender]]]
+    )
+    sinks: list[SinkNode] = field(default_factory=list[SinkNode])
+    timed: list[tuple[KeyedNode, list[Sender]]] = field(
+        default_factory=list[tuple[KeyedNode, list[Sender]]]
+    )
+    inputs: list[StageInput] = field(default_factory=list[StageInput])
+    senders: list[Sender] = field(default_factory=list[Sender])
+    nodes: list[Node] = field(default_factory=list[Node])
+    channels: list[tuple[StageInput, Channel]] = field(
+        default_factory=list[tuple[StageInput, Channel]]
+    )
+    """Those of all inputs."""
+    _turn: int = 0
+
+    def ready_channels(self) -> Iterator[tuple[StageInput, Channel]]:
+        """All channels that something could be taken out of now, in turn.
+
+        Whoever takes the first one of them takes from all channels evenly.
+        """
+        channels, count = self.channels, len(self.channels)
+        for number in range(self._turn, self._turn + count):
+            entry, channel = channels[number % count]
+            if entry.ready(channel):
+                self._turn = (number + 1) % count
+                yield entry, channel
+
+    def consume(
+        self, entry: StageInput, channel: Channel, network: Network, me: WorkerIndex
+    ) -> bool:
+        """Take one item out and work on it; True if the stage is aligned on a barrier now."""
+        item = channel.take()
+        kind = item.__class__
+        if kind is Barrier:
+            return all(c.blocked for _, c in self.channels)
+        if kind is End:
+            if all(c.ended for c in entry.channels):
+                entry.target.end()
+            return False
+        network.return_credit(channel.edge, channel.sender, me)
+        entry.target.push(item)
+        return False
+
+    def close(self) -> list[Exception]:
+        """Close all sources and sinks; gives the errors of those that would not."""
+        ends: list[SourceNode | SinkNode] = [node for node, _ in self.sources]
+        tried = (
+            _closed(node.step_id, close)
+            for node in [*ends, *self.sinks]
+            for close in node.closers()
+        )
+        return [error for error in tried if error is not None]
+
+    def pass_barrier(self, epoch: Epoch) -> None:
+        """All of the epoch's records are done with: send the barrier on and begin the next."""
+        for _, channel in self.channels:
+            channel.blocked = False
+        for sender in self.senders:
+            sender.broadcast(Barrier(epoch))
+        self.progress.epoch = epoch + 1
+
+
+def _closed(step_id: str, close: Callable[[], None]) -> Exception | None:
+    """Try to close; gives the error. `step_id` is a local for `engine.runtime._failure` to find."""
+    try:
+        close()
+    except Exception as ex:  # noqa: BLE001 - the others must be closed all the same
+        ex.add_note(f"while closing step {step_id!r}")
+        return ex
+    return None

@@ -1,0 +1,314 @@
+"""The worker: one loop over all stages, one bounded piece of work at a time.
+
+It never blocks and never touches the world but through its ports. A driver (`engine.runtime._run`,
+or the simulator) calls `step` again and again, carries commands from the coordinator in through
+`command` and reports out of `reports`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from engine.errors import InternalError
+from engine.runtime._build import Deal, WorkerSite, build_stages
+from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._messages import (
+    CloseEpoch,
+    Command,
+    CommitEpoch,
+    Ended,
+    EpochRequest,
+    Prepared,
+    Published,
+    Report,
+    Stop,
+)
+from engine.runtime._nodes import KeyedNode
+from engine.runtime._plan import Plan
+from engine.runtime._ports import Network
+from engine.runtime._source_node import SourceNode
+from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
+
+_ITEMS_PER_ROUND_MAX = 16
+_BATCHES_PER_POLL_MAX = 1_000_000_000
+_SETTLING_POLL_S = 0.0005
+
+
+class Worker:
+    """One of the equal workers that run a plan.
+
+    Args:
+        plan: What to run.
+        deal: Which worker has which partition.
+        site: This worker's number and ports. Batches it sends to itself don't use the network.
+        epoch_per_batch: Each source batch is an epoch of its own, committed before the next poll.
+    """
+
+    def __init__(
+        self, plan: Plan, deal: Deal, site: WorkerSite, *, epoch_per_batch: bool = False
+    ) -> None:
+        self.index = site.index
+        self.stopped = False
+        self.reports: deque[Report] = deque()
+        self.network = _Loopback(self, site.network)
+        wired = WorkerSite(site.index, site.count, site.clock, self.network, site.credit)
+        self.stages = build_stages(plan, deal, wired)
+        self.channels = {
+            (channel.edge, channel.sender): channel
+            for stage in self.stages
+            for _, channel in stage.channels
+        }
+        self._senders = {sender.edge: sender for s in self.stages for sender in s.senders}
+        self._fed = [stage for stage in reversed(self.stages) if stage.inputs]
+        self._sources = [source for stage in self.stages for source in stage.sources]
+        self._timed = [timed for stage in reversed(self.stages) for timed in stage.timed]
+        self._time_s = site.clock.time_s
+        self._inbox: deque[Command] = deque()
+        self._batches_max = 1 if epoch_per_batch else _BATCHES_PER_POLL_MAX
+        self._epoch_per_batch = epoch_per_batch
+        self._hold = False
+        self._final = False
+        self._source_turn = 0
+        self._epoch = Epoch(1)
+        self._stages_behind = 0
+        self._settling: Iterator[None] | None = None
+        self._settle_at_s = -math.inf
+        self._positions: list[dict[str, Any]] = []
+        self._end_reported = False
+
+    # What the driver calls
+
+    def command(self, command: Command) -> None:
+        """Queue what the coordinator says."""
+        self._inbox.append(command)
+
+    def receive(self, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
+        """Queue what came over the network."""
+        self.channels[edge, sender].items.append(item)
+
+    def credit(self, edge: EdgeId, receiver: WorkerIndex) -> None:
+        """Take back credit for a batch that the receiver has taken."""
+        self._senders[edge].credits[receiver].batches += 1
+
+    def step(self) -> float:
+        """One round of the loop.
+
+        Returns:
+            In how many seconds there will be something to do again: 0 at once, infinity only
+            after something comes from outside.
+        """
+        while self._inbox:
+            self._obey(self._inbox.popleft())
+        if self._settling is not None:
+            return self._settle()
+        if self.stopped:
+            return 0.0
+        worked = False
+        for stage in self._fed:
+            worked = self._consume(stage) or worked
+        wait_s = math.inf
+        if not self._final and self._settling is None:
+            wait_s = self._fire_timers() if self._timed else math.inf
+            if not self._hold:
+                wait_s = min(wait_s, self._poll())
+        if worked or self._inbox or self._settling is not None:
+            return 0.0
+        return wait_s
+
+    def close(self) -> list[Exception]:
+        """Close all sources and sinks; gives the errors of those that would not."""
+        return [error for stage in self.stages for error in stage.close()]
+
+    def actions(self) -> Iterator[Callable[[], Any]]:
+        """Each piece of work that could be done now, as a call: what a round takes in its order.
+
+        The simulator draws one of them at a time.
+        """
+        if self._inbox:
+            yield lambda: self._obey(self._inbox.popleft())
+        if self.stopped:
+            return
+        if self._settling is not None:
+            if self._settle_at_s <= self._time_s():
+                yield self._settle
+            return
+        for stage in self._fed:
+            for entry, channel in stage.ready_channels():
+                yield functools.partial(self._consume_one, stage, entry, channel)
+        for wait_s, action in self._timed_actions():
+            if wait_s <= 0.0:
+                yield action
+
+    def next_event_s(self) -> float:
+        """In how many seconds there is one more of `actions`, if nothing comes from outside."""
+        if self.stopped:
+            return math.inf
+        if self._settling is not None:
+            return max(0.0, self._settle_at_s - self._time_s())
+        return max(0.0, min((wait_s for wait_s, _ in self._timed_actions()), default=math.inf))
+
+    def _timed_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
+        """What time alone brings about, with the seconds until then."""
+        if self._final:
+            return
+        for node, senders in self._timed:
+            due_s = node.logic.next_due_s()
+            if due_s is not None and not node.ended and have_room(senders):
+                yield due_s - self._time_s(), functools.partial(self._notify, node)
+        for source, senders in () if self._hold else self._sources:
+            if not source.ended and have_room(senders):
+                yield source.wait_s(), functools.partial(self._poll_one, source, senders)
+
+    # The phases of a round
+
+    def _consume_one(self, stage: RunningStage, entry: StageInput, channel: Any) -> None:
+        """Take one item out of a channel and follow up on it."""
+        if stage.consume(entry, channel, self.network, self.index):
+            self._pass_barrier(stage)
+        self._report_end()
+
+    def _consume(self, stage: RunningStage) -> bool:
+        """Work through what waits before a stage, up to a bound."""
+        for taken in range(_ITEMS_PER_ROUND_MAX):
+            ready = next(stage.ready_channels(), None)
+            if ready is None:
+                return taken > 0
+            self._consume_one(stage, *ready)
+            if self._settling is not None:
+                break
+        return True
+
+    def _fire_timers(self) -> float:
+        """Fire the timers that are due where there is room for what they emit."""
+        first_s = math.inf
+        for node, senders in self._timed:
+            due_s = node.logic.next_due_s()
+            if due_s is None or node.ended or not have_room(senders):
+                continue
+            if due_s <= self._time_s():
+                self._notify(node)
+                due_s = node.logic.next_due_s()
+                if due_s is None:
+                    continue
+            first_s = min(first_s, due_s)
+        return max(0.0, first_s - self._time_s()) if first_s < math.inf else math.inf
+
+    def _poll(self) -> float:
+        """Poll each source that has room downstream, in declaration order."""
+        wait_s, sources = math.inf, self._sources
+        for _ in range(len(sources)):
+            node, senders = sources[self._source_turn]
+            self._source_turn = (self._source_turn + 1) % len(sources)
+            if node.ended or (senders and not have_room(senders)):
+                continue
+            wait_s = min(wait_s, self._poll_one(node, senders))
+            if self._hold:
+                return 0.0
+        return wait_s
+
+    def _poll_one(self, node: SourceNode, senders: list[Sender]) -> float:
+        """Poll one source; gives in how many seconds it is due again."""
+        # There is room for one batch, so where batches are sent on only one may come.
+        batches, wait_s = node.poll(1 if senders else self._batches_max)
+        if node.ended:
+            self._report_end()
+            return 0.0
+        if batches and self._epoch_per_batch:
+            self.reports.append(EpochRequest())
+            self._hold = True
+        return wait_s
+
+    def _notify(self, node: KeyedNode) -> None:
+        """Fire a step's timers that are due."""
+        node.notify()
+        if self._epoch_per_batch:
+            self.reports.append(EpochRequest())
+
+    def _report_end(self) -> None:
+        if not self._end_reported and all(n.ended for s in self.stages for n in s.nodes):
+            self._end_reported = True
+            self.reports.append(Ended())
+
+    # Epochs
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case CloseEpoch(epoch, final):
+                self._close_epoch(epoch, final=final)
+            case CommitEpoch(epoch):
+                self._settling = self._publish(epoch)
+            case Stop():
+                self.stopped = True
+
+    def _close_epoch(self, epoch: Epoch, *, final: bool) -> None:
+        if epoch != self._epoch:
+            msg = f"worker {self.index} is in epoch {self._epoch} and told to close {epoch}"
+            raise InternalError(msg)
+        self._final = final
+        self._stages_behind = len(self.stages)
+        self._positions = [node.snapshot() for node, _ in self._sources]
+        for stage in self.stages:
+            if not stage.inputs:
+                self._pass_barrier(stage)
+        self._hold = self._epoch_per_batch
+
+    def _pass_barrier(self, stage: RunningStage) -> None:
+        """A stage has all records of the epoch: its sinks take stock, and it goes on."""
+        self._settling = _after(self._settling, self._prepare(stage, self._epoch))
+
+    def _prepare(self, stage: RunningStage, epoch: Epoch) -> Iterator[None]:
+        for sink in stage.sinks:
+            yield from sink.prepare(epoch)
+        stage.pass_barrier(epoch)
+        self._stages_behind -= 1
+        if self._stages_behind == 0:
+            self._epoch = Epoch(epoch + 1)
+            self.reports.append(Prepared(epoch))
+
+    def _publish(self, epoch: Epoch) -> Iterator[None]:
+        for stage in self.stages:
+            for sink in stage.sinks:
+                yield from sink.publish(epoch)
+        for (node, _), position in zip(self._sources, self._positions, strict=True):
+            node.on_commit(position)
+        self._hold = False
+        self.reports.append(Published(epoch))
+
+    def _settle(self) -> float:
+        """Ask pending sinks again."""
+        assert self._settling is not None  # noqa: S101
+        for _ in self._settling:
+            self._settle_at_s = self._time_s() + _SETTLING_POLL_S
+            return _SETTLING_POLL_S
+        self._settling = None
+        return 0.0
+
+
+def _after(first: Iterator[None] | None, then: Iterator[None]) -> Iterator[None]:
+    if first is not None:
+        yield from first
+    yield from then
+
+
+class _Loopback:
+    """The network as a worker sees it: what it sends to itself is there at once."""
+
+    def __init__(self, worker: Worker, network: Network) -> None:
+        self._worker = worker
+        self._network = network
+
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
+        if receiver == self._worker.index:
+            self._worker.receive(edge, sender, item)
+        else:
+            self._network.send(edge, sender, receiver, item)
+
+    def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
+        if sender == self._worker.index:
+            self._worker.credit(edge, receiver)
+        else:
+            self._network.return_credit(edge, sender, receiver)
