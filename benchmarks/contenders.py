@@ -1,0 +1,75 @@
+"""Who runs a workload: the bare loops and the engines with Bytewax's public API.
+
+A workload's graph names only what an `Engine` holds, so the same lines build it on each engine.
+Used by the workloads (to build flows) and by `measure.py` (to know who is installed).
+"""
+
+from __future__ import annotations
+
+import importlib
+import types
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+BARE_UDF = "bare-udf"
+BARE = "bare"
+ENGINES = ("engine", "bytewax")
+
+Part = TypeVar("Part")
+
+
+def is_installed(contender: str) -> bool:
+    """Say whether a contender can run here. The bare loops always can."""
+    return contender not in ENGINES or find_spec(contender) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The parts of one engine's public API that the workloads use.
+
+    The modules are found by name at run time, so their members are `Any` to the type checker.
+    """
+
+    dataflow: Any
+    operators: Any
+    inputs: Any
+    outputs: Any
+    testing: Any
+
+    def source_part(self, implementation: type[Part], *args: Any) -> Part:
+        """Make a source's partition, `implementation(*args)`, in this engine's terms."""
+        return _under(implementation, self.inputs.StatelessSourcePartition)(*args)
+
+    def source(self, part: object) -> Any:
+        """Make a source of one partition in this engine's terms."""
+        return _under(_OnePart, self.inputs.DynamicSource)(part)
+
+    def sink_part(self, implementation: type[Part], *args: Any) -> Part:
+        """Make a sink's partition, `implementation(*args)`, in this engine's terms."""
+        return _under(implementation, self.outputs.StatelessSinkPartition)(*args)
+
+    def sink(self, part: object) -> Any:
+        """Make a sink of one partition in this engine's terms."""
+        return _under(_OnePart, self.outputs.DynamicSink)(part)
+
+
+class _OnePart:
+    """A dynamic source or sink with one partition, for a run of one worker."""
+
+    def __init__(self, part: object) -> None:
+        self._part = part
+
+    def build(self, _step_id: str, _worker_index: int, _worker_count: int) -> object:
+        return self._part
+
+
+def load_engine(package: str) -> Engine:
+    """Import an engine's modules; raises `ImportError` if it is not installed."""
+    names = ("dataflow", "operators", "inputs", "outputs", "testing")
+    return Engine(*(importlib.import_module(f"{package}.{name}") for name in names))
+
+
+def _under(implementation: type[Part], contract: type[Any]) -> type[Part]:
+    """Put a plain class under an engine's own abstract class, which its checks ask for."""
+    return types.new_class(implementation.__name__, (implementation, contract))
