@@ -1,0 +1,190 @@
+"""The command line of `engine.run`: its options, its environment, its help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from engine._cli.arguments import (
+    Given,
+    Parser,
+    Setting,
+    UsageError,
+    add_settings,
+    addresses,
+    count,
+    duration,
+    index,
+    settings_of,
+)
+from engine.runtime import DEFAULT_EPOCH_INTERVAL
+
+_DESCRIPTION = "Run a dataflow."
+_EPILOG = """\
+IMPORT_STR is one of
+  module                      the flow called `flow` in it, or its only one
+  module:name                 the flow of that name
+  module:make("a", 1, b=2)    what a function returns for these literals
+  path/to/file.py[:...]       the same for a file, whose folder can be imported from
+
+Options may be given in the environment, by the names in brackets; the command line wins.
+Durations are seconds (10, 0.5) or have a unit (250ms, 1.5s, 1m, 1h).
+
+The first Ctrl-C, or SIGTERM, drains: sources stop, what was read is worked off and written.
+
+exit codes:
+  0    the input has ended, or the run was drained after SIGTERM
+  1    the run failed
+  2    the command line, the module or the flow is wrong; nothing was run
+  130  Ctrl-C
+  141  nobody reads standard output any more
+  143  SIGTERM, and the drain was not over in time
+"""
+
+_SETTINGS = (
+    Setting(
+        "workers",
+        ("-w", "--workers-per-process"),
+        "ENGINE_WORKERS_PER_PROCESS",
+        count,
+        1,
+        "N",
+        "workers (threads) in each process; only 1 is supported yet",
+    ),
+    Setting(
+        "processes",
+        ("-p", "--processes"),
+        "ENGINE_PROCESSES",
+        count,
+        1,
+        "N",
+        "processes on this machine; only 1 is supported yet",
+    ),
+    Setting(
+        "process_id",
+        ("-i", "--process-id"),
+        "ENGINE_PROCESS_ID",
+        index,
+        None,
+        "ID",
+        "which of the addresses is this process, from 0",
+    ),
+    Setting(
+        "addresses",
+        ("-a", "--addresses"),
+        "ENGINE_ADDRESSES",
+        addresses,
+        None,
+        "HOST:PORT;...",
+        "addresses of all processes of a cluster; only one is supported yet",
+    ),
+    Setting(
+        "epoch_interval",
+        ("-s", "--snapshot-interval"),
+        "ENGINE_SNAPSHOT_INTERVAL",
+        duration,
+        DEFAULT_EPOCH_INTERVAL,
+        "TIME",
+        "time between epochs, 10 s by default; 0 makes each batch of a source an epoch",
+    ),
+    Setting(
+        "recovery_directory",
+        ("-r", "--recovery-directory"),
+        "ENGINE_RECOVERY_DIRECTORY",
+        str,
+        None,
+        "DIR",
+        "where to keep what a restart needs; not supported yet",
+    ),
+    Setting(
+        "backup_interval",
+        ("-b", "--backup-interval"),
+        "ENGINE_RECOVERY_BACKUP_INTERVAL",
+        duration,
+        None,
+        "TIME",
+        "how long old snapshots are kept; not supported yet",
+    ),
+    Setting(
+        "drain_timeout",
+        ("--drain-timeout",),
+        "ENGINE_DRAIN_TIMEOUT",
+        duration,
+        timedelta(seconds=5),
+        "TIME",
+        "how long a drain may take, 5 s by default",
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RunCommand:
+    """What the command line and the environment ask for."""
+
+    import_str: str
+    epoch_interval: timedelta
+    drain_timeout: timedelta
+    verbose: bool
+
+
+def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) -> RunCommand:
+    """What arguments (None: this process's own) and environment ask for.
+
+    Raises:
+        UsageError: They make no sense, or ask for what isn't supported yet.
+        SystemExit: They asked for the help or the version, which is printed now.
+    """
+    parser = Parser("python -m engine.run", _DESCRIPTION, _EPILOG)
+    parser.add_argument("import_str", metavar="IMPORT_STR", help="what to run, see below")
+    add_settings(parser, _SETTINGS)
+    parser.add_argument(
+        "--verbose", action="store_true", help="report errors with the engine's own frames"
+    )
+    arguments = parser.parse_args(argv)
+    given = settings_of(arguments, _SETTINGS, environ)
+    given.update(_from_pod(given, environ))
+    for problem in _unsupported(given):
+        raise UsageError(problem)
+    return RunCommand(
+        arguments.import_str,
+        given["epoch_interval"].value,
+        given["drain_timeout"].value,
+        arguments.verbose,
+    )
+
+
+def _from_pod(given: Mapping[str, Given], environ: Mapping[str, str]) -> dict[str, Given]:
+    """What a Kubernetes stateful set says of a process: its number and a file of addresses."""
+    found: dict[str, Given] = {}
+    pod, stateful_set = environ.get("ENGINE_POD_NAME"), environ.get("ENGINE_STATEFULSET_NAME")
+    hosts = environ.get("ENGINE_HOSTFILE_PATH")
+    origin = ""
+    try:
+        if given["process_id"].value is None and pod and stateful_set:
+            origin = f"ENGINE_POD_NAME={pod}"
+            found["process_id"] = Given(index(pod.removeprefix(f"{stateful_set}-")), origin)
+        if given["addresses"].value is None and hosts:
+            origin = f"ENGINE_HOSTFILE_PATH={hosts}"
+            lines = Path(hosts).read_text(encoding="utf-8").split()
+            found["addresses"] = Given(addresses(";".join(lines)), origin)
+    except (OSError, ValueError) as ex:
+        msg = f"{origin}: {ex}"
+        raise UsageError(msg) from None
+    return found
+
+
+def _unsupported(given: Mapping[str, Given]) -> Iterator[str]:
+    """What is asked for and can't be had, most telling first."""
+    for name in ("workers", "processes"):
+        if given[name].value > 1:
+            yield f"{given[name].origin}: more than one worker is not supported yet"
+    hosts = given["addresses"]
+    if hosts.value is not None and len(hosts.value) > 1:
+        yield f"{hosts.origin}: a cluster of several processes is not supported yet"
+    if given["process_id"].value:
+        yield f"{given['process_id'].origin}: a process other than 0 needs more addresses"
+    for name in ("recovery_directory", "backup_interval"):
+        if given[name].value is not None:
+            yield f"{given[name].origin}: recovery is not supported yet"

@@ -1,0 +1,82 @@
+"""A plan as plain data: what the planner made of a flow for a number of workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.dataflow import Dataflow
+from engine.runtime import plan, runs_of
+
+_ONE_WORKER = "One worker keeps all records, so there are no exchanges."
+_MANY_WORKERS = "With one worker there would be no exchanges: all records would stay on it."
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedStep:
+    """One step as it will run."""
+
+    step_id: str
+    op_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedStage:
+    """Steps that run together, handing records on directly."""
+
+    index: int
+    runs: list[list[RenderedStep]]
+    """In the order of the flow; the steps of one run share a single loop over the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedEdge:
+    """A stream's way from one step to another."""
+
+    stream_id: str
+    from_step_id: str
+    to_step_id: str
+    route: str
+    """How records find their worker: ``local`` (they stay), ``key``, ``balance``, ``partition``."""
+    between_stages: bool
+    """Whether there is a bounded channel on the way."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedPlan:
+    """A flow as planned for a number of workers."""
+
+    flow_id: str
+    workers: int
+    note: str
+    stages: list[RenderedStage]
+    edges: list[RenderedEdge]
+
+
+def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
+    """Plan a flow.
+
+    Raises:
+        FlowError: The flow has no input or no output.
+    """
+    planned = plan(flow, workers)
+    steps = [RenderedStep(step.step_id, step.operator) for step in planned.steps]
+    stages = [
+        RenderedStage(
+            stage.index,
+            [[steps[step.index] for step in run] for run in runs_of(planned, stage)],
+        )
+        for stage in planned.stages
+    ]
+    stage_of = {step: stage.index for stage in planned.stages for step in stage.steps}
+    edges = [
+        RenderedEdge(
+            edge.stream_id,
+            steps[edge.producer].step_id,
+            steps[edge.consumer].step_id,
+            edge.route.value,
+            stage_of[edge.producer] != stage_of[edge.consumer],
+        )
+        for edge in planned.edges
+    ]
+    note = _MANY_WORKERS if workers > 1 else _ONE_WORKER
+    return RenderedPlan(flow.flow_id, workers, note, stages, edges)

@@ -1,0 +1,214 @@
+"""Options, their kinds of values, and the environment that may give them too."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import engine
+from engine import __main__ as top
+from engine import run, visualize
+from engine._cli.arguments import UsageError, addresses, count, duration, index
+from engine._cli.run_command import parse_run_command
+from tests.cli.project import Project
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("10", 10_000),
+        ("0", 0),
+        ("0.5", 500),
+        (".5s", 500),
+        ("250ms", 250),
+        ("1.5s", 1500),
+        ("1m", 60_000),
+        ("2h", 7_200_000),
+        (" 3s ", 3000),
+    ],
+)
+def test_durations(text: str, milliseconds: int):
+    """A bare number is seconds; the units are ms, s, m and h."""
+    assert duration(text) == timedelta(milliseconds=milliseconds)
+
+
+@pytest.mark.parametrize("text", ["", "s", "1 s", "-1", "1d", "1e3", "ten", "1.2.3", "∞", "nan", "٣"])
+def test_what_is_no_duration(text: str):
+    """Negative numbers, other units and other signs are refused."""
+    with pytest.raises(ValueError, match="must be a duration"):
+        duration(text)
+
+
+def test_a_duration_has_an_end():
+    """One that no clock could tell is refused, not an overflow."""
+    with pytest.raises(ValueError, match="too long"):
+        duration("9" * 400)
+
+
+@given(st.text())
+def test_no_text_breaks_a_value(text: str):
+    """Each kind of value takes a text or refuses it with a `ValueError`, and nothing else."""
+    for kind in (duration, count, index, addresses):
+        try:
+            kind(text)
+        except ValueError as ex:
+            assert str(ex)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "²", "9" * 5000])
+def test_counts_are_whole_and_positive(text: str):
+    """A count is at least 1, and in digits."""
+    with pytest.raises(ValueError, match="at least 1"):
+        count(text)
+
+
+@pytest.mark.parametrize("text", ["", ";", "host", "host:", ":1", "host:0", "host:70000", "a:1;b"])
+def test_addresses_have_host_and_port(text: str):
+    """Each of them, and there is one at least."""
+    with pytest.raises(ValueError, match="host:port"):
+        addresses(text)
+
+
+def test_addresses_are_divided_by_semicolons():
+    """Spaces around them and an IPv6 host are fine."""
+    assert addresses("a:1; [::1]:2;") == ["a:1", "[::1]:2"]
+
+
+def test_what_is_left_out_has_a_default():
+    """Epochs of 10 seconds, 5 seconds for a drain."""
+    command = parse_run_command(["flows"], {})
+    assert command.epoch_interval == timedelta(seconds=10)
+    assert command.drain_timeout == timedelta(seconds=5)
+    assert not command.verbose
+
+
+def test_the_environment_gives_what_the_command_line_leaves_out():
+    """Each option has a variable, and an empty variable is none."""
+    environ = {
+        "ENGINE_SNAPSHOT_INTERVAL": "250ms",
+        "ENGINE_DRAIN_TIMEOUT": "1m",
+        "ENGINE_WORKERS_PER_PROCESS": "",
+        "ENGINE_PROCESSES": "1",
+    }
+    command = parse_run_command(["flows"], environ)
+    assert command.epoch_interval == timedelta(milliseconds=250)
+    assert command.drain_timeout == timedelta(minutes=1)
+
+
+def test_the_command_line_wins():
+    """Where both give a value."""
+    command = parse_run_command(["flows", "-s", "0"], {"ENGINE_SNAPSHOT_INTERVAL": "7"})
+    assert command.epoch_interval == timedelta(0)
+
+
+def test_one_worker_at_one_address_is_no_cluster():
+    """What other tools pass on for a single process is accepted."""
+    parse_run_command(["flows", "-w", "1", "-p", "1", "-i", "0", "-a", "localhost:2101"], {})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-w", "2"], "-w 2: more than one worker is not supported yet"),
+        (["-p", "3"], "-p 3: more than one worker is not supported yet"),
+        (["-i", "0", "-a", "a:1;b:2"], "-a a:1;b:2: a cluster of several processes is not"),
+        (["-i", "1"], "-i 1: a process other than 0 needs more addresses"),
+        (["-r", "state"], "-r state: recovery is not supported yet"),
+        (["-b", "0"], "-b 0: recovery is not supported yet"),
+    ],
+)
+def test_what_comes_later_is_refused_by_name(arguments: list[str], said: str):
+    """In one line that names the option."""
+    with pytest.raises(UsageError) as raised:
+        parse_run_command(["flows", *arguments], {})
+    assert str(raised.value).startswith(said)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_bad_variable_is_named():
+    """The message says which variable of the environment has what value."""
+    with pytest.raises(UsageError, match="^ENGINE_SNAPSHOT_INTERVAL=soon: must be a duration"):
+        parse_run_command(["flows"], {"ENGINE_SNAPSHOT_INTERVAL": "soon"})
+    with pytest.raises(UsageError, match="^ENGINE_PROCESSES=2: more than one worker"):
+        parse_run_command(["flows"], {"ENGINE_PROCESSES": "2"})
+
+
+def test_a_stateful_set_gives_number_and_addresses(tmp_path: Path):
+    """From the pod's name and a file of hosts, as under Kubernetes."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("flow-0.flow:9999\nflow-1.flow:9999\n")
+    pod = {"ENGINE_POD_NAME": "flow-1", "ENGINE_STATEFULSET_NAME": "flow"}
+    with pytest.raises(UsageError, match="ENGINE_HOSTFILE_PATH=.*several processes"):
+        parse_run_command(["flows"], {**pod, "ENGINE_HOSTFILE_PATH": str(hosts)})
+    with pytest.raises(UsageError, match="^ENGINE_POD_NAME=flow-1: a process other than 0"):
+        parse_run_command(["flows"], pod)
+    parse_run_command(["flows", "-i", "0"], pod)
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"ENGINE_POD_NAME": "other", "ENGINE_STATEFULSET_NAME": "flow"},
+        {"ENGINE_HOSTFILE_PATH": "/nowhere/hosts"},
+    ],
+)
+def test_a_bad_pod_is_named(environ: dict[str, str]):
+    """A pod of another set, or a missing file of hosts, is an error that says so."""
+    with pytest.raises(UsageError, match="^ENGINE_(POD_NAME=other|HOSTFILE_PATH=/nowhere)"):
+        parse_run_command(["flows"], environ)
+
+
+@pytest.mark.parametrize("main", [run.main, visualize.main, top.main])
+def test_version_and_help(main, project: Project):
+    """Both go to standard output and exit 0."""
+    version = project.call(main, "--version")
+    assert (version.code, version.out) == (0, f"engine {engine.__version__}\n")
+    help_text = project.call(main, "--help")
+    assert help_text.code == 0
+    assert "usage: python -m engine" in help_text.out
+    assert help_text.err == version.err == ""
+
+
+def test_the_help_of_all_names_the_modules(project: Project):
+    """``python -m engine`` says what can be run."""
+    outcome = project.call(top.main)
+    assert outcome.code == 0
+    assert "python -m engine.run" in outcome.out
+    assert "python -m engine.visualize" in outcome.out
+
+
+def test_the_help_tells_the_exit_codes(project: Project):
+    """All of those that a run may have."""
+    text = project.call(run.main, "--help").out
+    for code in ("0", "1", "2", "130", "141", "143"):
+        assert f"\n  {code:<5}" in text
+
+
+@pytest.mark.parametrize("main", [run.main, visualize.main])
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ([], "required: IMPORT_STR"),
+        (["flows", "--verbos"], "unrecognized arguments: --verbos"),
+        (["flows", "more"], "unrecognized arguments: more"),
+        (["flows", "-w"], "expected one argument"),
+        (["flows", "-w", "x", "--plan"], ""),
+    ],
+)
+def test_a_wrong_command_line_exits_2(main, argv: list[str], said: str, project: Project):
+    """With one message on standard error and nothing on standard output."""
+    outcome = project.call(main, *argv)
+    assert outcome.code == 2
+    assert outcome.err.startswith("error: ")
+    assert said in outcome.err
+    assert "Traceback" not in outcome.err
+    assert outcome.out == ""
+
+
+def test_an_option_is_not_shortened(project: Project):
+    """A shortened option would change its meaning once a longer one comes."""
+    assert project.call(run.main, "flows", "--drain", "1").code == 2

@@ -1,0 +1,31 @@
+"""Runs flows as people do: in a process of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.tidy.tree import ROOT
+
+
+def run(*arguments: str, cwd: Path = ROOT) -> str:
+    """What ``python`` with these arguments prints, from any folder."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def run_flow(import_str: str, cwd: Path = ROOT) -> list[str]:
+    """The lines that a flow prints."""
+    return run("-m", "engine.run", import_str, cwd=cwd).splitlines()

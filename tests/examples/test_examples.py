@@ -1,0 +1,104 @@
+"""Each example runs as its docstring says, and gives what it should."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tests.examples.running import run, run_flow
+from tests.tidy.tree import python_files
+
+EXAMPLES = [f for f in python_files("examples/") if not f.path.endswith("__init__.py")]
+COMMAND = re.compile(r"^    python (-m engine\..*)$", re.MULTILINE)
+
+
+def commands() -> list[str]:
+    """Every command that a docstring of an example gives."""
+    return [command for file in EXAMPLES for command in COMMAND.findall(file.text)]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_of_a_docstring_works(command: str, tmp_path: Path):
+    """What the examples tell people to type can be typed."""
+    tmp_path.joinpath("my.txt").write_text("To be or not to be\n")
+    here = command.replace("/tmp/", "")
+    run(*shlex.split(here), cwd=tmp_path)
+
+
+@pytest.mark.parametrize("file", [pytest.param(f, id=f.path) for f in EXAMPLES])
+def test_each_example_says_how_to_run_it(file):
+    """The docstring has a command that runs this very module."""
+    assert any(file.module in command for command in COMMAND.findall(file.text))
+
+
+def test_hello_greets():
+    """The smallest flow maps three records."""
+    assert run_flow("examples.hello") == ["Hello, Ada!", "Hello, Grace!", "Hello, Barbara!"]
+
+
+def test_running_mean_prints_the_mean_of_all_readings_so_far():
+    """Each line's mean is that of the sensor's readings up to this line."""
+    seen: dict[str, list[float]] = {}
+    lines = run_flow("examples.running_mean:means(readings=50, every_s=0)")
+    for line in lines:
+        sensor, reading, mean = re.fullmatch(r"(\w+): ([\d.]+), mean ([\d.]+)", line).groups()
+        seen.setdefault(sensor, []).append(float(reading))
+        assert float(mean) == pytest.approx(sum(seen[sensor]) / len(seen[sensor]), abs=0.0051)
+    assert {sensor: len(values) for sensor, values in seen.items()} == {
+        "attic": 50,
+        "cellar": 50,
+        "garden": 50,
+    }
+
+
+def test_csv_report_adds_up_each_product(tmp_path):
+    """The totals are exact, and stand in the file in alphabetical order."""
+    assert run_flow("examples.csv_report", cwd=tmp_path) == []
+    assert tmp_path.joinpath("report.txt").read_text().splitlines() == [
+        "coffee\t17.80",
+        "honey\t18.60",
+        "jam, plum\t9.30",
+        "tea\t31.50",
+    ]
+
+
+def test_csv_report_complains_of_rows_that_it_cannot_use(tmp_path):
+    """A row with a price that is no number is printed, and the others are summed."""
+    tmp_path.joinpath("orders.csv").write_text("product,pieces,price\ntea,2,1.50\ntea,1,free\n")
+    [line] = run_flow('examples.csv_report:report(orders="orders.csv")', cwd=tmp_path)
+    assert "free" in line
+    assert tmp_path.joinpath("report.txt").read_text() == "tea\t3.00\n"
+
+
+def test_join_orders_tells_paid_from_unpaid_orders():
+    """Every order comes once: with its payment as soon as both are known, or at the end."""
+    lines = run_flow("examples.join_orders")
+    assert sorted(lines) == [
+        "order 1001 of ann: paid by card",
+        "order 1002 of bob: paid by card",
+        "order 1003 of ann: paid by card",
+        "order 1004 of cid: not paid",
+        "order 1005 of eve: paid by transfer",
+        "order 1006 of bob: not paid",
+        "order 1007 of ann: paid by voucher",
+    ]
+    assert [line.endswith("not paid") for line in lines] == [False] * 5 + [True] * 2
+
+
+def test_custom_operator_drops_what_did_not_change():
+    """Of each door only the changes are told."""
+    assert run_flow("examples.custom_operator") == [
+        "The front door is open.",
+        "The back door is closed.",
+        "The front door is closed.",
+        "The back door is open.",
+    ]
+
+
+def test_own_connectors_fill_a_table():
+    """The source gives five numbers, and the sink's table has their squares."""
+    lines = run_flow("examples.own_connectors:squares_into(every_s=0)")
+    assert lines == ["1 1", "2 4", "3 9", "4 16", "5 25"]
