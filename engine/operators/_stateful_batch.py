@@ -188,14 +188,17 @@ class _Running(KeyedLogic):
     def _after(self, key: Any, logic: Any, result: Any, emitted: list[Any]) -> None:
         """Take up what an object returned: emits, discard flag, next notification."""
         emits, discard = checked_result(logic, result)
-        if emits:
-            emitted.extend([(key, emit) for emit in emits])
+        for emit in emits:
+            emitted.append((key, emit))  # noqa: PERF401 - mostly one or none: no comprehension
         if discard:
             del self._states[key]
             self._timers.set(key, None)
         else:
             due = logic.notify_at()
-            self._timers.set(key, None if due is None else _due_s(logic, due))
+            if due is not None:
+                self._timers.set(key, _due_s(logic, due))
+            elif key in self._timers.due_s:
+                self._timers.set(key, None)
 
 
 def build_logic(builder: Callable[[Any], Any], resume: Any, method: str) -> Any:

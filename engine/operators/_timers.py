@@ -22,26 +22,27 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        self._due: dict[Any, float] = {}
+        self.due_s: dict[Any, float] = {}
+        """When each key is due. To be read only."""
         self._heap: list[tuple[float, int, Any]] = []
         self._sequence = 0
 
     def set(self, key: Any, due_s: float | None) -> None:
         """Set, move, or (with None) cancel the timer of a key."""
         if due_s is None:
-            self._due.pop(key, None)
+            self.due_s.pop(key, None)
             return
-        if self._due.get(key) == due_s:
+        if self.due_s.get(key) == due_s:
             return
-        self._due[key] = due_s
+        self.due_s[key] = due_s
         self._sequence += 1
         heapq.heappush(self._heap, (due_s, self._sequence, key))
-        if len(self._heap) > 64 and len(self._heap) > 3 * len(self._due):
+        if len(self._heap) > 64 and len(self._heap) > 3 * len(self.due_s):
             self._rebuild()
 
     def first_s(self) -> float | None:
         """The time of the earliest timer, or None."""
-        heap, due = self._heap, self._due
+        heap, due = self._heap, self.due_s
         while heap:
             due_s, _, key = heap[0]
             if due.get(key) == due_s:
@@ -54,12 +55,12 @@ class Timers:
         keys: list[Any] = []
         while (first := self.first_s()) is not None and first <= now_s:
             key = heapq.heappop(self._heap)[2]
-            del self._due[key]
+            del self.due_s[key]
             keys.append(key)
         return keys
 
     def _rebuild(self) -> None:
         """Drop the entries of moved and cancelled timers, so that the heap stays in proportion."""
-        order = {entry[2]: entry for entry in self._heap if self._due.get(entry[2]) == entry[0]}
+        order = {entry[2]: entry for entry in self._heap if self.due_s.get(entry[2]) == entry[0]}
         self._heap = list(order.values())
         heapq.heapify(self._heap)

@@ -97,8 +97,8 @@ class StageInput:
     """The outgoing edges that a batch from here may reach."""
 
     def ready(self, channel: Channel) -> bool:
-        """Whether an item may be taken out: one that needs no room, or with room for it."""
-        if not channel.items or channel.blocked:
+        """Whether the first item may be taken out: it needs no room, or there is room for it."""
+        if channel.blocked:
             return False
         head = channel.items[0].__class__
         return head is Barrier or head is End or have_room(self.senders)
@@ -141,7 +141,7 @@ class RunningStage:
         channels, count = self.channels, len(self.channels)
         for number in range(self._turn, self._turn + count):
             entry, channel = channels[number % count]
-            if entry.ready(channel):
+            if channel.items and entry.ready(channel):
                 self._turn = (number + 1) % count
                 yield entry, channel
 

@@ -1,9 +1,9 @@
 """The scheduler: runs workers and their coordinator in one thread, in an order drawn by a seed.
 
 At each turn it lists everything that could happen next on any worker, link or in the coordinator,
-draws one by the seed, and does it. Only when nothing can happen does time move, to the next moment
-at which something can. So a run is over in milliseconds, whatever the flow waits for, and the same
-seed gives the same run.
+draws one by the seed, and does it, which takes a moment. When nothing can happen, time jumps to
+the next moment at which something can. So a run is over in milliseconds, whatever the flow waits
+for, and the same seed gives the same run.
 """
 
 from __future__ import annotations
@@ -49,6 +49,9 @@ class SimOptions:
     """Simulated time between epochs; zero makes each source batch an epoch of its own."""
     channel_batches: int = 2
     """How many batches a channel between two stages holds."""
+    step_max: timedelta = timedelta(microseconds=100)
+    """How long one step may take; drawn by the seed. The longer, the more often do timers and
+    epochs come while much else is going on."""
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     """What the wall clock shows at first."""
     steps_max: int = 1_000_000
@@ -131,12 +134,14 @@ class _Simulation:
     def __init__(self, planned: Plan, seed: int, options: SimOptions) -> None:
         self.result = SimResult(seed)
         self.workers: list[Worker] = []
+        self._queues: list[deque[Any]] = []
         self._plan = planned
         self._options = options
         self._random = random.Random(seed)  # noqa: S311 - a schedule, not a secret
         self._clock = FakeClock(options.start.timestamp())
         self._network = FakeNetwork()
         self._lines = [_Lines() for _ in range(options.workers)]
+        self._step_max_s = options.step_max.total_seconds()
         self._interval_s = options.epoch_interval.total_seconds()
         self._coordinator = Coordinator(options.workers, self._interval_s, 0.0)
 
@@ -163,6 +168,7 @@ class _Simulation:
             worker = Worker(self._plan, deal, site, epoch_per_batch=self._interval_s == 0)
             self._network.connect(worker.receive, worker.credit)
             self.workers.append(worker)
+            self._queues += [channel.items for channel in worker.channels.values()]
 
     def _turn(self) -> None:
         self.result.steps += 1
@@ -172,6 +178,7 @@ class _Simulation:
         if actions:
             self._random.choice(actions)()
             self._note_queues()
+            self._clock.advance(self._random.random() * self._step_max_s)
             return
         next_s = min(
             self._coordinator.next_time_s(),
@@ -203,9 +210,8 @@ class _Simulation:
             lines.commands.extend(commands)
 
     def _note_queues(self) -> None:
-        for worker in self.workers:
-            for channel in worker.channels.values():
-                self.result.queued_max = max(self.result.queued_max, len(channel.items))
+        longest = max(map(len, self._queues), default=0)
+        self.result.queued_max = max(self.result.queued_max, longest)
 
     def _describe(self, what: str) -> str:
         queues: dict[Any, int] = {
