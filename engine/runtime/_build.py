@@ -49,9 +49,11 @@ from engine.runtime._plan import (
     runs_of,
 )
 from engine.runtime._ports import Clock, Network
-from engine.runtime._sink_node import DynamicSinkNode, PartitionedSinkNode, SinkNode
+from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
+
+_UNNAMED = Job("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class WorkerSite:
     clock: Clock
     network: Network
     credit: int
+    job: Job = _UNNAMED
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +257,13 @@ class _StageBuilder:
             node: SinkNode
             if hasattr(sink, "list_parts"):
                 names = list(self._deal.sinks[step.step_id])
-                node = PartitionedSinkNode(step.step_id, sink, names, inputs)
+                node = PartitionedSinkNode(step.step_id, sink, names, site.job, inputs)
+                self._running.sinks.append(node)
             else:
-                node = DynamicSinkNode(step.step_id, sink, site.index, site.count, inputs)
-        self._running.sinks.append(node)
+                node = DynamicSinkNode(step.step_id, site.job, inputs)
+                # Before it is opened, so that it is closed if opening fails half-way.
+                self._running.sinks.append(node)
+                node.open(site.index, sink.build(step.step_id, site.index, site.count))
         return node
 
     def _sender(self, crossing: StageEdge) -> Sender:

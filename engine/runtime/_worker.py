@@ -11,6 +11,7 @@ import functools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 from engine.errors import InternalError
@@ -55,8 +56,7 @@ class Worker:
         self.stopped = False
         self.reports: deque[Report] = deque()
         self.network = _Loopback(self, site.network)
-        wired = WorkerSite(site.index, site.count, site.clock, self.network, site.credit)
-        self.stages = build_stages(plan, deal, wired)
+        self.stages = build_stages(plan, deal, replace(site, network=self.network))
         self.channels = {
             (channel.edge, channel.sender): channel
             for stage in self.stages
@@ -205,9 +205,11 @@ class Worker:
             self._source_turn = (self._source_turn + 1) % len(sources)
             if node.ended or (senders and not have_room(senders)):
                 continue
-            wait_s = min(wait_s, self._poll_one(node, senders))
+            wait = self._poll_one(node, senders)
             if self._hold:
                 return 0.0
+            if wait < wait_s:  # noqa: PLR1730 - a call less per batch
+                wait_s = wait
         return wait_s
 
     def _poll_one(self, node: SourceNode, senders: list[Sender]) -> float:
