@@ -24,15 +24,16 @@ def check_outcome(seed: int) -> None:
     """Run the flow of a seed, with steps that emit at the end too, and check what came out."""
     rng = random.Random(seed)
     run = ListRun(draw(seed), rng)
-    options = SimOptions(
-        workers=rng.choice([1, 2, 3, 4]),
-        epoch_interval=timedelta(seconds=rng.choice([0, 10])),
-        channel_batches=rng.choice([1, 2, 3]),
-        step_max=timedelta(milliseconds=rng.choice([0, 100])),
-        kernels=rng.random() < 0.7,
-        steps_max=20_000,
-    )
-    simulate(run.flow(), seed, options)
+    simulate(run.flow(), seed, _options(rng))
+    run.check()
+
+
+def check_abort(seed: int) -> None:
+    """Run the flow of a seed with a source that aborts it, and check what came out by then."""
+    rng = random.Random(seed)
+    run = ListRun(draw(seed, streaming=True), rng, aborts=True)
+    result = simulate(run.flow(), seed, _options(rng))
+    assert result.aborted
     run.check()
 
 
@@ -40,6 +41,17 @@ def check_cuts(seed: int) -> None:
     """Run the flow of a seed with sources and sinks that take notes, and check every epoch."""
     run = _CutRun(seed, workers=(1, 2, 2, 3)[seed % 4], interval_s=(0.0, 0.03, 0.03)[seed % 3])
     run.check(run.run())
+
+
+def _options(rng: random.Random) -> SimOptions:
+    return SimOptions(
+        workers=rng.choice([1, 2, 3, 4]),
+        epoch_interval=timedelta(seconds=rng.choice([0, 10])),
+        channel_batches=rng.choice([1, 2, 3]),
+        step_max=timedelta(milliseconds=rng.choice([0, 100])),
+        kernels=rng.random() < 0.7,
+        steps_max=20_000,
+    )
 
 
 class _CutRun:

@@ -87,6 +87,16 @@ class RandomFlow:
         if self.nodes[leaf].ordered:
             assert by_origin(got) == by_origin(want), f"leaf {leaf} out of order; {self.describe()}"
 
+    def check_begun(self, leaf: int, got: Records) -> None:
+        """What came out is how the whole output begins: nothing extra, no gaps."""
+        want = self.expected(self.inputs)[leaf]
+        extra = Counter(got) - Counter(want)
+        assert not extra, f"leaf {leaf}: extra {extra}; {self.describe()}"
+        if self.nodes[leaf].ordered:
+            whole = by_origin(want)
+            for origin, numbers in by_origin(got).items():
+                assert numbers == whole[origin][: len(numbers)], f"leaf {leaf}: gap at {origin}"
+
 
 @dataclass
 class ListRun:
@@ -94,18 +104,26 @@ class ListRun:
 
     drawn: RandomFlow
     rng: random.Random
+    aborts: bool = False
+    """A source stops the run somewhere."""
     got: dict[int, Records] = field(default_factory=dict)
 
     def flow(self) -> Dataflow:
         """A new flow, and empty lists for it."""
         self.got = {leaf: [] for leaf in self.drawn.leaves}
-        sources = [testing_source(self.rng, records) for records in self.drawn.inputs]
+        items = [with_pauses(self.rng, records) for records in self.drawn.inputs]
+        if self.aborts:
+            items[0].insert(self.rng.randrange(len(items[0]) - 1), TestingSource.ABORT())
+        sources = [TestingSource(each, self.rng.choice([1, 2, 5])) for each in items]
         return self.drawn.build(sources, lambda leaf: (TestingSink(self.got[leaf]), False))
 
     def check(self) -> None:
         """All leaves are as they must be."""
         for leaf, got in self.got.items():
-            self.drawn.check(leaf, got)
+            if self.aborts:
+                self.drawn.check_begun(leaf, got)
+            else:
+                self.drawn.check(leaf, got)
 
 
 def by_origin(records: Records) -> dict[Any, list[int]]:
@@ -116,8 +134,8 @@ def by_origin(records: Records) -> dict[Any, list[int]]:
     return found
 
 
-def testing_source(rng: random.Random, records: Records) -> TestingSource[Any]:
-    """The records with pauses and repeated ends among them, in batches of some size."""
+def with_pauses(rng: random.Random, records: Records) -> list[Any]:
+    """The records with pauses among them, and an end behind them that isn't the last item."""
     items: list[Any] = []
     for record in records:
         if rng.random() < 0.1:
@@ -125,7 +143,7 @@ def testing_source(rng: random.Random, records: Records) -> TestingSource[Any]:
         items.append(record)
     items.append(TestingSource.EOF())
     items.append(("after the end", ("never", 0)))
-    return TestingSource(items, batch_size=rng.choice([1, 2, 5]))
+    return items
 
 
 def draw(seed: int, *, streaming: bool = False) -> RandomFlow:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.checks import check_cuts, check_outcome
+from tests.sim.checks import check_abort, check_cuts, check_outcome
 
 
 @pytest.mark.parametrize("seed", range(60))
@@ -17,3 +17,9 @@ def test_nothing_is_lost_doubled_or_reordered(seed: int):
 def test_every_epoch_is_a_consistent_cut(seed: int):
     """What sinks took by an epoch is what the flow makes of what sources gave by it."""
     check_cuts(seed)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_an_aborted_run_has_begun_the_same_output(seed: int):
+    """What came out before an abort is the beginning of what would have come out."""
+    check_abort(seed)
