@@ -30,6 +30,8 @@ from engine.errors import UserCodeError
 from engine.operators._codegen import RecordCode, Value
 from engine.operators._keys import check_key
 from engine.operators._shown import shown
+from engine.operators._state import KeyedState
+from engine.operators._timers import Timers
 
 
 class Progress(Protocol):
@@ -48,7 +50,7 @@ class StepContext:
     progress: Progress
     now_s: Callable[[], float]
     """The wall clock, in seconds since 1970 UTC."""
-    states: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    state: KeyedState = field(default_factory=KeyedState)
     """State by key; a step that keeps none leaves it empty."""
 
 
@@ -234,6 +236,9 @@ class OutputKernel:
 
 class KeyedLogic(ABC):
     """A running `KeyedKernel`: one step on one worker."""
+
+    timers: Timers | None = None
+    """The timers of a step that has some, for the runtime to save with the state."""
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:

@@ -2,12 +2,26 @@
 
 A binary heap with lazy deletion: setting a key's timer anew leaves its old entry in the heap, to
 be thrown away when it comes up. Used by the keyed steps that can be notified.
+
+With recovery, timers are rows of the store too. Then only those of keys in memory, and those that
+are due before long, are here; the rest is looked for in the store every now and then.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
+
+HORIZON_S = 60.0
+"""How far ahead timers of keys that aren't in memory are read from the store."""
+
+Scan = Callable[[float], Iterable[tuple[float, Any]]]
+"""Gives the stored timers that are due up to a time, as (time, key)."""
+
+TimerChange = tuple[Any, float | None, float | None]
+"""A key, the time that the store has for it, and the time that it is to have."""
 
 
 class Timers:
@@ -25,6 +39,14 @@ class Timers:
         self._due: dict[Any, float] = {}
         self._heap: list[tuple[float, int, Any]] = []
         self._sequence = 0
+        self._stored: dict[Any, float] = {}
+        self._scan: Scan | None = None
+        self._scanned_until_s = -math.inf
+
+    def attach(self, scan: Scan, now_s: float) -> None:
+        """From now on look for timers in the store as well."""
+        self._scan = scan
+        self._look_ahead(now_s)
 
     def set(self, key: Any, due_s: float | None) -> None:
         """Set, move, or (with None) cancel the timer of a key."""
@@ -39,8 +61,30 @@ class Timers:
         if len(self._heap) > 64 and len(self._heap) > 3 * len(self._due):
             self._rebuild()
 
+    def get(self, key: Any) -> float | None:
+        """The timer of a key in memory, or None."""
+        return self._due.get(key)
+
     def first_s(self) -> float | None:
-        """The time of the earliest timer, or None."""
+        """When `pop_due` has something to do next, or None."""
+        first_s = self._first_here_s()
+        if self._scan is None:
+            return first_s
+        look_s = self._scanned_until_s - HORIZON_S / 2
+        return look_s if first_s is None else min(first_s, look_s)
+
+    def pop_due(self, now_s: float) -> list[Any]:
+        """Keys whose time has come, earliest first; their timers are spent."""
+        if self._scan is not None and now_s >= self._scanned_until_s - HORIZON_S / 2:
+            self._look_ahead(now_s)
+        keys: list[Any] = []
+        while (first_s := self._first_here_s()) is not None and first_s <= now_s:
+            key = heapq.heappop(self._heap)[2]
+            del self._due[key]
+            keys.append(key)
+        return keys
+
+    def _first_here_s(self) -> float | None:
         heap, due = self._heap, self._due
         while heap:
             due_s, _, key = heap[0]
@@ -49,17 +93,47 @@ class Timers:
             heapq.heappop(heap)
         return None
 
-    def pop_due(self, now_s: float) -> list[Any]:
-        """Keys whose time has come, earliest first; their timers are spent."""
-        keys: list[Any] = []
-        while (first := self.first_s()) is not None and first <= now_s:
-            key = heapq.heappop(self._heap)[2]
-            del self._due[key]
-            keys.append(key)
-        return keys
+    def _look_ahead(self, now_s: float) -> None:
+        assert self._scan is not None  # noqa: S101
+        self._scanned_until_s = now_s + HORIZON_S
+        for due_s, key in self._scan(self._scanned_until_s):
+            # What is in memory knows better than the store does.
+            if key not in self._due and key not in self._stored:
+                self._stored[key] = due_s
+                self.set(key, due_s)
 
     def _rebuild(self) -> None:
         """Drop the entries of moved and cancelled timers, so that the heap stays in proportion."""
         order = {entry[2]: entry for entry in self._heap if self._due.get(entry[2]) == entry[0]}
         self._heap = list(order.values())
         heapq.heapify(self._heap)
+
+    # What the store has
+
+    def loaded(self, key: Any, stored_s: float | None) -> None:
+        """A key's state came from the store, which has this timer for it."""
+        if stored_s is not None:
+            self._stored[key] = stored_s
+
+    def barrier(self, keys: Iterable[Any]) -> list[TimerChange]:
+        """What an epoch that touched these keys changed; the store is taken to have it now."""
+        changes: list[TimerChange] = []
+        for key in keys:
+            stored_s, due_s = self._stored.get(key), self._due.get(key)
+            if stored_s == due_s:
+                continue
+            changes.append((key, stored_s, due_s))
+            if due_s is None:
+                del self._stored[key]
+            else:
+                self._stored[key] = due_s
+        return changes
+
+    def evicted(self, keys: Iterable[Any]) -> None:
+        """These keys are in the store alone now: keep only timers that come before long."""
+        for key in keys:
+            if self._due.get(key, -math.inf) > self._scanned_until_s:
+                del self._due[key]
+                self._stored.pop(key, None)
+            elif key not in self._due:
+                self._stored.pop(key, None)

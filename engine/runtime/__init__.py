@@ -10,7 +10,7 @@ from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
-from engine.runtime._messages import Command, Report
+from engine.runtime._messages import Command, Decision, LinkEpoch, Report
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
@@ -22,6 +22,7 @@ from engine.runtime._plan import (
     runs_of,
 )
 from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
+from engine.runtime._store import StepChanges, Store
 from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, Drain, RunOptions, closing, run_flow
 from engine.runtime._worker import Worker
 
@@ -29,6 +30,10 @@ __all__ = [
     "DEFAULT_EPOCH_INTERVAL",
     "Clock",
     "Command",
+    "Decision",
+    "LinkEpoch",
+    "StepChanges",
+    "Store",
     "Coordinator",
     "Drain",
     "EdgeId",

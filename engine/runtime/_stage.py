@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.operators._state import KeyedState
+from engine.operators._timers import Timers
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
@@ -17,6 +19,7 @@ from engine.runtime._nodes import KeyedNode, Node, Target
 from engine.runtime._ports import Network
 from engine.runtime._sink_node import SinkNode
 from engine.runtime._source_node import SourceNode
+from engine.runtime._store import StepChanges
 
 
 def have_room(senders: Sequence[Sender]) -> bool:
@@ -97,8 +100,8 @@ class StageInput:
     """The outgoing edges that a batch from here may reach."""
 
     def ready(self, channel: Channel) -> bool:
-        """Whether an item may be taken out: one that needs no room, or with room for it."""
-        if not channel.items or channel.blocked:
+        """Whether the first item may be taken out: it needs no room, or there is room for it."""
+        if channel.blocked:
             return False
         head = channel.items[0].__class__
         return head is Barrier or head is End or have_room(self.senders)
@@ -109,6 +112,21 @@ class StageProgress:
     """The epoch that the stage's records belong to now."""
 
     epoch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class StepState:
+    """What a step has to save at a barrier."""
+
+    step_id: str
+    state: KeyedState
+    timers: Timers | None
+
+    def barrier(self, epoch: Epoch) -> StepChanges:
+        """What the epoch changed."""
+        state = self.state.barrier(epoch)
+        timers = [] if self.timers is None else self.timers.barrier([*state.keys, *state.gone])
+        return StepChanges(self.step_id, state, timers)
 
 
 @dataclass(slots=True)
@@ -127,6 +145,7 @@ class RunningStage:
     inputs: list[StageInput] = field(default_factory=list[StageInput])
     senders: list[Sender] = field(default_factory=list[Sender])
     nodes: list[Node] = field(default_factory=list[Node])
+    states: list[StepState] = field(default_factory=list["StepState"])
     channels: list[tuple[StageInput, Channel]] = field(
         default_factory=list[tuple[StageInput, Channel]]
     )
@@ -141,7 +160,7 @@ class RunningStage:
         channels, count = self.channels, len(self.channels)
         for number in range(self._turn, self._turn + count):
             entry, channel = channels[number % count]
-            if entry.ready(channel):
+            if channel.items and entry.ready(channel):
                 self._turn = (number + 1) % count
                 yield entry, channel
 

@@ -259,29 +259,130 @@ def _redistribute(rng: random.Random, nodes: list[Node]) -> list[Node]:
 
 
 def _stateful_map(rng: random.Random, nodes: list[Node]) -> list[Node]:
-    """Number the records of each key: by origin where there is an order, else all together."""
+    """Count the records of each key to three, by origin where there is an order."""
     up = _pick(rng, nodes)
-    ordered = nodes[up].ordered
+    by_origin_too = nodes[up].ordered
 
-    def mapper(state: dict[str, int] | None, value: tuple[str, int]) -> tuple[Any, Any]:
-        origin, number = value if ordered else ("count", 0)
-        state = state or {}
-        count = state[origin] = state.get(origin, 0) + 1
-        return (None if count % 7 == 0 and len(state) == 1 else state), (origin, number * 8 + count)
+    def mapper(
+        state: dict[str, int] | None, value: tuple[str, int]
+    ) -> tuple[dict[str, int] | None, tuple[str, int]]:
+        origin, number = value if by_origin_too else ("all", 0)
+        counts = dict(state or {})
+        count = counts.pop(origin, 0) + 1
+        if count < 3:
+            counts[origin] = count
+        return counts or None, (origin, number * 4 + count)
 
     def oracle(records: Records) -> Records:
         states: dict[Any, Any] = {}
         made: Records = []
         for key, value in records:
-            states[key], out = mapper(states.get(key), value)
+            states[_typed(key)], out = mapper(states.get(_typed(key)), value)
             made.append((key, out))
         return made
 
-    # The state is dropped now and then, which is only foreseeable for keys of one origin.
-    if not ordered:
-        mapper = _counting
-    else:
-        mapper = _counting_by_origin
-    return [
-        Node("stateful_map", (up,), lambda i, s: op.stateful_map(i, s, mapper), oracle, ordered=True)
-    ]
+    def build(step_id: str, up: Stream[Any]) -> Stream[Any]:
+        return op.stateful_map(step_id, up, mapper)
+
+    return [Node("stateful_map", (up,), build, oracle, ordered=True)]
+
+
+def _fold_final(rng: random.Random, nodes: list[Node]) -> list[Node]:
+    """All values of a key, as one number."""
+    up = _pick(rng, nodes)
+    ordered = nodes[up].ordered
+
+    def build(step_id: str, up: Stream[Any]) -> Stream[Any]:
+        return op.map_value(f"{step_id}sum", _folded(step_id, up), lambda all_: _sum(all_, ordered))
+
+    def oracle(records: Records) -> Records:
+        return [(key, _sum(values, ordered)) for key, values in _grouped(records)]
+
+    return [Node("fold_final", (up,), build, oracle, ordered=True)]
+
+
+def _join(rng: random.Random, nodes: list[Node]) -> list[Node]:
+    """The folds of two streams."""
+    ups = (_pick(rng, nodes), _pick(rng, nodes))
+    ordered = [nodes[up].ordered for up in ups]
+    final = rng.random() < 0.5
+
+    def both(values: tuple[Any, Any]) -> tuple[str, int]:
+        sums = [None if v is None else _sum(v, o) for v, o in zip(values, ordered, strict=True)]
+        return "join", zlib.crc32(repr(sums).encode())
+
+    def build(step_id: str, left: Stream[Any], right: Stream[Any]) -> Stream[Any]:
+        joined = op.join(
+            step_id,
+            _folded(f"{step_id}left", left),
+            _folded(f"{step_id}right", right),
+            emit_mode="final" if final else "complete",
+        )
+        return op.map_value(f"{step_id}sum", joined, both)
+
+    def oracle(left: Records, right: Records) -> Records:
+        sides = [dict((_typed(k), (k, vs)) for k, vs in _grouped(side)) for side in (left, right)]
+        keys = sides[0].keys() | sides[1].keys() if final else sides[0].keys() & sides[1].keys()
+        made: Records = []
+        for typed in keys:
+            key = next(side[typed][0] for side in sides if typed in side)
+            values = tuple(side[typed][1] if typed in side else None for side in sides)
+            made.append((key, both(values)))
+        return made
+
+    return [Node("join", ups, build, oracle, ordered=True)]
+
+
+def _collect(rng: random.Random, nodes: list[Node]) -> list[Node]:
+    """Lists of values, taken apart again."""
+    up = _pick(rng, nodes)
+    timeout, size = timedelta(seconds=rng.choice([0, 2, 20])), rng.choice([1, 2, 5])
+
+    def spread(values: list[Any]) -> list[Any]:
+        assert 1 <= len(values) <= size
+        return values
+
+    def build(step_id: str, up: Stream[Any]) -> Stream[Any]:
+        return op.flat_map_value(f"{step_id}spread", op.collect(step_id, up, timeout, size), spread)
+
+    return [Node("collect", (up,), build, list, nodes[up].ordered)]
+
+
+def _folded(step_id: str, up: Stream[Any]) -> Stream[Any]:
+    return op.fold_final(step_id, up, list, lambda values, value: [*values, value])
+
+
+def _grouped(records: Records) -> list[tuple[Any, list[Any]]]:
+    groups: dict[Any, tuple[Any, list[Any]]] = {}
+    for key, value in records:
+        groups.setdefault(_typed(key), (key, []))[1].append(value)
+    return list(groups.values())
+
+
+def _typed(key: Any) -> Any:
+    return type(key), key
+
+
+def _sum(values: list[tuple[str, int]], ordered: bool) -> tuple[str, int]:
+    """One number for values that are only in order by origin, or in no order at all."""
+    seen = sorted(values, key=lambda value: value[0]) if ordered else sorted(values)
+    return "fold", zlib.crc32(repr(seen).encode())
+
+
+STREAMING: dict[str, Callable[[random.Random, list[Node]], list[Node]]] = {
+    "map": _map,
+    "filter": _filter,
+    "flat_map": _flat_map,
+    "batches": _batches,
+    "rekey": _rekey,
+    "branch": _branch,
+    "merge": _merge,
+    "redistribute": _redistribute,
+    "stateful_map": _stateful_map,
+}
+HOLDING: dict[str, Callable[[random.Random, list[Node]], list[Node]]] = {
+    "fold_final": _fold_final,
+    "join": _join,
+    "collect": _collect,
+}
+"""Steps that emit later than at once, some of them at the end of input only."""
