@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 from engine._cli.exits import Exit, say
 from engine._version import __version__
 
-_DURATION = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)(?P<unit>ms|s|m|h)?")
+_DURATION = re.compile(r"(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<unit>ms|s|m|h)?")
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 _HELP_WIDTH = 96
 _PORT_MAX = 65535

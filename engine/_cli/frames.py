@@ -52,7 +52,8 @@ def owner_of(filename: str) -> Owner:
         return Owner.ENGINE
     if {"site-packages", "dist-packages"} & set(PurePath(filename).parts):
         return Owner.LIBRARY
-    if filename.startswith(("<frozen ", *_python_dirs())):
+    # What is in angle brackets was generated, as by `dataclass`: there is no line to show.
+    if filename.startswith(("<", *_python_dirs())):
         return Owner.PYTHON
     return Owner.USER
 
@@ -69,10 +70,8 @@ def user_places(traceback: TracebackType | None, at_most: int) -> list[Place]:
 
 def raised_by_engine(traceback: TracebackType | None) -> bool:
     """Whether the innermost frame is the engine's own."""
-    filename = ""
-    for frame, _ in frames_of(traceback):
-        filename = frame.f_code.co_filename
-    return owner_of(filename) is Owner.ENGINE
+    owners = [owner_of(frame.f_code.co_filename) for frame, _ in frames_of(traceback)]
+    return owners[-1:] == [Owner.ENGINE]
 
 
 def definition_place(function: Any) -> Place | None:

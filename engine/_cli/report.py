@@ -191,8 +191,13 @@ def _enclosing_steps(steps: list[Operator], step_id: str) -> list[Operator]:
 
 
 def _refused_by_operator(error: BaseException) -> bool:
-    """Whether an operator refused its arguments, as opposed to the user's module raising."""
-    return isinstance(error, TypeError | ValueError) and raised_by_engine(error.__traceback__)
+    """Whether a call of the user's was refused, as opposed to the user's module raising."""
+    traceback = error.__traceback__
+    return (
+        isinstance(error, TypeError | ValueError)
+        and raised_by_engine(traceback)
+        and bool(user_places(traceback, 1))
+    )
 
 
 def _labelled(label: str, text: Any) -> str:

@@ -59,7 +59,7 @@ def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
         FlowError: The flow has no input or no output.
     """
     planned = plan(flow, workers)
-    steps = [RenderedStep(step.step_id, step.operator) for step in planned.steps]
+    steps = [RenderedStep(step.inner_id, step.operator) for step in planned.steps]
     stages = [
         RenderedStage(
             stage.index,

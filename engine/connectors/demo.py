@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from engine.clock import utc_now
 from engine.connectors._source import FixedPartitionedSource, StatefulSourcePartition
 
+__all__ = ["RandomMetricSource"]
+
 
 def _random_digit() -> float:
     import random  # noqa: PLC0415 (only flows that use the default pay for it)

@@ -15,19 +15,17 @@ general rules are in `docs/sinks.md`; here is how this sink keeps them:
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import is_dataclass
 from datetime import timedelta
 from errno import ENOENT
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import Any, get_args
 
+from engine.connectors._columns import Columns, Value
 from engine.connectors._sink import (
     PENDING,
     Delivery,
@@ -40,9 +38,6 @@ from engine.connectors._sink import (
 from engine.errors import ConnectorError
 
 __all__ = ["SqliteSink"]
-
-Value: TypeAlias = int | float | str | bytes | None
-"""What SQLite can store."""
 
 _ROWS_AT_ONCE = 2_000
 # Some ten milliseconds of work, after which the operator thread gets its turn.
@@ -147,13 +142,13 @@ class SqliteSink(DynamicSink[Any]):
             database.close()
             raise
         kind = _ExactlyOncePart if self.delivery == "exactly-once" else _AtLeastOncePart
-        return kind(database, _Columns(self._columns))
+        return kind(database, Columns(self._columns))
 
 
 class _ExactlyOncePart(StatelessSinkPartition[Any]):
     """Leaves the rows of an epoch to the engine, and publishes them together with the marker."""
 
-    def __init__(self, database: _Database, columns: _Columns) -> None:
+    def __init__(self, database: _Database, columns: Columns) -> None:
         self._database = database
         self._columns = columns
         self._marker: _Marker | None = None
@@ -188,6 +183,7 @@ class _ExactlyOncePart(StatelessSinkPartition[Any]):
         for _ in steps:
             self._publishing = steps
             return PENDING
+        self._claimed().epoch = epoch
         return None
 
     def _steps(self, epoch: int, rows: list[bytes]) -> Iterator[None]:
@@ -207,7 +203,7 @@ class _ExactlyOncePart(StatelessSinkPartition[Any]):
 class _AtLeastOncePart(StatelessSinkPartition[Any]):
     """Writes the rows of an epoch at its flush, without a marker."""
 
-    def __init__(self, database: _Database, columns: _Columns) -> None:
+    def __init__(self, database: _Database, columns: Columns) -> None:
         self._database = database
         self._columns = columns
         self._unwritten: list[list[Value]] = []
@@ -237,7 +233,7 @@ class _Marker:
     Its key is that of the shard: (store id, step, shard).
 
     Attributes:
-        epoch: The last epoch that is out; 0 before the first.
+        epoch: The last epoch that is out, as was read or published; 0 before the first.
     """
 
     _CREATE = """
@@ -280,7 +276,7 @@ class _Marker:
             FencedError: A higher generation is there.
         """
         for _ in self._database.transaction(self._claim):
-            """Nothing else is to be done before the first record."""
+            pass  # Before the first record there is nothing else to do.
 
     def _claim(self) -> Iterable[None]:
         self._database.execute(self._CREATE)
@@ -299,7 +295,8 @@ class _Marker:
         """
         values = (epoch, *self._key, self._session.generation, epoch)
         was_behind = self._database.execute(self._MOVE, values).rowcount == 1
-        self.epoch = epoch if was_behind else self._read_as_ours()
+        if not was_behind:
+            self._read_as_ours()
         return was_behind
 
     def _read_as_ours(self) -> int:
@@ -429,7 +426,7 @@ class _Database:
             yield row
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self) -> Generator[None]:
         try:
             yield
         except sqlite3.Error as ex:
@@ -439,99 +436,6 @@ class _Database:
     def close(self) -> None:
         """Close the connection, which takes an open transaction back. Idempotent."""
         self._connection.close()
-
-
-class _Columns:
-    """Turns records into the values of the columns, and these into bytes and back.
-
-    As bytes they are JSON, in which numbers and text stay what they are.
-    """
-
-    def __init__(self, names: tuple[str, ...]) -> None:
-        self._names = names
-        self._encode = json.JSONEncoder(default=_bytes_to_json).encode
-        self._decode = json.JSONDecoder(object_hook=_bytes_from_json).decode
-        self.header = self._encode(names).encode()
-
-    def encoded(self, record: Any) -> bytes:
-        """Give the values of a record as bytes; raises what `values` does."""
-        return self._encode(self.values(record)).encode()
-
-    def decoded(self, rows: list[bytes]) -> Iterator[list[Value]]:
-        """Give the values back, of rows that begin with the header.
-
-        Raises:
-            ConnectorError: They are those of other columns.
-        """
-        if rows and rows[0] != self.header:
-            msg = (
-                f"the last run kept rows with the columns {rows[0].decode()}; they are now "
-                f"{self.header.decode()}. Set them back for one run, so that these get written"
-            )
-            raise ConnectorError(msg)
-        return (self._decode(row.decode()) for row in rows[1:])
-
-    def values(self, record: Any) -> list[Value]:
-        """Give the values of a record in the order of the columns.
-
-        Raises:
-            TypeError: The record, or a value, is of a type that has no place in a table.
-            ValueError: A column is missing, or a value is beyond what SQLite can store.
-        """
-        values = self._picked(record)
-        for name, value in zip(self._names, values, strict=True):
-            _check(name, value)
-        return values
-
-    def _picked(self, record: Any) -> list[Any]:
-        if isinstance(record, tuple | list):
-            if len(record) != len(self._names):
-                msg = f"got {len(record)} values for the columns {self._names}: {record!r:.200}"
-                raise ValueError(msg)
-            return list(record)
-        try:
-            if isinstance(record, Mapping):
-                return [record[name] for name in self._names]
-            if is_dataclass(record):
-                return [getattr(record, name) for name in self._names]
-        except (KeyError, AttributeError) as ex:
-            msg = f"no value for each of the columns {self._names} in {record!r:.200}"
-            raise ValueError(msg) from ex
-        msg = (
-            "records to write must be mappings, dataclasses, tuples or lists; got "
-            f"{record!r:.200} of type `{type(record).__name__}`"
-        )
-        raise TypeError(msg)
-
-
-def _check(column: str, value: object) -> None:
-    if value is None or isinstance(value, float | bytes):
-        return
-    if isinstance(value, int):
-        if not -(2**63) <= value < 2**63:
-            msg = f"column {column!r}: {value} does not fit in 64 bits"
-            raise ValueError(msg)
-    elif isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as ex:
-            msg = f"column {column!r}: {value!r:.80} can't be written as UTF-8 text: {ex}"
-            raise ValueError(msg) from ex
-    else:
-        msg = (
-            f"column {column!r}: SQLite stores int, float, str, bytes and None; got {value!r:.80} "
-            f"of type `{type(value).__name__}`. Turn it into one of these before the output, for "
-            "example with op.map"
-        )
-        raise TypeError(msg)
-
-
-def _bytes_to_json(value: bytes) -> dict[str, str]:
-    return {"base64": b64encode(value).decode()}
-
-
-def _bytes_from_json(value: dict[str, str]) -> bytes:
-    return b64decode(value["base64"])
 
 
 def _chosen_statement(table: str | None, statement: str | None, columns: Sequence[str]) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 from engine.connectors._sink import DynamicSink, StatelessSinkPartition
 
+__all__ = ["StdOutSink"]
+
 
 class StdOutSink(DynamicSink[Any]):
     r"""Writes each item as text on a line of its own to standard output.

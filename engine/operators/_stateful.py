@@ -137,36 +137,31 @@ class _OneByOne(StatefulBatchLogic[V, W, S]):
         self, builder: Callable[[S | None], StatefulLogic[V, W, S]], resume: S | None
     ) -> None:
         self._builder = builder
-        self._logic: StatefulLogic[V, W, S] | None = build_logic(builder, resume, "on_item")
+        self._logic: StatefulLogic[V, W, S] = build_logic(builder, resume, "on_item")
 
     def on_batch(self, values: list[V]) -> tuple[list[W], bool]:
         emitted: list[W] = []
-        logic = self._logic
+        logic, discarded = self._logic, False
         for value in values:
-            if logic is None:
+            if discarded:
                 logic = build_logic(self._builder, None, "on_item")
-            emits, discard = checked_result(logic, logic.on_item(value))
-            emitted.extend(emits)
-            if discard:
-                logic = None
+            emits, discarded = checked_result(logic, logic.on_item(value))
+            emitted += emits
+        # A discarded logic takes this object with it, so nothing is called on it any more.
         self._logic = logic
-        return emitted, logic is None
+        return emitted, discarded
 
     def on_notify(self) -> tuple[Iterable[W], bool]:
-        return self._live().on_notify()
+        return self._logic.on_notify()
 
     def on_eof(self) -> tuple[Iterable[W], bool]:
-        return self._live().on_eof()
+        return self._logic.on_eof()
 
     def notify_at(self) -> datetime | None:
-        return self._live().notify_at()
+        return self._logic.notify_at()
 
     def snapshot(self) -> S:
-        return self._live().snapshot()
-
-    def _live(self) -> StatefulLogic[V, W, S]:
-        # A discarded logic takes this object with it, so nothing is called on it any more.
-        return cast("StatefulLogic[V, W, S]", self._logic)
+        return self._logic.snapshot()
 
 
 @operator(kernel=lambda step, _workers: StatefulFlatMapKernel(step.params["mapper"]))

@@ -190,14 +190,17 @@ class _Running(KeyedLogic):
     def _after(self, key: Any, logic: Any, result: Any, emitted: list[Any]) -> None:
         """Take up what an object returned: emits, discard flag, next notification."""
         emits, discard = checked_result(logic, result)
-        if emits:
-            emitted.extend([(key, emit) for emit in emits])
+        for emit in emits:
+            emitted.append((key, emit))  # noqa: PERF401 - mostly one or none: no comprehension
         if discard:
             self._state.discard(key)
             self.timers.set(key, None)
         else:
             due = logic.notify_at()
-            self.timers.set(key, None if due is None else _due_s(logic, due))
+            if due is not None:
+                self.timers.set(key, _due_s(logic, due))
+            elif key in self.timers.due_s:
+                self.timers.set(key, None)
 
 
 class _ObjectForm(StateForm):
@@ -208,7 +211,7 @@ class _ObjectForm(StateForm):
         self._timers = timers
 
     def to_stored(self, key: Any, state: Any) -> Any:
-        return (self._timers.get(key), state.snapshot())
+        return (self._timers.due_s.get(key), state.snapshot())
 
     def from_stored(self, key: Any, stored: Any) -> Any:
         due_s, snapshot = stored

@@ -36,7 +36,8 @@ class Timers:
     """
 
     def __init__(self) -> None:
-        self._due: dict[Any, float] = {}
+        self.due_s: dict[Any, float] = {}
+        """When each key is due. To be read only."""
         self._heap: list[tuple[float, int, Any]] = []
         self._sequence = 0
         self._stored: dict[Any, float] = {}
@@ -51,19 +52,15 @@ class Timers:
     def set(self, key: Any, due_s: float | None) -> None:
         """Set, move, or (with None) cancel the timer of a key."""
         if due_s is None:
-            self._due.pop(key, None)
+            self.due_s.pop(key, None)
             return
-        if self._due.get(key) == due_s:
+        if self.due_s.get(key) == due_s:
             return
-        self._due[key] = due_s
+        self.due_s[key] = due_s
         self._sequence += 1
         heapq.heappush(self._heap, (due_s, self._sequence, key))
-        if len(self._heap) > 64 and len(self._heap) > 3 * len(self._due):
+        if len(self._heap) > 64 and len(self._heap) > 3 * len(self.due_s):
             self._rebuild()
-
-    def get(self, key: Any) -> float | None:
-        """The timer of a key in memory, or None."""
-        return self._due.get(key)
 
     def first_s(self) -> float | None:
         """When `pop_due` has something to do next, or None."""
@@ -80,12 +77,12 @@ class Timers:
         keys: list[Any] = []
         while (first_s := self._first_here_s()) is not None and first_s <= now_s:
             key = heapq.heappop(self._heap)[2]
-            del self._due[key]
+            del self.due_s[key]
             keys.append(key)
         return keys
 
     def _first_here_s(self) -> float | None:
-        heap, due = self._heap, self._due
+        heap, due = self._heap, self.due_s
         while heap:
             due_s, _, key = heap[0]
             if due.get(key) == due_s:
@@ -98,13 +95,13 @@ class Timers:
         self._scanned_until_s = now_s + HORIZON_S
         for due_s, key in self._scan(self._scanned_until_s):
             # What is in memory knows better than the store does.
-            if key not in self._due and key not in self._stored:
+            if key not in self.due_s and key not in self._stored:
                 self._stored[key] = due_s
                 self.set(key, due_s)
 
     def _rebuild(self) -> None:
         """Drop the entries of moved and cancelled timers, so that the heap stays in proportion."""
-        order = {entry[2]: entry for entry in self._heap if self._due.get(entry[2]) == entry[0]}
+        order = {entry[2]: entry for entry in self._heap if self.due_s.get(entry[2]) == entry[0]}
         self._heap = list(order.values())
         heapq.heapify(self._heap)
 
@@ -119,7 +116,7 @@ class Timers:
         """What an epoch that touched these keys changed; the store is taken to have it now."""
         changes: list[TimerChange] = []
         for key in keys:
-            stored_s, due_s = self._stored.get(key), self._due.get(key)
+            stored_s, due_s = self._stored.get(key), self.due_s.get(key)
             if stored_s == due_s:
                 continue
             changes.append((key, stored_s, due_s))
@@ -132,8 +129,8 @@ class Timers:
     def evicted(self, keys: Iterable[Any]) -> None:
         """These keys are in the store alone now: keep only timers that come before long."""
         for key in keys:
-            if self._due.get(key, -math.inf) > self._scanned_until_s:
-                del self._due[key]
+            if self.due_s.get(key, -math.inf) > self._scanned_until_s:
+                del self.due_s[key]
                 self._stored.pop(key, None)
-            elif key not in self._due:
+            elif key not in self.due_s:
                 self._stored.pop(key, None)

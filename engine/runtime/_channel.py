@@ -30,10 +30,6 @@ class Channel:
         """A barrier was taken out and the stage isn't aligned yet."""
         self.ended = False
 
-    def ready(self) -> bool:
-        """Whether an item may be taken out."""
-        return bool(self.items) and not self.blocked
-
     def take(self) -> Any:
         """The next item; a barrier blocks the channel until its stage is aligned."""
         item = self.items.popleft()

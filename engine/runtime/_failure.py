@@ -133,9 +133,8 @@ def _look_at_node(scene: _Scene, local: dict[str, Any]) -> None:
     step_id = owner.step_id if isinstance(owner, Node) else local.get("step_id")
     if isinstance(step_id, str):
         scene.step_id, scene.key, scene.record, scene.has_record = step_id, None, None, False
-    if isinstance(owner, Node | KeyedLogic):
-        if "key" in local:
-            scene.key = local["key"]
-        for name in _RECORD_NAMES:
-            if name in local:
-                scene.record, scene.has_record = local[name], True
+    if isinstance(owner, Node | KeyedLogic) and "key" in local:
+        scene.key = local["key"]
+    for name in _RECORD_NAMES:
+        if name in local:
+            scene.record, scene.has_record = local[name], True

@@ -14,6 +14,7 @@ from enum import Enum
 from typing import Any
 
 from engine.dataflow import Dataflow, Operator
+from engine.dataflow._fingerprint import leaf_steps
 from engine.errors import FlowError, InternalError
 from engine.operators._kernels import (
     InputKernel,
@@ -46,6 +47,10 @@ class PlannedStep:
 
     index: int
     step_id: str
+    """The step as a user knows it: one that the engine's operators are composed of goes by the
+    name of the operator, so that errors and saved state don't depend on how it is composed."""
+    inner_id: str
+    """The step itself, by its own id."""
     operator: str
     kernel: Any
     ups: tuple[str, ...]
@@ -112,10 +117,15 @@ def plan(flow: Dataflow, workers: int = 1, *, kernels: bool = True) -> Plan:
         FlowError: The flow has no input or no output.
     """
     steps = tuple(
-        PlannedStep(i, op.step_id, op.name, kernel, _ups(op), _downs(op))
-        for i, (op, kernel) in enumerate(_flatten(flow.substeps, workers, kernels=kernels))
+        PlannedStep(i, leaf.step_id, op.step_id, op.name, kernel, _ups(op), _downs(op))
+        for i, (leaf, op, kernel) in enumerate(
+            (leaf, op, kernel)
+            for leaf in leaf_steps(flow.substeps)
+            for op, kernel in _flatten([leaf], workers, kernels=kernels)
+        )
     )
     _check_ends(flow, steps)
+    _check_states(steps)
     edges = tuple(_edges(steps, workers))
     stages = _stages(steps, edges)
     stage_of = {step: stage.index for stage in stages for step in stage.steps}
@@ -188,6 +198,17 @@ def _check_ends(flow: Dataflow, steps: tuple[PlannedStep, ...]) -> None:
     if not any(isinstance(step.kernel, ends) for step in steps):
         msg = f"dataflow {flow.flow_id!r} has no output; add one with `op.output` or `op.inspect`"
         raise FlowError(msg)
+
+
+def _check_states(steps: tuple[PlannedStep, ...]) -> None:
+    """The state of a step goes by the step's name alone, so two can't have the same."""
+    keyed: set[str] = set()
+    for step in steps:
+        if _route(step.kernel) is Route.KEY:
+            if step.step_id in keyed:
+                msg = f"two keyed steps go by the name {step.step_id!r}"
+                raise InternalError(msg)
+            keyed.add(step.step_id)
 
 
 def _edges(steps: tuple[PlannedStep, ...], workers: int) -> Iterator[PlannedEdge]:

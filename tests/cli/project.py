@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,9 +58,9 @@ class Project:
         said = self.capture.readouterr()
         return Outcome(int(code), said.out, said.err)
 
-    def start(self, *argv: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        """Run `engine.run` in a process of its own, whose signals are those of a terminal's."""
-        return subprocess.Popen(
+    def start(self, *argv: str, stdout: int = subprocess.PIPE) -> Running:
+        """Run `engine.run` in a process of its own."""
+        process = subprocess.Popen(
             [sys.executable, "-m", "engine.run", *argv],
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -67,14 +68,39 @@ class Project:
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            start_new_session=True,
         )
+        return Running(process)
 
 
-def ended(process: subprocess.Popen[str], out_before: str = "") -> Outcome:
-    """Wait for a process, which must not hang."""
-    try:
-        out, err = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    return Outcome(process.returncode, out_before + (out or ""), err)
+class Running:
+    """A process that a test talks to.
+
+    One that hangs is killed with all that it started, and fails the test by its exit code.
+    """
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._lines = {"stdout": "", "stderr": ""}
+        self._watchdog = threading.Timer(30, os.killpg, (process.pid, signal.SIGKILL))
+        self._watchdog.start()
+
+    def line(self, stream: str = "stdout") -> str:
+        """Wait for the next line of its output; what was waited for is part of the outcome too."""
+        line = getattr(self.process, stream).readline()
+        self._lines[stream] += line
+        return line.rstrip("\n")
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def ended(self) -> Outcome:
+        """Wait for its end."""
+        with self.process:
+            out = self.process.stdout.read() if self.process.stdout else ""
+            err = self.process.stderr.read() if self.process.stderr else ""
+            code = self.process.wait()
+        self._watchdog.cancel()
+        self._watchdog.join()
+        return Outcome(code, self._lines["stdout"] + out, self._lines["stderr"] + err)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -36,7 +37,9 @@ def test_durations(text: str, milliseconds: int):
     assert duration(text) == timedelta(milliseconds=milliseconds)
 
 
-@pytest.mark.parametrize("text", ["", "s", "1 s", "-1", "1d", "1e3", "ten", "1.2.3", "∞", "nan", "٣"])
+@pytest.mark.parametrize(
+    "text", ["", "s", "1 s", "-1", "1d", "1e3", "ten", "1.2.3", "∞", "nan", "٣"]
+)
 def test_what_is_no_duration(text: str):
     """Negative numbers, other units and other signs are refused."""
     with pytest.raises(ValueError, match="must be a duration"):
@@ -53,10 +56,8 @@ def test_a_duration_has_an_end():
 def test_no_text_breaks_a_value(text: str):
     """Each kind of value takes a text or refuses it with a `ValueError`, and nothing else."""
     for kind in (duration, count, index, addresses):
-        try:
+        with contextlib.suppress(ValueError):
             kind(text)
-        except ValueError as ex:
-            assert str(ex)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "", "²", "9" * 5000])

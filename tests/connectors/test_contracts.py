@@ -13,14 +13,17 @@ from engine import connectors, inputs, outputs
 from engine.connectors import (
     PENDING,
     DynamicSource,
+    FencedError,
     FixedPartitionedSink,
     FixedPartitionedSource,
     Pending,
+    SinkSession,
     StatefulSinkPartition,
     StatefulSourcePartition,
     StatelessSinkPartition,
     StatelessSourcePartition,
 )
+from engine.errors import ConnectorError
 
 
 class _Reader(StatefulSourcePartition[int, int]):
@@ -69,6 +72,7 @@ def test_source_defaults(part: Any) -> None:
 @pytest.mark.parametrize("part", [_Writer(), _StatelessWriter()], ids=["stateful", "stateless"])
 def test_sink_defaults(part: Any) -> None:
     """A sink partition need not take part in epochs: it is flushed and has nothing to publish."""
+    assert part.begin(SinkSession("store", 1, "flow.out", "worker-0")) is None
     assert part.flush() is None
     assert part.prepare(1) == []
     assert part.publish(1, []) is None
@@ -80,6 +84,19 @@ def test_rows_without_a_publish_are_an_error() -> None:
     """A sink that gives rows away and can't publish them would lose them silently."""
     with pytest.raises(NotImplementedError, match="_Writer gave rows .* override publish"):
         _Writer().publish(1, [b"row"])
+
+
+def test_sessions_are_values() -> None:
+    """A session can't change after it was handed out, and equal ones are one key."""
+    one, other = (SinkSession("store", 1, "flow.out", "worker-0") for _ in range(2))
+    assert {one: "marker"}[other] == "marker"
+    with pytest.raises(AttributeError):
+        one.generation = 2  # type: ignore[misc]
+
+
+def test_being_fenced_is_an_error_of_the_connector() -> None:
+    """Whoever handles connectors' errors handles this one, and can tell it from the others."""
+    assert issubclass(FencedError, ConnectorError)
 
 
 def test_sinks_are_at_least_once_unless_they_say_better() -> None:
@@ -130,7 +147,7 @@ def test_importing_connectors_is_light() -> None:
     code = (
         "import sys, engine.inputs, engine.outputs, engine.connectors.files, "
         "engine.connectors.stdio, engine.connectors.demo; "
-        "print(*({'asyncio', 'csv', 'random', 'ssl', 'confluent_kafka', 'rocksdict'} "
+        "print(*({'asyncio', 'csv', 'random', 'sqlite3', 'ssl', 'confluent_kafka', 'rocksdict'} "
         "& sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

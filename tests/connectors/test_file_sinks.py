@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.connectors import StatefulSinkPartition
-from engine.connectors.files import DirSink, FileSink
+from engine.connectors.files import DirSink, FileSink, _sinks
+from engine.errors import ConnectorError
 
 BATCHES = st.lists(st.lists(st.text("aé\u2028🐦 ", max_size=4), min_size=1, max_size=3), max_size=5)
 
@@ -79,6 +83,17 @@ def test_overwrites_at_a_fresh_start(tmp_path: Path) -> None:
     assert path.read_text() == "new\n"
 
 
+def test_what_never_was_in_a_durable_epoch_is_gone_before_the_first_record(tmp_path: Path) -> None:
+    """A part that gets no record this time must not keep those of a run that never committed."""
+    sink = DirSink(tmp_path, 2)
+    for name in sink.list_parts():
+        with closing(sink.build_part("flow.out", name, None)) as part:
+            part.write_batch(["not durable"])
+    for name, state in {"part_0": None, "part_1": 4}.items():
+        sink.build_part("flow.out", name, state).close()
+    assert [(tmp_path / name).read_text() for name in ("part_0", "part_1")] == ["", "not "]
+
+
 class _Disk:
     """Counts what is brought to the disk: files and directories."""
 
@@ -114,12 +129,98 @@ def test_syncs_once_per_epoch(tmp_path: Path, disk: _Disk) -> None:
 
 
 def test_syncs_a_cut(tmp_path: Path, disk: _Disk) -> None:
-    """A file that was only cut has to reach the disk before the next epoch is durable too."""
+    """A file that was only cut has to reach the disk before the next epoch is durable too.
+
+    So has its name: the run that made the file may have died before it synced the directory.
+    """
     path = tmp_path / "out"
     path.write_bytes(b"a\nb\n")
     with opened(FileSink(path), 2) as part:
         part.flush()
-    assert disk.synced == ["file"]
+    assert disk.synced == ["file", "directory"]
+
+
+class _FakeTime:
+    """A clock for the wait for a lock, on which something happens at a time."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.events: dict[float, Callable[[], object]] = {}
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+        for time_s in [time_s for time_s in self.events if time_s <= self.now_s]:
+            self.events.pop(time_s)()
+
+
+@pytest.fixture
+def fake_time(monkeypatch: pytest.MonkeyPatch) -> _FakeTime:
+    """The time in which file sinks wait."""
+    fake_time = _FakeTime()
+    monkeypatch.setattr(_sinks, "time", fake_time)
+    return fake_time
+
+
+@contextmanager
+def other_writer(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that has a file sink's partition open, until its standard input ends."""
+    code = (
+        "import sys; from engine.connectors.files import FileSink; "
+        "part = FileSink(sys.argv[1]).build_part('flow.out', sys.argv[1], None); "
+        "part.write_batch(['of the other']); print('open', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "open\n"
+        yield child
+
+
+def test_an_earlier_run_that_still_lives_keeps_the_next_from_starting(
+    tmp_path: Path, fake_time: _FakeTime
+) -> None:
+    """It could write after the cut, so its file is left alone; after its death all is well."""
+    path = tmp_path / "out"
+    with other_writer(path) as other:
+        with pytest.raises(ConnectorError, match="out: another process is writing this file"):
+            FileSink(path).build_part("flow.out", str(path), 3)
+        assert 5 < fake_time.now_s < 60
+        assert path.read_text() == "of the other\n"
+        other.kill()
+    with opened(FileSink(path), 3) as part:
+        part.write_batch(["new"])
+    assert path.read_text() == "of new\n"
+
+
+def test_an_earlier_run_that_is_dying_is_waited_for(tmp_path: Path, fake_time: _FakeTime) -> None:
+    """A process that was killed may hold its files a little longer than what replaced it likes."""
+    path = tmp_path / "out"
+    with other_writer(path) as other:
+
+        def die() -> None:
+            other.kill()
+            other.wait()
+
+        fake_time.events[1.0] = die
+        with opened(FileSink(path)) as part:
+            part.write_batch(["new"])
+        assert 1 <= fake_time.now_s < 2
+    assert path.read_text() == "new\n"
+
+
+def test_file_systems_without_locks_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no lock can be had, none is demanded."""
+
+    def no_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with opened(FileSink(tmp_path / "out")) as part:
+        part.write_batch(["a"])
 
 
 def test_failing_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 import shlex
 from pathlib import Path
@@ -98,7 +100,15 @@ def test_custom_operator_drops_what_did_not_change():
     ]
 
 
-def test_own_connectors_fill_a_table():
-    """The source gives five numbers, and the sink's table has their squares."""
-    lines = run_flow("examples.own_connectors:squares_into(every_s=0)")
-    assert lines == ["1 1", "2 4", "3 9", "4 16", "5 25"]
+def test_own_connectors_log_readings(tmp_path):
+    """Each reading is a line of JSON in the one worker's file, and a second run appends."""
+    flow = "examples.own_connectors:log_readings(readings=3, every_s=0)"
+    for runs in (1, 2):
+        assert run_flow(flow, cwd=tmp_path) == []
+        with gzip.open(tmp_path / "readings-0.jsonl.gz", "rt") as lines:
+            rows = [json.loads(line) for line in lines]
+        assert rows == runs * [
+            {"reading": 1, "celsius": 20.5},
+            {"reading": 2, "celsius": 20.99},
+            {"reading": 3, "celsius": 21.48},
+        ]

@@ -30,7 +30,7 @@ def check_outcome(seed: int) -> None:
         channel_batches=rng.choice([1, 2, 3]),
         step_max=timedelta(milliseconds=rng.choice([0, 100])),
         kernels=rng.random() < 0.7,
-        steps_max=50_000,
+        steps_max=20_000,
     )
     simulate(run.flow(), seed, options)
     run.check()
@@ -71,7 +71,7 @@ class _CutRun:
             epoch_interval=timedelta(seconds=self._interval_s),
             channel_batches=rng.choice([1, 2, 3]),
             step_max=timedelta(milliseconds=rng.choice([0, 1])),
-            steps_max=50_000,
+            steps_max=20_000,
         )
         return simulate(self._drawn.build(sources, sink_of), self._seed, options)
 

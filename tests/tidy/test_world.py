@@ -15,17 +15,25 @@ from tests.tidy.tree import PythonFile, imports_of, python_files
 
 DECIDING = ("engine/dataflow/", "engine/operators/", "engine/recovery/", "engine/runtime/")
 EDGES = {
-    "engine/runtime/_ports.py": "binds the ports to this machine",
-    "engine/recovery/store.py": "is the disk",
+    "engine/runtime/_ports.py": "binds clock and waiting to this machine",
+    "engine/recovery/_disk.py": "binds the disk to this machine",
+    "engine/recovery/store.py": "binds the table to RocksDB",
+    "engine/recovery/_fakes.py": "draws by a seed what a crash leaves of a disk in memory",
 }
 
 WORLDLY_MODULES = {
-    "asyncio", "concurrent", "glob", "io", "multiprocessing", "os", "pathlib", "random",
-    "secrets", "select", "selectors", "shutil", "signal", "socket", "ssl", "subprocess",
-    "tempfile", "threading", "time", "uuid",
+    "asyncio", "concurrent", "glob", "io", "multiprocessing", "os", "random", "secrets", "select",
+    "selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time",
 }  # fmt: skip
-WORLDLY_BUILTINS = {"open", "print", "breakpoint"}
-WORLDLY_METHODS = {"now", "utcnow", "today"}
+WORLDLY_FUNCTIONS = {"open", "print", "breakpoint", "uuid1", "uuid4"}
+WORLDLY_METHODS = {
+    "iterdir", "mkdir", "read_bytes", "read_text", "touch", "unlink", "uuid1", "uuid4",
+    "write_bytes", "write_text",
+}  # fmt: skip
+"""Of paths mostly: to hand a path on is nobody's harm."""
+PORTS = {"disk"}
+"""What has such methods and may be asked."""
+CLOCK_METHODS = {"now", "utcnow", "today"}
 """Of `datetime` and `date`."""
 
 EXCEPTIONS = {
@@ -58,11 +66,18 @@ def touches(file: PythonFile) -> Iterator[tuple[int, str]]:
         if top in WORLDLY_MODULES and not imported.for_types_only:
             yield imported.line, top
     for node in ast.walk(file.tree):
-        if not isinstance(node, ast.Call):
-            continue
-        if isinstance(node.func, ast.Name) and node.func.id in WORLDLY_BUILTINS:
-            yield node.lineno, node.func.id
-        elif isinstance(node.func, ast.Attribute) and node.func.attr in WORLDLY_METHODS:
-            owner = ast.unparse(node.func.value)
-            if owner.rpartition(".")[2] in {"datetime", "date"}:
-                yield node.lineno, f"{owner}.{node.func.attr}"
+        if isinstance(node, ast.Call) and (name := _worldly(node.func)):
+            yield node.lineno, name
+
+
+def _worldly(function: ast.expr) -> str | None:
+    """The name of a function that reaches out, or None."""
+    if isinstance(function, ast.Name):
+        return function.id if function.id in WORLDLY_FUNCTIONS else None
+    if not isinstance(function, ast.Attribute):
+        return None
+    owner = ast.unparse(function.value).rpartition(".")[2].lstrip("_")
+    if function.attr in WORLDLY_METHODS:
+        return None if owner in PORTS else function.attr
+    reads_clock = function.attr in CLOCK_METHODS and owner in {"datetime", "date"}
+    return f"{owner}.{function.attr}" if reads_clock else None

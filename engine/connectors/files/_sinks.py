@@ -2,18 +2,28 @@
 
 What is written goes to the operating system at once and to the disk at `flush`, which an epoch
 waits for. The state is the length of the file: going back to it and cutting off the rest makes the
-output exactly-once without taking further part in epochs.
+output exactly-once without a marker. In place of fencing, the file is locked for as long as it is
+written: an earlier run that is still alive, and could wake up and write after the cut, keeps the
+next one from starting.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import time
 from collections.abc import Callable, Sequence
-from errno import EISDIR, ENOENT
+from errno import EACCES, EAGAIN, EISDIR, ENOENT
 from io import FileIO
 from pathlib import Path
 
 from engine.connectors._sink import Delivery, FixedPartitionedSink, StatefulSinkPartition
+from engine.errors import ConnectorError
+
+_LOCK_WAIT_S = 10.0
+# A process that was killed lets go of its files one by one, and its successor may start meanwhile.
+
+_LOCK_QUESTION_INTERVAL_S = 0.05
 
 
 class FileSink(FixedPartitionedSink[str, int]):
@@ -25,14 +35,14 @@ class FileSink(FixedPartitionedSink[str, int]):
     Exactly-once with recovery: what was written after the last durable epoch is cut off at a
     restart. A reader who looks in between may have seen it. A run that starts afresh overwrites the
     file. A record is in the file as soon as its batch is written, and on the disk when its epoch is
-    durable.
+    durable. Only one process can write a file at a time.
 
     Args:
         path: File to write. Its directory must exist.
         end: What to write after each value.
 
-    A path that can't be written, or a file that became shorter than what was written, is an error
-    when the partition is built.
+    A path that can't be written, a file that became shorter than what was written, or one that
+    another process is writing, is an error when the partition is built.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp(), "out.txt")
@@ -157,8 +167,10 @@ class _FilePartition(StatefulSinkPartition[str, int]):
     def __init__(self, path: Path, offset: int, end: str) -> None:
         self._path = path
         self._end = end
-        self._file, self._is_new = _open_cut(path, offset)
+        self._file = _open_cut(path, offset)
         self._offset = offset
+        # Who made the file may have died before its name was on the disk, so this is for each run.
+        self._is_name_synced = False
         # The cut too has to reach the disk before the next epoch is durable.
         self._is_synced = False
 
@@ -204,9 +216,9 @@ class _FilePartition(StatefulSinkPartition[str, int]):
             return
         try:
             os.fsync(self._file.fileno())
-            if self._is_new:
+            if not self._is_name_synced:
                 _sync_directory(self._path.parent)
-                self._is_new = False
+                self._is_name_synced = True
         except OSError as ex:
             raise _about(ex, self._path) from ex
         self._is_synced = True
@@ -221,12 +233,13 @@ class _FilePartition(StatefulSinkPartition[str, int]):
         self._file.close()
 
 
-def _open_cut(path: Path, length: int) -> tuple[FileIO, bool]:
-    """Open a file for writing at its end, cut to `length`; and say whether it is new.
+def _open_cut(path: Path, length: int) -> FileIO:
+    """Open a file for writing at its end, locked and cut to `length`.
 
     Raises:
         OSError: The path can't be written to.
         ValueError: The file is shorter than `length`.
+        ConnectorError: Another process is writing it.
     """
     if path.is_dir():
         raise IsADirectoryError(EISDIR, "Is a directory; DirSink writes into one", str(path))
@@ -236,7 +249,20 @@ def _open_cut(path: Path, length: int) -> tuple[FileIO, bool]:
     if not is_new and not path.is_file():
         msg = f"{path}: not a regular file, so it can't be cut back to where an earlier run was"
         raise OSError(msg)
-    size = 0 if is_new else path.stat().st_size
+    if is_new:
+        _check_length(path, 0, length)
+    file = FileIO(path, "a")
+    try:
+        _lock(file, path)
+        _check_length(path, file.seek(0, os.SEEK_END), length)
+        file.truncate(length)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _check_length(path: Path, size: int, length: int) -> None:
     if size < length:
         msg = (
             f"{path}: the last durable epoch had written {length} bytes, but now the file has only "
@@ -244,9 +270,37 @@ def _open_cut(path: Path, length: int) -> tuple[FileIO, bool]:
             "recovery folder"
         )
         raise ValueError(msg)
-    file = FileIO(path, "a")
-    file.truncate(length)
-    return file, is_new
+
+
+def _lock(file: FileIO, path: Path) -> None:
+    """Lock a file against other processes, until it is closed or this process dies.
+
+    Waits for a moment for one that is dying.
+
+    Raises:
+        ConnectorError: Another process has it.
+    """
+    give_up_at = time.monotonic() + _LOCK_WAIT_S
+    while not _is_locked_now(file):
+        if time.monotonic() >= give_up_at:
+            msg = (
+                f"{path}: another process is writing this file, perhaps an earlier run that is "
+                "paused or hangs; end it first"
+            )
+            raise ConnectorError(msg)
+        time.sleep(_LOCK_QUESTION_INTERVAL_S)
+
+
+def _is_locked_now(file: FileIO) -> bool:
+    try:
+        # Unlike `flock` this works on network file systems too, and children that were forked off
+        # while the file was open don't keep the lock. It is between processes only: this one may
+        # open the file again, and gives the lock up if it then closes it.
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as ex:
+        # Any other error means a file system without locks, on which no lock can be had.
+        return ex.errno not in {EACCES, EAGAIN}
+    return True
 
 
 def _sync_directory(path: Path) -> None:
