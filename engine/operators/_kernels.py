@@ -31,7 +31,6 @@ from engine.operators._codegen import RecordCode, Value
 from engine.operators._keys import check_key
 from engine.operators._shown import shown
 from engine.operators._state import KeyedState
-from engine.operators._timers import Timers
 
 
 class Progress(Protocol):
@@ -236,9 +235,6 @@ class OutputKernel:
 
 class KeyedLogic(ABC):
     """A running `KeyedKernel`: one step on one worker."""
-
-    timers: Timers | None = None
-    """The timers of a step that has some, for the runtime to save with the state."""
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:

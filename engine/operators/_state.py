@@ -3,38 +3,39 @@
 A keyed kernel reads and writes one dict, `KeyedState.touched`. A key that isn't in it was not
 touched in this epoch yet; `KeyedState.miss` looks further, in what earlier epochs left in memory
 and then in the store. So the loop pays for neither change tracking nor look-ups in the store as
-long as it works on keys that it has touched since the last barrier, and a snapshot is the dict
-itself.
+long as it works on keys that it has touched since the last barrier, and what a barrier has to save
+is the dict itself.
 
 Without recovery nobody ever calls `barrier`, and all state stays in `touched`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
+from engine.operators._timers import Timers
+
 
 class StateForm:
     """How the state of a step in memory becomes what is stored, and back. As it is, by default."""
 
-    def to_stored(self, key: Any, state: Any) -> Any:  # noqa: ARG002 - for those who override it
-        """What to store for a key. It must not change afterwards, or be encoded before it does."""
+    timers: Timers | None = None
+    """The timers that are saved with the states."""
+
+    def to_stored(self, state: Any) -> Any:
+        """What to store. It must not change afterwards, or be encoded before it does."""
         return state
 
-    def from_stored(self, key: Any, stored: Any) -> Any:  # noqa: ARG002 - as above
+    def from_stored(self, key: Any, stored: Any) -> Any:  # noqa: ARG002 - for those who override it
         """The state that `to_stored` made `stored` of."""
         return stored
 
-    def evicted(self, keys: list[Any]) -> None:
-        """These keys left memory."""
-
 
 class Stored(Protocol):
-    """What a store has of one step."""
+    """What a store has of one step, all that was saved up to now."""
 
     def load(self, key: Any) -> Any:
         """What was stored for a key, or None."""
@@ -46,12 +47,14 @@ class Stored(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class KeyedChanges:
+class StateChanges:
     """What an epoch did to a step's state."""
 
     keys: list[Any]
     stored: list[Any]
     """What to store for each of `keys`."""
+    due_s: list[float | None] | None
+    """The timer of each of `keys`, in seconds since 1970 UTC; None for a step without timers."""
     gone: list[Any]
     """Keys whose state was discarded."""
 
@@ -61,7 +64,7 @@ class KeyedState:
 
     >>> state = KeyedState()
     >>> state.touched["a"] = 1
-    >>> state.barrier(1).keys
+    >>> state.barrier().keys
     ['a']
     >>> state.touched
     {}
@@ -74,32 +77,19 @@ class KeyedState:
     def __init__(self) -> None:
         self.touched: dict[Any, Any] = {}
         """State of the keys that the open epoch has touched; kernels write it."""
+        self.form = StateForm()
         self._settled: dict[Any, Any] = {}
         """State of other keys, those touched longest ago first."""
         self._gone: set[Any] = set()
-        self._tombstones: dict[Any, int] = {}
-        """Keys that the table may still have though they were discarded in that epoch."""
-        self._pins: deque[tuple[int, list[Any]]] = deque()
-        """Keys that the table doesn't have as they are yet, by epoch."""
         self._stored: Stored | None = None
-        self._form = StateForm()
 
     def attach(self, stored: Stored) -> None:
         """From now on look up in a store what isn't in memory."""
         self._stored = stored
 
-    def use_form(self, form: StateForm) -> None:
-        """Store states in another form than they have in memory."""
-        self._form = form
-
     def knows(self, key: Any) -> bool:
         """Whether memory decides about a key: it has its state, or knows that it is gone."""
-        return (
-            key in self.touched
-            or key in self._settled
-            or key in self._gone
-            or key in self._tombstones
-        )
+        return key in self.touched or key in self._settled or key in self._gone
 
     def __len__(self) -> int:
         """How many keys have their state in memory."""
@@ -109,7 +99,7 @@ class KeyedState:
         """The state of a key that isn't in `touched`, where it is put; None if it has none."""
         state = self._settled.pop(key, None)
         if state is None:
-            state = self._from_store(key)
+            state = self._load(key)
             if state is None:
                 return None
         self.touched[key] = state
@@ -125,13 +115,13 @@ class KeyedState:
         for states in (self.touched, self._settled):
             if key in states:
                 return states[key]
-        return self._from_store(key)
+        return self._load(key)
 
-    def _from_store(self, key: Any) -> Any:
-        if self._stored is None or key in self._gone or key in self._tombstones:
+    def _load(self, key: Any) -> Any:
+        if self._stored is None or key in self._gone:
             return None
         stored = self._stored.load(key)
-        return None if stored is None else self._form.from_stored(key, stored)
+        return None if stored is None else self.form.from_stored(key, stored)
 
     def discard(self, key: Any) -> None:
         """Forget a key."""
@@ -145,50 +135,36 @@ class KeyedState:
         yield from self.touched
         yield from self._settled
         if self._stored is not None:
-            yield from (key for key in self._stored.keys() if not self.knows(key))
+            stored: Iterable[Any] = self._stored.keys()
+            yield from (key for key in stored if not self.knows(key))
 
     def clear(self) -> None:
         """Discard all keys, stored ones too."""
         for key in list(self.all_keys()):
             self.discard(key)
 
-    # Epochs
+    def barrier(self) -> StateChanges:
+        """Take what the epoch changed; the next epoch begins with nothing touched.
 
-    def barrier(self, epoch: int) -> KeyedChanges:
-        """Take what the epoch changed; the next epoch begins with nothing touched."""
-        touched, to_stored = self.touched, self._form.to_stored
-        if type(self._form) is StateForm:
-            stored = list(touched.values())
-        else:
-            stored = [to_stored(key, state) for key, state in touched.items()]
-        changes = KeyedChanges(list(touched), stored, [k for k in self._gone if k not in touched])
+        Whoever takes it must save it before the next look-up, which would not find it otherwise.
+        """
+        touched, form = self.touched, self.form
+        stored = list(touched.values())
+        if type(form) is not StateForm:
+            stored = [form.to_stored(state) for state in stored]
+        due_s = None if form.timers is None else [form.timers.due_s.get(key) for key in touched]
+        gone = [key for key in self._gone if key not in touched]
+        changes = StateChanges(list(touched), stored, due_s, gone)
         self._settled.update(touched)
-        for key in changes.gone:
-            self._tombstones[key] = epoch
-        for key in changes.keys:
-            self._tombstones.pop(key, None)
-        self._pins.append((epoch, changes.keys))
         touched.clear()
         self._gone.clear()
         return changes
 
-    def applied(self, epoch: int) -> None:
-        """The table has all changes up to this epoch."""
-        while self._pins and self._pins[0][0] <= epoch:
-            self._pins.popleft()
-        if self._tombstones:
-            self._tombstones = {k: e for k, e in self._tombstones.items() if e > epoch}
-
     def evict(self, count: int) -> int:
-        """Drop up to `count` keys from memory, those touched longest ago first.
-
-        Only what the table has as it is may go. Gives how many went.
-        """
-        pinned: set[Any] = set()
-        for _, keys in self._pins:
-            pinned.update(keys)
-        victims = list(islice((k for k in self._settled if k not in pinned), count))
+        """Drop up to `count` keys from memory, those touched longest ago first; gives how many."""
+        victims = list(islice(self._settled, count))
         for key in victims:
             del self._settled[key]
-        self._form.evicted(victims)
+        if self.form.timers is not None:
+            self.form.timers.evicted(victims)
         return len(victims)

@@ -139,7 +139,7 @@ class _Running(KeyedLogic):
         self._now_s = step.now_s
         self.timers: Timers = Timers()
         self._state = step.state
-        self._state.use_form(_ObjectForm(builder, self.timers))
+        self._state.form = _ObjectForm(builder, self.timers)
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
         by_key = self._by_key(batch)
@@ -204,25 +204,21 @@ class _Running(KeyedLogic):
 
 
 class _ObjectForm(StateForm):
-    """A key's object is stored as its snapshot, with the timer that the store has for the key."""
+    """A key's object is stored as its snapshot, beside its timer."""
 
     def __init__(self, builder: Callable[[Any], Any], timers: Timers) -> None:
         self._builder = builder
-        self._timers = timers
+        self.timers: Timers | None = timers
 
-    def to_stored(self, key: Any, state: Any) -> Any:
-        return (self._timers.due_s.get(key), state.snapshot())
+    def to_stored(self, state: Any) -> Any:
+        return state.snapshot()
 
     def from_stored(self, key: Any, stored: Any) -> Any:
-        due_s, snapshot = stored
-        logic = build_logic(self._builder, snapshot, "on_batch")
-        self._timers.loaded(key, due_s)
+        logic = build_logic(self._builder, stored, "on_batch")
         due = logic.notify_at()
-        self._timers.set(key, None if due is None else _due_s(logic, due))
+        assert self.timers is not None  # noqa: S101
+        self.timers.set(key, None if due is None else _due_s(logic, due))
         return logic
-
-    def evicted(self, keys: list[Any]) -> None:
-        self._timers.evicted(keys)
 
 
 def build_logic(builder: Callable[[Any], Any], resume: Any, method: str) -> Any:

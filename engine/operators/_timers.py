@@ -18,10 +18,7 @@ HORIZON_S = 60.0
 """How far ahead timers of keys that aren't in memory are read from the store."""
 
 Scan = Callable[[float], Iterable[tuple[float, Any]]]
-"""Gives the stored timers that are due up to a time, as (time, key)."""
-
-TimerChange = tuple[Any, float | None, float | None]
-"""A key, the time that the store has for it, and the time that it is to have."""
+"""Gives the stored timers that are due up to a time, as (time, key), of keys not in memory."""
 
 
 class Timers:
@@ -40,7 +37,6 @@ class Timers:
         """When each key is due. To be read only."""
         self._heap: list[tuple[float, int, Any]] = []
         self._sequence = 0
-        self._stored: dict[Any, float] = {}
         self._scan: Scan | None = None
         self._scanned_until_s = -math.inf
 
@@ -94,9 +90,7 @@ class Timers:
         assert self._scan is not None  # noqa: S101
         self._scanned_until_s = now_s + HORIZON_S
         for due_s, key in self._scan(self._scanned_until_s):
-            # What is in memory knows better than the store does.
-            if key not in self.due_s and key not in self._stored:
-                self._stored[key] = due_s
+            if key not in self.due_s:
                 self.set(key, due_s)
 
     def _rebuild(self) -> None:
@@ -105,32 +99,8 @@ class Timers:
         self._heap = list(order.values())
         heapq.heapify(self._heap)
 
-    # What the store has
-
-    def loaded(self, key: Any, stored_s: float | None) -> None:
-        """A key's state came from the store, which has this timer for it."""
-        if stored_s is not None:
-            self._stored[key] = stored_s
-
-    def barrier(self, keys: Iterable[Any]) -> list[TimerChange]:
-        """What an epoch that touched these keys changed; the store is taken to have it now."""
-        changes: list[TimerChange] = []
-        for key in keys:
-            stored_s, due_s = self._stored.get(key), self.due_s.get(key)
-            if stored_s == due_s:
-                continue
-            changes.append((key, stored_s, due_s))
-            if due_s is None:
-                del self._stored[key]
-            else:
-                self._stored[key] = due_s
-        return changes
-
     def evicted(self, keys: Iterable[Any]) -> None:
         """These keys are in the store alone now: keep only timers that come before long."""
         for key in keys:
             if self.due_s.get(key, -math.inf) > self._scanned_until_s:
                 del self.due_s[key]
-                self._stored.pop(key, None)
-            elif key not in self.due_s:
-                self._stored.pop(key, None)

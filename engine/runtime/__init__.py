@@ -22,22 +22,20 @@ from engine.runtime._plan import (
     runs_of,
 )
 from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
-from engine.runtime._store import StepChanges, Store
 from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, Drain, RunOptions, closing, run_flow
+from engine.runtime._store import StepChanges, Store
 from engine.runtime._worker import Worker
 
 __all__ = [
     "DEFAULT_EPOCH_INTERVAL",
     "Clock",
     "Command",
-    "Decision",
-    "LinkEpoch",
-    "StepChanges",
-    "Store",
     "Coordinator",
+    "Decision",
     "Drain",
     "EdgeId",
     "Epoch",
+    "LinkEpoch",
     "Network",
     "Plan",
     "PlannedEdge",
@@ -47,6 +45,8 @@ __all__ = [
     "RunOptions",
     "Stage",
     "StageEdge",
+    "StepChanges",
+    "Store",
     "SystemClock",
     "SystemWaiter",
     "Waiter",

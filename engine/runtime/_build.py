@@ -47,12 +47,13 @@ from engine.runtime._plan import (
     Route,
     Stage,
     StageEdge,
+    is_keyed,
     runs_of,
 )
 from engine.runtime._ports import Clock, Network
 from engine.runtime._sink_node import DynamicSinkNode, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import SourceNode
-from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress, StepState
+from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
 
 
@@ -192,7 +193,7 @@ class _StageBuilder:
         push: Push | None = None
         node: Node
         if isinstance(kernel, RecordKernel):
-            fused = self._run_contexts(run)
+            fused = [(step.kernel, self._context(step)) for step in run]
             node = RunNode(fused, fuse(fused), downs[0], inputs)
             push = node.push
         elif isinstance(kernel, BatchKernel):
@@ -220,8 +221,7 @@ class _StageBuilder:
     def _keyed(self, step: PlannedStep, down: Target, inputs: int) -> KeyedNode:
         context = self._context(step)
         logic: KeyedLogic = step.kernel.start(context)
-        self._running.states.append(StepState(step.step_id, context.state, logic.timers))
-        store, timers = self._site.store, logic.timers
+        store, timers = self._site.store, context.state.form.timers
         if store is not None and timers is not None:
 
             def scan(until_s: float) -> Iterator[tuple[float, Any]]:
@@ -233,15 +233,6 @@ class _StageBuilder:
         node = KeyedNode(step.step_id, logic, down, inputs)
         self._running.timed.append((node, self._reach[step.index]))
         return node
-
-    def _run_contexts(self, run: list[PlannedStep]) -> list[tuple[RecordKernel, StepContext]]:
-        contexts = [(step.kernel, self._context(step)) for step in run]
-        self._running.states += [
-            StepState(context.step_id, context.state, None)
-            for kernel, context in contexts
-            if kernel.keyed
-        ]
-        return contexts
 
     def _down(self, step: PlannedStep, stream_id: str) -> Target:
         """Everything that reads one output stream of a step, in declaration order."""
@@ -262,8 +253,9 @@ class _StageBuilder:
         context = StepContext(
             step.step_id, site.index, site.count, self._running.progress, site.clock.time_s
         )
-        if site.store is not None:
+        if site.store is not None and is_keyed(step.kernel):
             context.state.attach(site.store.state(step.step_id))
+            self._running.states[step.step_id] = context.state
         return context
 
     def _source(self, step: PlannedStep, down: Target) -> SourceNode:

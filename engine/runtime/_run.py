@@ -129,5 +129,4 @@ def _coordinate(worker: Worker, coordinator: Coordinator, now_s: float, drain: D
     while worker.reports:
         commands += coordinator.on_report(worker.index, worker.reports.popleft(), now_s)
     for command in commands:
-        assert not isinstance(command, LinkEpoch)
         worker.command(command)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.operators._state import KeyedState
-from engine.operators._timers import Timers
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
@@ -19,7 +18,6 @@ from engine.runtime._nodes import KeyedNode, Node, Target
 from engine.runtime._ports import Network
 from engine.runtime._sink_node import SinkNode
 from engine.runtime._source_node import SourceNode
-from engine.runtime._store import StepChanges
 
 
 def have_room(senders: Sequence[Sender]) -> bool:
@@ -114,21 +112,6 @@ class StageProgress:
     epoch: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class StepState:
-    """What a step has to save at a barrier."""
-
-    step_id: str
-    state: KeyedState
-    timers: Timers | None
-
-    def barrier(self, epoch: Epoch) -> StepChanges:
-        """What the epoch changed."""
-        state = self.state.barrier(epoch)
-        timers = [] if self.timers is None else self.timers.barrier([*state.keys, *state.gone])
-        return StepChanges(self.step_id, state, timers)
-
-
 @dataclass(slots=True)
 class RunningStage:
     """A stage while it runs."""
@@ -145,7 +128,8 @@ class RunningStage:
     inputs: list[StageInput] = field(default_factory=list[StageInput])
     senders: list[Sender] = field(default_factory=list[Sender])
     nodes: list[Node] = field(default_factory=list[Node])
-    states: list[StepState] = field(default_factory=list["StepState"])
+    states: dict[str, KeyedState] = field(default_factory=dict[str, KeyedState])
+    """Of the keyed steps, by step id."""
     channels: list[tuple[StageInput, Channel]] = field(
         default_factory=list[tuple[StageInput, Channel]]
     )

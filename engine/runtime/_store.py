@@ -1,29 +1,25 @@
 """What a worker asks of its store: the port between the epoch protocol and `engine.recovery`.
 
-Rows are told apart by step and kind: state by key, timers by key, positions of source partitions,
-positions of sink partitions, and the rows that exactly-once sinks give away until they are
-published. Nothing that is appended is seen by the reading methods before it is applied, which
-happens only after its epoch was committed.
+What was appended is seen by the reading methods from then on, whether its epoch is committed or
+not: a worker reads what it wrote. A run that begins after a crash sees committed epochs only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from engine.operators._state import KeyedChanges, Stored
-from engine.operators._timers import TimerChange
+from engine.operators._state import StateChanges, Stored
 from engine.runtime._ids import Epoch
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class StepChanges:
     """What an epoch changed in one step on one worker."""
 
     step_id: str
-    state: KeyedChanges | None = None
-    timers: list[TimerChange] = field(default_factory=list[TimerChange])
+    state: StateChanges | None = None
     positions: dict[str, Any] = field(default_factory=dict[str, Any])
     """Of source or sink partitions, by name."""
     kept_rows: dict[str, list[bytes]] = field(default_factory=dict[str, list[bytes]])
@@ -39,8 +35,8 @@ class Store(Protocol):
         ...
 
     @property
-    def applied(self) -> Epoch:
-        """The reading methods show all epochs up to this one."""
+    def session(self) -> tuple[str, int]:
+        """Store id and generation."""
         ...
 
     def state(self, step_id: str) -> Stored:
@@ -52,15 +48,15 @@ class Store(Protocol):
         ...
 
     def positions(self, step_id: str) -> dict[str, Any]:
-        """The positions of a step's partitions, by name, of all workers."""
+        """The positions of a step's partitions, by name, whichever worker saved them."""
         ...
 
     def kept_rows(self, step_id: str, shard: str) -> list[bytes]:
-        """What a shard of a sink gave away in the last committed epoch."""
+        """What a shard of a sink gave away in the last committed epoch, at the start of a run."""
         ...
 
-    def append(self, epoch: Epoch, changes: StepChanges) -> None:
-        """Take a step's changes into the log of the open epoch, encoded at once."""
+    def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
+        """Take changes into the log of the open epoch, encoded at once."""
         ...
 
     def prepare(self, epoch: Epoch) -> None:
@@ -68,9 +64,9 @@ class Store(Protocol):
         ...
 
     def commit(self, epoch: Epoch) -> None:
-        """The epoch is committed: what was prepared may be applied."""
+        """The epoch is committed: what was prepared may be brought into the table."""
         ...
 
-    def apply_some(self, budget_s: float) -> bool:
-        """Apply for at most about that long; whether there is more to apply."""
+    def apply_some(self, budget_s: float, *, eager: bool) -> bool:
+        """Do some of that work, for at most about so long; False if none is worth doing now."""
         ...

@@ -270,10 +270,8 @@ class Worker:
         for sink in stage.sinks:
             yield from sink.prepare(epoch)
         if self._store is not None:
-            for state in stage.states:
-                self._store.append(epoch, state.barrier(epoch))
-            for sink in stage.sinks:
-                self._store.append(epoch, sink.changes())
+            states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
+            self._store.append(epoch, [*states, *(sink.changes() for sink in stage.sinks)])
         stage.pass_barrier(epoch)
         self._stages_behind -= 1
         if self._stages_behind == 0:
@@ -282,8 +280,10 @@ class Worker:
     def _prepared(self, epoch: Epoch) -> None:
         """All stages have passed the barrier: all that the epoch did on this worker is known."""
         if self._store is not None:
-            for (node, _), positions in zip(self._sources, self._positions, strict=True):
-                self._store.append(epoch, StepChanges(node.step_id, positions=positions))
+            positions = zip(self._sources, self._positions, strict=True)
+            self._store.append(
+                epoch, [StepChanges(node.step_id, positions=at) for (node, _), at in positions]
+            )
             self._store.prepare(epoch)
         self._epoch = Epoch(epoch + 1)
         self.reports.append(Prepared(epoch))
@@ -303,14 +303,8 @@ class Worker:
 
     def _apply(self) -> bool:
         """Bring the store's table a little nearer to what is committed; whether more is to do."""
-        store = self._store
-        assert store is not None  # noqa: S101
-        before = store.applied
-        self._applying = store.apply_some(_APPLY_SLICE_S)
-        if store.applied != before:
-            for stage in self.stages:
-                for state in stage.states:
-                    state.state.applied(store.applied)
+        assert self._store is not None  # noqa: S101
+        self._applying = self._store.apply_some(_APPLY_SLICE_S, eager=False)
         return self._applying
 
     def _publish(self, epoch: Epoch) -> Iterator[None]:

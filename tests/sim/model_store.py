@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,7 +66,7 @@ class World:
 
 
 class ModelStore:
-    """One worker's store in one generation."""
+    """One worker's store in one generation: the table, and what was appended since, over it."""
 
     def __init__(self, world: World, shard: Shard, generation: int) -> None:
         self._world = world
@@ -74,15 +74,13 @@ class ModelStore:
         self._generation = generation
         self._open: list[bytes] = []
         self.epoch = Epoch(world.epoch)
-        while shard.applied < self.epoch:
-            self._apply_next()
-
-    @property
-    def applied(self) -> Epoch:
-        return Epoch(self._shard.applied)
+        self.session = ("model", generation)
+        for epoch in range(shard.applied + 1, self.epoch + 1):
+            self._apply(epoch)
+        self._view = dict(shard.table)
 
     def _rows(self, kind: str, step_id: str) -> Iterable[tuple[tuple[Any, ...], Any]]:
-        for row, value in list(self._shard.table.items()):
+        for row, value in list(self._view.items()):
             if row[:2] == (kind, step_id):
                 yield row[2:], pickle.loads(value)
 
@@ -90,8 +88,9 @@ class ModelStore:
         return _StepState(self, step_id)
 
     def timers(self, step_id: str, until_s: float) -> Iterable[tuple[float, Any]]:
-        due = [(due_s, key) for (due_s, key), _ in self._rows("timer", step_id)]
-        return [entry for entry in due if entry[0] <= until_s]
+        for (key,), (_, due_s) in self._rows("state", step_id):
+            if due_s is not None and due_s <= until_s:
+                yield due_s, key
 
     def positions(self, step_id: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -104,9 +103,12 @@ class ModelStore:
     def kept_rows(self, step_id: str, shard: str) -> list[bytes]:
         return next((v for row, v in self._rows("kept", step_id) if row == (shard,)), [])
 
-    def append(self, epoch: Epoch, changes: StepChanges) -> None:
+    def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         assert epoch == self._world.epoch + 1
-        self._open.append(pickle.dumps(changes))
+        encoded = pickle.dumps(list(changes))
+        self._open.append(encoded)
+        for step in pickle.loads(encoded):
+            put(self._view, step)
 
     def prepare(self, epoch: Epoch) -> None:
         self._fence()
@@ -116,41 +118,38 @@ class ModelStore:
     def commit(self, epoch: Epoch) -> None:
         assert epoch <= self._world.epoch, "committed before it was linked"
 
-    def apply_some(self, budget_s: float) -> bool:
-        del budget_s
+    def apply_some(self, budget_s: float, *, eager: bool) -> bool:
+        del budget_s, eager
         self._fence()
         if self._shard.applied < self._world.epoch:
-            self._apply_next()
+            self._apply(self._shard.applied + 1)
         return self._shard.applied < self._world.epoch
 
     def _fence(self) -> None:
         if self._world.generation != self._generation:
             raise Fenced
 
-    def _apply_next(self) -> None:
-        shard = self._shard
-        epoch = shard.applied + 1
-        at = next(at for at in shard.log if at[1] == epoch)
-        for encoded in shard.log.pop(at):
-            self._apply(pickle.loads(encoded))
-        shard.applied = epoch
+    def _apply(self, epoch: int) -> None:
+        at = next(at for at in self._shard.log if at[1] == epoch)
+        for encoded in self._shard.log.pop(at):
+            for step in pickle.loads(encoded):
+                put(self._shard.table, step)
+        self._shard.applied = epoch
 
-    def _apply(self, changes: StepChanges) -> None:
-        table, step_id = self._shard.table, changes.step_id
-        if changes.state is not None:
-            for key, stored in zip(changes.state.keys, changes.state.stored, strict=True):
-                table["state", step_id, key] = pickle.dumps(stored)
-            for key in changes.state.gone:
-                table.pop(("state", step_id, key), None)
-        for key, old_s, new_s in changes.timers:
-            if old_s is not None:
-                del table["timer", step_id, old_s, key]
-            if new_s is not None:
-                table["timer", step_id, new_s, key] = pickle.dumps(None)
-        for name, position in changes.positions.items():
-            table["position", step_id, name] = pickle.dumps(position)
-        for shard, rows in changes.kept_rows.items():
-            table["kept", step_id, shard] = pickle.dumps(rows)
+
+def put(table: dict[tuple[Any, ...], bytes], changes: StepChanges) -> None:
+    """Bring changes into a table."""
+    step_id, state = changes.step_id, changes.state
+    if state is not None:
+        dues = state.due_s or [None] * len(state.keys)
+        for key, stored, due_s in zip(state.keys, state.stored, dues, strict=True):
+            table["state", step_id, key] = pickle.dumps((stored, due_s))
+        for key in state.gone:
+            table.pop(("state", step_id, key), None)
+    for name, position in changes.positions.items():
+        table["position", step_id, name] = pickle.dumps(position)
+    for shard, rows in changes.kept_rows.items():
+        table["kept", step_id, shard] = pickle.dumps(rows)
 
 
 @dataclass
@@ -159,8 +158,8 @@ class _StepState:
     step_id: str
 
     def load(self, key: Any) -> Any:
-        value = self.store._shard.table.get(("state", self.step_id, key))
-        return None if value is None else pickle.loads(value)
+        value = self.store._view.get(("state", self.step_id, key))
+        return None if value is None else pickle.loads(value)[0]
 
     def keys(self) -> list[Any]:
         return [row[0] for row, _ in self.store._rows("state", self.step_id)]

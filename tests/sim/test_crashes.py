@@ -111,7 +111,7 @@ def run(seed: int, workers: int, interval_s: float, crashes: int) -> tuple[Targe
         gang = Gang(planned, rng.getrandbits(32), options, stores, lambda e, g=generation: world.link(g, e))
         with clock_set_to(gang.now):
             gang.start()
-            turns = 3 + int(rng.expovariate(1 / 120)) if happened < crashes else 10**9
+            turns = 3 + int(rng.expovariate(1 / 60)) if happened < crashes else 10**9
             while not gang.stopped and turns:
                 gang.turn()
                 turns -= 1

@@ -1,0 +1,1 @@
+"""Epochs made durable: what a dataflow needs to go on after a crash where it stopped."""

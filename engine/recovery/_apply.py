@@ -1,0 +1,213 @@
+"""Brings committed changes from the log into the table, in slices, and then makes them durable.
+
+A slice is one chunk, so that a worker can do as many as it has time for between two batches. What
+was committed before a round begins is merged, so that a key that changes in every epoch is written
+once. Nothing here needs to survive a crash: until the table is flushed together with the row that
+says how far it has come, the log is kept, and a recovery applies it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from engine.recovery._changes import Chunk
+from engine.recovery._codec import Codec
+from engine.recovery._ids import Epoch, StepNumber
+from engine.recovery._log import LogWriter
+from engine.recovery._overlay import Index, Layer, Overlay
+from engine.recovery._rows import (
+    APPLIED_KEY,
+    PARTITION,
+    STATE,
+    TIMER,
+    after_prefix,
+    due_of,
+    step_prefix,
+    timer_key,
+)
+from engine.recovery._table import Row, Table
+from engine.recovery._worker_files import Applied, encode_applied
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyOptions:
+    """When changes are applied."""
+
+    merge_epochs: int = 4
+    """Wait for this many committed epochs before applying any, unless there is nothing to do."""
+    merge_bytes: int = 32 << 20
+    """Or for this many bytes of log."""
+    waiting_epochs_max: int = 8
+    """More must not wait: a restart has to read them."""
+    waiting_bytes_max: int = 256 << 20
+    """As above, in bytes."""
+    flush_bytes: int = 64 << 20
+    """Make the table durable after this many bytes of log."""
+
+
+class Applier:
+    """Applies one worker's log to its table.
+
+    Args:
+        table: Where to.
+        overlay: What is to be applied.
+        applied: What the table holds so far.
+        codec: For the rows.
+        step_ids: For errors, by number.
+        options: When.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        overlay: Overlay,
+        applied: Applied,
+        codec: Codec,
+        step_ids: Mapping[StepNumber, str],
+        options: ApplyOptions,
+    ) -> None:
+        self.applied = applied
+        self.flushed = applied.epoch
+        """Up to this epoch the table would hold all changes after a crash."""
+        self._table = table
+        self._overlay = overlay
+        self._codec = codec
+        self._step_ids = step_ids
+        self._options = options
+        self._round: Iterator[None] | None = None
+        self._flushing: Epoch | None = None
+        self._flushed_bytes = 0
+
+    def waiting(self, committed: Epoch) -> tuple[int, int]:
+        """How many committed epochs, and bytes of them, wait to be applied."""
+        layers = self._overlay.layers(committed)
+        return len(layers), sum(layer.nbytes for layer in layers)
+
+    def overdue(self, committed: Epoch) -> bool:
+        """Whether more waits than may wait."""
+        epochs, nbytes = self.waiting(committed)
+        options = self._options
+        return epochs > options.waiting_epochs_max or nbytes > options.waiting_bytes_max
+
+    def slice(self, committed: Epoch, *, eager: bool) -> bool:
+        """Do about a millisecond's work; False if there is none.
+
+        Args:
+            committed: Epochs up to this one may be applied.
+            eager: Don't wait for more epochs to merge.
+        """
+        if self._round is None:
+            epochs, nbytes = self.waiting(committed)
+            if not epochs:
+                self._pass_empty(committed, eager=eager)
+                return False
+            if not (
+                eager or epochs >= self._options.merge_epochs or nbytes >= self._options.merge_bytes
+            ):
+                return False
+            self._round = self._apply(self._overlay.layers(committed), committed)
+        if next(self._round, self) is self:
+            self._round = None
+        return True
+
+    def _pass_empty(self, committed: Epoch, *, eager: bool) -> None:
+        """Note epochs without changes now and then, so that their log can go."""
+        behind = committed - self.applied.epoch
+        if behind and (eager or behind >= self._options.merge_epochs):
+            self._mark(replace(self.applied, epoch=committed))
+
+    def _apply(self, layers: list[Layer], through: Epoch) -> Iterator[None]:
+        """Write the newest state of each key in some layers, then how far the table has come."""
+        newer: list[Layer] = []
+        for layer in reversed(layers):
+            for chunk in layer.chunks:
+                if self._write(chunk, layer, newer):
+                    yield
+            newer.append(layer)
+        self._mark(replace(self.applied, epoch=through))
+        self._overlay.drop(through)
+
+    def _write(self, chunk: Chunk, layer: Layer, newer: list[Layer]) -> bool:
+        """Write what of a chunk isn't overwritten later; False if nothing is left of it."""
+        which = chunk.kind, chunk.step
+        index = layer.indexes[which]
+        later = [layer.indexes[which] for layer in newer if which in layer.indexes]
+        keys = _surviving(chunk.keys, chunk, index, later)
+        deleted = _surviving(chunk.deleted, None, index, later)
+        if not keys and not deleted:
+            return False
+        step_id = self._step_ids.get(chunk.step, f"number {chunk.step}")
+        values, dues = chunk.table_values(self._codec, step_id, keys) if keys else ([], [])
+        table_keys, deletes = chunk.table_keys(keys), chunk.table_keys(deleted)
+        puts: list[Row] = list(zip(table_keys, values, strict=True))
+        if chunk.kind == STATE and (chunk.has_timers or chunk.step in self.applied.timed_steps):
+            self._add_timers(chunk.step, table_keys, dues, puts, deletes)
+        self._table.write(puts, deletes)
+        return True
+
+    def _add_timers(
+        self,
+        step: StepNumber,
+        keys: list[bytes],
+        dues: Sequence[int | None],
+        puts: list[Row],
+        deletes: list[bytes],
+    ) -> None:
+        """Add the index rows of new timers, and the removal of those of old ones."""
+        if step not in self.applied.timed_steps:
+            # Before the first index row, so that a crash in between does no harm.
+            self._mark(replace(self.applied, timed_steps=self.applied.timed_steps | {step}))
+        old = map(due_of, self._table.get_many(keys + deletes))
+        new = (*dues, *([None] * len(deletes)))
+        for key, old_due, new_due in zip(keys + deletes, old, new, strict=True):
+            if old_due is not None and old_due != new_due:
+                deletes.append(timer_key(key, old_due))
+            if new_due is not None:
+                puts.append((timer_key(key, new_due), b""))
+
+    def mark_generation(self, applied: Applied) -> None:
+        """Note which generation uses the table from now on, and delete rows of dropped steps."""
+        for number in applied.purged_steps - self.applied.purged_steps:
+            for kind in (STATE, TIMER, PARTITION):
+                prefix = step_prefix(kind, StepNumber(number))
+                self._table.delete_range(prefix, after_prefix(prefix))
+        self._mark(applied)
+
+    def _mark(self, applied: Applied) -> None:
+        self._table.write([(APPLIED_KEY, encode_applied(applied))], [])
+        self.applied = applied
+
+    def look_after_flush(self, log: LogWriter, committed: Epoch) -> None:
+        """Begin a flush if enough was written since the last, and collect the log after one."""
+        if self._flushing is None:
+            if log.bytes_written - self._flushed_bytes >= self._options.flush_bytes:
+                self._flushing, self._flushed_bytes = self.applied.epoch, log.bytes_written
+                self._table.begin_flush()
+        elif self._table.flush_done():
+            self._end_flush(log, committed)
+
+    def flush(self, log: LogWriter, committed: Epoch) -> None:
+        """Make all that is applied durable, now."""
+        self._flushing, self._flushed_bytes = self.applied.epoch, log.bytes_written
+        self._table.flush()
+        self._end_flush(log, committed)
+
+    def _end_flush(self, log: LogWriter, committed: Epoch) -> None:
+        if self._flushing is not None:
+            self.flushed, self._flushing = self._flushing, None
+        # The last committed epoch stays in the log: its kept rows may have to be published.
+        log.collect(Epoch(min(self.flushed, committed - 1)))
+
+
+def _surviving(
+    keys: Sequence[Any], chunk: Chunk | None, index: Index, later: list[Index]
+) -> list[Any]:
+    """The keys whose newest state is the one in this chunk."""
+    if not later:
+        return [key for key in keys if index[key] is chunk]
+    if len(later) == 1:
+        (newer,) = later
+        return [key for key in keys if index[key] is chunk and key not in newer]
+    return [key for key in keys if index[key] is chunk and not any(key in newer for newer in later)]

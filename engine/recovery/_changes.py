@@ -1,0 +1,216 @@
+"""What a worker writes to its store for an epoch, and how it is written to the log.
+
+Three kinds of changes: states of keys, positions and states of partitions, and rows that a sink
+keeps until they may be published. All are encoded when they are given, so the objects may be
+changed at once afterwards. States go in chunks of a few hundred rows, keys in one column and values
+in another: encoding a column costs a fraction of encoding rows, and a chunk is split into rows only
+when it is applied to the table, in a time that a worker can spare between two batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from engine.errors import EncodeError
+from engine.recovery._blame import decode_error, encode_error
+from engine.recovery._codec import Codec
+from engine.recovery._ids import Epoch, StepNumber
+from engine.recovery._records import pack, unpack
+from engine.recovery._rows import (
+    PARTITION,
+    STATE,
+    pack_keys,
+    partition_keys,
+    partition_value,
+    state_keys,
+    state_value,
+    unpack_keys,
+)
+
+CHUNK_ROWS: Final = 512
+_KEPT: Final = b"k"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedChanges:
+    """New states of keys of a step, each key at most once, in `keys` or in `deleted`."""
+
+    step_id: str
+    keys: Sequence[Any] = ()
+    values: Sequence[Any] = ()
+    """Their states, in the same order."""
+    dues_us: Sequence[int | None] | None = None
+    """When their timers are due, in microseconds since 1970 UTC; None if there are no timers."""
+    deleted: Sequence[Any] = ()
+    """Keys that have no state any more."""
+    version: int = 1
+    """The version of the states."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionChanges:
+    """New states of partitions of a source or sink."""
+
+    step_id: str
+    values: Mapping[str, Any]
+    deleted: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """Rows that a shard of a sink publishes once the epoch is durable, after those given before."""
+
+    step_id: str
+    shard: str
+    rows: Sequence[bytes]
+
+
+Changes: TypeAlias = KeyedChanges | PartitionChanges | KeptRows
+
+
+class Kept(NamedTuple):
+    """Kept rows as they are in the log."""
+
+    step: StepNumber
+    shard: str
+    rows: Sequence[bytes]
+
+
+class Chunk:
+    """Some hundred changes of one kind and step: states of keys, or of partitions.
+
+    Attributes:
+        kind: `STATE` or `PARTITION`.
+        keys: The keys that have new states; of partitions their names.
+        deleted: The keys that have none any more.
+    """
+
+    __slots__ = ("_column", "_dues", "_rows", "deleted", "epoch", "keys", "kind", "step", "version")
+
+    def __init__(self, part: Sequence[Any], epoch: Epoch) -> None:
+        self.kind, self.step, self.version, keys, self._column, dues, deleted = part
+        self.epoch = epoch
+        self.keys = unpack_keys(keys)
+        self.deleted = unpack_keys(deleted)
+        self._dues: dict[Any, int | None] | None = None
+        if dues is not None:
+            self._dues = dict(zip(self.keys, dues, strict=True))
+        self._rows: dict[Any, bytes] | None = None
+
+    @property
+    def has_timers(self) -> bool:
+        """Whether its step has any."""
+        return self._dues is not None
+
+    def rows(self, codec: Codec, step_id: str) -> dict[Any, bytes]:
+        """The encoded state of each key.
+
+        Raises:
+            DecodeError: A class is gone, or pickle isn't allowed.
+        """
+        if self._rows is None:
+            try:
+                rows = codec.column_rows(self._column)
+            except Exception as ex:
+                # A user's class may raise anything when it is decoded.
+                raise decode_error(self._column, ex, step_id, None) from ex
+            self._rows = dict(zip(self.keys, rows, strict=True))
+            self._column = b""
+        return self._rows
+
+    def due_us(self, key: Any) -> int | None:
+        """When the timer of a key is due."""
+        return None if self._dues is None else self._dues[key]
+
+    def table_keys(self, keys: Sequence[Any]) -> list[bytes]:
+        """The keys of rows in the table."""
+        if self.kind == STATE:
+            return state_keys(self.step, keys)
+        return partition_keys(self.step, keys)
+
+    def table_values(
+        self, codec: Codec, step_id: str, keys: Sequence[Any]
+    ) -> tuple[list[bytes], list[int | None]]:
+        """The values of rows in the table, and when their timers are due. Errors as `rows`."""
+        rows = self.rows(codec, step_id)
+        if self.kind == PARTITION:
+            return [partition_value(rows[key], self.epoch) for key in keys], [None] * len(keys)
+        dues = self._dues
+        if dues is None and self.version == 1:
+            return [rows[key] for key in keys], [None] * len(keys)
+        due_of_keys = [None if dues is None else dues[key] for key in keys]
+        values = [
+            state_value(rows[key], due, self.version)
+            for key, due in zip(keys, due_of_keys, strict=True)
+        ]
+        return values, due_of_keys
+
+
+def encode_changes(changes: Changes, step: StepNumber, codec: Codec) -> Iterator[tuple[Any, ...]]:
+    """Changes as parts of a log record.
+
+    Raises:
+        EncodeError: A state can't be encoded.
+    """
+    if isinstance(changes, KeptRows):
+        yield _KEPT, step, changes.shard, list(changes.rows)
+        return
+    if isinstance(changes, PartitionChanges):
+        names = list(changes.values)
+        column = _column(codec, changes.step_id, names, list(changes.values.values()))
+        yield PARTITION, step, 1, pack_keys(names), column, None, pack_keys(changes.deleted)
+        return
+    keys, values, dues = changes.keys, changes.values, changes.dues_us
+    for start in range(0, max(len(keys), len(changes.deleted)), CHUNK_ROWS):
+        some = slice(start, start + CHUNK_ROWS)
+        yield (
+            STATE,
+            step,
+            changes.version,
+            pack_keys(keys[some]),
+            _column(codec, changes.step_id, keys[some], list(values[some])),
+            None if dues is None else list(dues[some]),
+            pack_keys(changes.deleted[some]),
+        )
+
+
+def _column(codec: Codec, step_id: str, keys: Sequence[Any], values: list[Any]) -> bytes:
+    try:
+        return codec.encode_column(values)
+    except Exception as ex:
+        # A user's class may raise anything when it is encoded.
+        for key, value in zip(keys, values, strict=True):
+            error = encode_error(codec.encode_row, value, step_id, key)
+            if error is not None:
+                raise error from ex
+        msg = f"step {step_id!r}: states can't be written: {type(ex).__name__}: {ex}"
+        raise EncodeError(msg, step_id=step_id, key=None, where="state") from ex
+
+
+def encode_parts(parts: Sequence[Sequence[Any]]) -> bytes:
+    """The payload of a log record."""
+    return pack(parts)
+
+
+def decode_parts(payload: bytes, epoch: Epoch) -> Iterator[Chunk | Kept]:
+    """What the payload of a log record holds."""
+    for part in unpack(payload):
+        if part[0] == _KEPT:
+            yield Kept(*part[1:])
+        else:
+            yield Chunk(part, epoch)
+
+
+def decode_state(codec: Codec, row: bytes, step_id: str, key: object) -> Any:
+    """The state in a row.
+
+    Raises:
+        DecodeError: A class is gone, or pickle isn't allowed.
+    """
+    try:
+        return codec.decode_row(row)
+    except Exception as ex:
+        # A user's class may raise anything when it is decoded.
+        raise decode_error(row, ex, step_id, key) from ex

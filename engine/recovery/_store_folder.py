@@ -1,0 +1,197 @@
+"""The whole store, as the process that coordinates the job sees it: lock, chain, generations.
+
+Opening it locks it. `start_generation` and `commit` add links to the chain of manifests; workers
+open their own parts (`_worker_store`) with the manifest that `start_generation` gave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import (
+    ForeignStoreError,
+    InconsistentPartitionsError,
+    InternalError,
+    MissingPartitionsError,
+)
+from engine.recovery._chain import ManifestChain
+from engine.recovery._disk import Disk, Lock, remove_tree, writing
+from engine.recovery._evolution import Evolution
+from engine.recovery._ids import Epoch, Generation
+from engine.recovery._layout import StorePaths, create_store, read_store_id
+from engine.recovery._manifest import Manifest, Published
+
+MANIFESTS_KEPT = 3
+
+
+@dataclass(frozen=True, slots=True)
+class JobIdentity:
+    """Which flow runs on the store."""
+
+    flow_id: str
+    fingerprint: str
+
+
+class StoreFolder:
+    """An open store. Made by `open`; used by one process at a time."""
+
+    def __init__(
+        self, disk: Disk, root: Path, store_id: str, chain: ManifestChain, lock: Lock
+    ) -> None:
+        self.root = root
+        self.store_id = store_id
+        self.manifest: Manifest | None = None
+        """The newest; None before the first start."""
+        self._disk = disk
+        self._chain = chain
+        self._lock = lock
+
+    @staticmethod
+    def open(disk: Disk, root: Path, token: str, *, create: bool = False) -> StoreFolder:
+        """Lock a store and read its newest manifest.
+
+        Args:
+            disk: Where.
+            root: The store's folder.
+            token: Random, different for each process and store.
+            create: Make a store if the folder is empty or isn't there.
+
+        Raises:
+            NoPartitionsError: The folder is no store.
+            MissingPartitionsError: All manifests are gone.
+            CorruptStoreError: FORMAT or the newest manifest is damaged.
+            StoreFormatError: A newer engine wrote it.
+            StoreInUseError: Another process has it open.
+        """
+        if create:
+            create_store(disk, root, store_id=token)
+        store_id = read_store_id(disk, root)
+        with writing(root, "lock the recovery store"):
+            lock = disk.lock(StorePaths(root).lock)
+        try:
+            chain = ManifestChain(disk, StorePaths(root).manifests, token)
+            folder = StoreFolder(disk, root, store_id, chain, lock)
+            folder.refresh()
+        except BaseException:
+            lock.release()
+            raise
+        return folder
+
+    def refresh(self) -> None:
+        """Read the newest manifest again. Errors as `open`."""
+        paths = StorePaths(self.root)
+        if not self._disk.is_folder(paths.manifests):
+            msg = f"{paths.manifests} is missing: without it nobody knows which epoch is durable"
+            raise MissingPartitionsError(msg)
+        manifest = self._chain.newest()
+        if manifest is None and (shards := paths.shards_there(self._disk)):
+            msg = (
+                f"{paths.manifests} is empty, though {paths.shards(shards[-1])} is there: "
+                "without manifests nobody knows which epoch is durable"
+            )
+            raise MissingPartitionsError(msg)
+        if manifest is not None and manifest.store_id != self.store_id:
+            msg = (
+                f"{self._chain.path(manifest.seq)} is of store {manifest.store_id}, but "
+                f"{paths.format} is of store {self.store_id}"
+            )
+            raise InconsistentPartitionsError(msg)
+        self.manifest = manifest
+
+    def check_flow(self, job: JobIdentity) -> None:
+        """See that the store is of this flow.
+
+        Raises:
+            ForeignStoreError: It is of another.
+        """
+        stored = self.manifest
+        if stored is not None and stored.flow_id != job.flow_id:
+            msg = (
+                f"{self.root} is the store of flow {stored.flow_id!r}, not of {job.flow_id!r}; "
+                "give each flow a folder of its own"
+            )
+            raise ForeignStoreError(msg)
+
+    def start_generation(
+        self, job: JobIdentity, evolution: Evolution, workers: int, time_s: float
+    ) -> Manifest:
+        """Claim the store for a new generation: older ones can't commit any more.
+
+        With workers as many as before; `engine.recovery._rescale` changes the number.
+
+        Raises:
+            ForeignStoreError: It is of another flow.
+            FencedError: Another process was faster.
+            InconsistentPartitionsError: It has another number of workers.
+        """
+        self.check_flow(job)
+        before = self.manifest
+        if before is None:
+            manifest = Manifest(
+                seq=1,
+                kind="generation",
+                generation=Generation(1),
+                epoch=Epoch(0),
+                store_id=self.store_id,
+                flow_id=job.flow_id,
+                fingerprint=job.fingerprint,
+                workers=workers,
+                shards=1,
+                shards_epoch=Epoch(0),
+                steps=evolution.steps,
+                next_step=evolution.next_step,
+                time_s=time_s,
+            )
+        else:
+            if before.workers != workers:
+                msg = f"{self.root} holds {before.workers} workers' state, not {workers}: rescale"
+                raise InconsistentPartitionsError(msg)
+            manifest = before.after_start(
+                time_s,
+                fingerprint=job.fingerprint,
+                steps=evolution.steps,
+                next_step=evolution.next_step,
+            )
+        self.add(manifest)
+        return manifest
+
+    def add(self, manifest: Manifest) -> None:
+        """Add a link to the chain. Errors as `ManifestChain.link`."""
+        self._chain.link(manifest)
+        self.manifest = manifest
+        self._chain.collect(before=manifest.seq - MANIFESTS_KEPT + 1)
+
+    def commit(self, epoch: Epoch, published: Published, time_s: float) -> Manifest:
+        """Make an epoch durable that all workers have prepared.
+
+        Args:
+            epoch: The one after the last.
+            published: Per sink step and shard, the last epoch that is out at the target.
+            time_s: Now, in seconds since 1970 UTC.
+
+        Raises:
+            FencedError: A newer generation has taken over.
+            StoreWriteError: The disk refused; whether the epoch is durable shows at the next start.
+        """
+        before = self.manifest
+        if before is None or epoch != before.epoch + 1:
+            msg = f"epoch {epoch} is committed after {before and before.epoch}"
+            raise InternalError(msg)
+        manifest = before.after_epoch(epoch, published, time_s)
+        self.add(manifest)
+        return manifest
+
+    def remove_leftovers(self) -> None:
+        """Delete what dead processes left unfinished: temporary files, and shards out of use."""
+        manifest = self.manifest
+        paths = StorePaths(self.root)
+        with writing(self.root, "delete what was left unfinished"):
+            self._chain.remove_leftovers()
+            for number in paths.shards_there(self._disk):
+                if manifest is not None and number != manifest.shards:
+                    remove_tree(self._disk, paths.shards(number))
+
+    def close(self) -> None:
+        """Unlock the store."""
+        self._lock.release()
