@@ -41,10 +41,12 @@ def finished(code: int, text: str = "") -> int:
         sys.stdout.flush()
     except (OSError, ValueError) as ex:
         _drop_output()
+        if code:
+            return code  # Something else was said already, perhaps for the same reason.
         if isinstance(ex, BrokenPipeError):
-            return code or Exit.BROKEN_PIPE
+            return Exit.BROKEN_PIPE
         say(f"error: standard output can't be written: {ex}")
-        return code or Exit.FAILED
+        return Exit.FAILED
     return code
 
 

@@ -319,6 +319,7 @@ class _Database:
 
     def __init__(self, path: Path, statement: str, busy_timeout_s: float) -> None:
         if not path.is_file():
+            # SQLite would make a new and empty one.
             why = "No such database; make it, and its table, first"
             raise FileNotFoundError(ENOENT, why, str(path))
         self._path = path
@@ -327,9 +328,7 @@ class _Database:
         self._row: list[Value] = []
         with self._errors():
             self._connection = sqlite3.connect(
-                # Unlike a plain path, "rw" never makes a new and empty database.
-                f"{path.absolute().as_uri()}?mode=rw",
-                uri=True,
+                path,
                 timeout=busy_timeout_s,
                 # Transactions begin and end where this file says so.
                 isolation_level=None,

@@ -28,7 +28,7 @@ from typing import Any, Protocol
 from engine.dataflow import f_repr
 from engine.errors import UserCodeError
 from engine.operators._codegen import RecordCode, Value
-from engine.operators._keys import check_key
+from engine.operators._keys import check_key, is_pair
 from engine.operators._shown import shown
 from engine.operators._state import KeyedState
 
@@ -315,7 +315,7 @@ def not_a_pair_raiser(function: Callable[..., Any], wanted: str) -> Callable[[ob
     """A function that refuses a result that isn't a 2-tuple."""
 
     def refuse(result: object) -> None:
-        if isinstance(result, tuple) and len(result) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        if is_pair(result):
             return
         msg = f"what {f_repr(function)} returns must be a 2-tuple; got {shown(result)}"
         raise UserCodeError(msg, function=function, hint=f"return `{wanted}`")

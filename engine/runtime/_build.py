@@ -51,10 +51,12 @@ from engine.runtime._plan import (
     runs_of,
 )
 from engine.runtime._ports import Clock, Network
-from engine.runtime._sink_node import DynamicSinkNode, PartitionedSinkNode, SinkNode
+from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
+
+_UNNAMED = Job("")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ class WorkerSite:
     clock: Clock
     network: Network
     credit: int
+    job: Job = _UNNAMED
     store: Store | None = None
     """Where the worker saves its state; None without recovery."""
 
@@ -281,7 +284,8 @@ class _StageBuilder:
             node: SinkNode
             if hasattr(sink, "list_parts"):
                 dealt = self._deal.sinks[step.step_id]
-                node = PartitionedSinkNode(step.step_id, sink, list(dealt), inputs)
+                node = PartitionedSinkNode(step.step_id, sink, list(dealt), site.job, inputs)
+                self._running.sinks.append(node)
                 if site.store is not None:
                     # At once, and not at the first record: what a crashed run left behind the
                     # last committed position must go even if no record ever comes.
@@ -290,8 +294,10 @@ class _StageBuilder:
                         if owner == site.index:
                             node.open(name, positions.get(name))
             else:
-                node = DynamicSinkNode(step.step_id, sink, site.index, site.count, inputs)
-        self._running.sinks.append(node)
+                node = DynamicSinkNode(step.step_id, site.job, inputs)
+                # Before it is opened, so that it is closed if opening fails half-way.
+                self._running.sinks.append(node)
+                node.open(site.index, sink.build(step.step_id, site.index, site.count))
         return node
 
     def _positions(self, step: PlannedStep, dealt: dict[str, WorkerIndex]) -> dict[str, Any]:

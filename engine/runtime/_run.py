@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +17,7 @@ from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import Clock, NoNetwork, SystemClock, SystemWaiter, Waiter
+from engine.runtime._sink_node import Job
 from engine.runtime._worker import Worker
 
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
@@ -65,7 +67,8 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
 
 
 def _run(planned: Plan, options: RunOptions) -> None:
-    site = WorkerSite(WorkerIndex(0), 1, options.clock, NoNetwork(), credit=CHANNEL_BATCHES_MAX)
+    job = Job(os.urandom(16).hex())
+    site = WorkerSite(WorkerIndex(0), 1, options.clock, NoNetwork(), CHANNEL_BATCHES_MAX, job)
     interval_s = options.epoch_interval.total_seconds()
     worker = Worker(planned, deal_partitions(planned), site, epoch_per_batch=interval_s == 0)
     coordinator = Coordinator(1, interval_s, options.clock.monotonic_s())

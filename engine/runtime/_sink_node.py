@@ -6,13 +6,14 @@ Nothing here blocks: what a sink says `PENDING` to is asked again in the worker'
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from engine.connectors import (
     PENDING,
-    DynamicSink,
     FixedPartitionedSink,
     SinkPartition,
+    SinkSession,
     StatefulSinkPartition,
 )
 from engine.errors import ConnectorError
@@ -23,18 +24,39 @@ from engine.runtime._nodes import Node
 from engine.runtime._store import StepChanges
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Which run of which job is going on: what sinks tell each other's publishing apart by."""
+
+    store_id: str
+    """Random, of the store; of the run, where there is no store."""
+    generation: int = 1
+
+
 class SinkNode(Node):
     """What both kinds of sink have in common; subclasses say how batches reach partitions."""
 
-    def __init__(self, step_id: str, inputs: int) -> None:
+    def __init__(self, step_id: str, job: Job, inputs: int) -> None:
         super().__init__(step_id, inputs)
         self.parts: dict[str, SinkPartition[Any]] = {}
+        self._job = job
         self._rows: dict[str, list[bytes]] = {}
         self._positions: dict[str, Any] = {}
+        self._out: dict[str, int | None] = {}
 
     def push(self, batch: list[Any]) -> None:
         """Write a batch."""
         raise NotImplementedError
+
+    def take(self, name: str, part: Any) -> Any:
+        """Take over a partition that was just built: write it, and close it in the end."""
+        if not isinstance(part, SinkPartition):
+            msg = f"what was built for partition {name!r} must be a partition; got {shown(part)}"
+            raise ConnectorError(msg)
+        self.parts[name] = part
+        part.begin(SinkSession(self._job.store_id, self._job.generation, self.step_id, name))
+        self._out[name] = part.published()
+        return part  # pyright: ignore[reportUnknownVariableType]
 
     def prepare(self, epoch: Epoch) -> Iterator[None]:
         """Flush, prepare and snapshot all partitions; yields as often as one is pending."""
@@ -59,7 +81,7 @@ class SinkNode(Node):
             kept: Gives the rows of that epoch by shard.
         """
         for name, part in self.parts.items():
-            out = part.published()
+            out = self._out[name]
             if out is not None and out < epoch:
                 while part.publish(epoch, kept(name)) is PENDING:
                     yield
@@ -89,19 +111,9 @@ class SinkNode(Node):
 class DynamicSinkNode(SinkNode):
     """A sink of which this worker has one partition, which takes whole records."""
 
-    def __init__(
-        self,
-        step_id: str,
-        sink: DynamicSink[Any],
-        worker_index: int,
-        worker_count: int,
-        inputs: int,
-    ) -> None:
-        super().__init__(step_id, inputs)
-        name = f"worker-{worker_index}"
-        part = checked_part(name, sink.build(step_id, worker_index, worker_count))
-        self.parts = {name: part}
-        self._write_batch = part.write_batch
+    def open(self, worker_index: int, part: Any) -> None:
+        """Take over the worker's partition."""
+        self._write_batch = self.take(f"worker-{worker_index}", part).write_batch
 
     def push(self, batch: list[Any]) -> None:
         """Write a batch."""
@@ -115,13 +127,19 @@ class PartitionedSinkNode(SinkNode):
         step_id: The output step.
         sink: The sink.
         names: All partitions of all workers, sorted.
+        job: Which run of which job this is.
         inputs: How many edges lead here.
     """
 
     def __init__(
-        self, step_id: str, sink: FixedPartitionedSink[Any, Any], names: list[str], inputs: int
+        self,
+        step_id: str,
+        sink: FixedPartitionedSink[Any, Any],
+        names: list[str],
+        job: Job,
+        inputs: int,
     ) -> None:
-        super().__init__(step_id, inputs)
+        super().__init__(step_id, job, inputs)
         self._sink = sink
         self._names = names
 
@@ -153,14 +171,4 @@ class PartitionedSinkNode(SinkNode):
 
     def open(self, name: str, position: Any) -> Any:
         """Build the partition of that name, to go on from a position."""
-        part = checked_part(name, self._sink.build_part(self.step_id, name, position))
-        self.parts[name] = part
-        return part
-
-
-def checked_part(name: str, part: Any) -> Any:
-    """What was built for a partition, refused if it isn't one."""
-    if not isinstance(part, SinkPartition):
-        msg = f"what was built for partition {name!r} must be a partition; got {shown(part)}"
-        raise ConnectorError(msg)
-    return part  # pyright: ignore[reportUnknownVariableType]
+        return self.take(name, self._sink.build_part(self.step_id, name, position))

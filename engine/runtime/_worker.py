@@ -211,9 +211,11 @@ class Worker:
             self._source_turn = (self._source_turn + 1) % len(sources)
             if node.ended or (senders and not have_room(senders)):
                 continue
-            wait_s = min(wait_s, self._poll_one(node, senders))
+            wait = self._poll_one(node, senders)
             if self._hold:
                 return 0.0
+            if wait < wait_s:  # noqa: PLR1730 - a call less per batch
+                wait_s = wait
         return wait_s
 
     def _poll_one(self, node: SourceNode, senders: list[Sender]) -> float:

@@ -63,7 +63,7 @@ class Project:
         process = subprocess.Popen(
             [sys.executable, "-m", "engine.run", *argv],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            env=clean_environment(),
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -71,6 +71,12 @@ class Project:
             start_new_session=True,
         )
         return Running(process)
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment less all settings of Python's and the engine's, and with the engine."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "ENGINE_"))}
+    return {**kept, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 class Running:

@@ -87,8 +87,10 @@ def test_the_current_folder_can_be_imported_from(project: Project, monkeypatch):
 
 
 def test_a_file_imports_its_neighbours(project: Project):
-    """A file's own folder is searched first, whatever the current one is."""
+    """A file's own folder is searched first, whatever the current one is and the path has."""
+    project.write("helper.py", "name = 'stranger'\n", head="")
     project.write("deep/down/helper.py", "name = 'neighbour'\n", head="")
+    sys.path.append(str(project.folder / "deep/down"))
     project.write("deep/down/flows.py", "import helper\nflow = Dataflow(helper.name)\n")
     assert load_flow("deep/down/flows.py").flow_id == "neighbour"
     assert load_flow(f"{project.folder}/deep/down/flows.py:flow").flow_id == "neighbour"
@@ -286,5 +288,6 @@ def test_a_failed_import_leaves_no_module_behind(project: Project):
     """The next attempt imports anew."""
     path = project.write("half-done.py", "raise ValueError\n")
     refused(project, "half-done.py")
+    assert "half-done" not in sys.modules
     path.write_text("from engine.dataflow import Dataflow\nflow = Dataflow('now')\n")
     assert isinstance(load_flow("half-done.py"), Dataflow)

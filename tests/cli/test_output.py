@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.project import Project
-from tests.tidy.tree import ROOT
+from tests.cli.project import Project, clean_environment
 
 FLOWS = """\
 import sys
@@ -90,7 +89,7 @@ def test_a_start_loads_no_more_than_it_needs(project: Project):
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=True,

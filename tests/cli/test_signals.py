@@ -58,6 +58,16 @@ def sleeping():
         time.sleep(3600)
     return make(sleep)
 
+def patient():
+    said = []
+    def wait(x):
+        if not said:
+            ready()
+            with open("go") as go:
+                said.append(go.read())
+        return x + said[0]
+    return make(wait)
+
 def stubborn():
     def go_on(x):
         ready()
@@ -121,17 +131,31 @@ def test_a_second_ctrl_c_stops_at_once(project: Project):
 
 
 def test_a_second_sigterm_changes_nothing(project: Project):
-    """A Ctrl-C after it stops, with the exit code of the first signal."""
+    """The drain goes on to its end."""
+    project.write("flows.py", FLOW)
+    os.mkfifo(project.folder / "go")
+    running = project.start("flows:patient()", "--drain-timeout", "1h")
+    assert running.line() == "ready"
+    running.signal(signal.SIGTERM)
+    assert running.line("stderr") == "SIGTERM: draining"
+    running.signal(signal.SIGTERM)
+    project.folder.joinpath("go").write_text("on")
+    outcome = running.ended()
+    assert (outcome.code, outcome.err) == (0, "SIGTERM: draining\nclosed\n")
+    assert outcome.out == "ready\naon\nbon\n"
+
+
+def test_ctrl_c_after_sigterm_stops_at_once(project: Project):
+    """With the exit code of the first signal."""
     project.write("flows.py", FLOW)
     running = project.start("flows:sleeping()", "--drain-timeout", "1h")
     assert running.line() == "ready"
     running.signal(signal.SIGTERM)
     assert running.line("stderr") == "SIGTERM: draining"
-    running.signal(signal.SIGTERM)
     running.signal(signal.SIGINT)
     outcome = running.ended()
     assert outcome.code == 143
-    assert "KeyboardInterrupt: stopping now\nclosed\n" in outcome.err
+    assert outcome.err == "SIGTERM: draining\nKeyboardInterrupt: stopping now\nclosed\n"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

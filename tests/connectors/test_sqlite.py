@@ -268,7 +268,7 @@ def test_nothing_is_visible_before_publish(path: Path) -> None:
         rows = part.prepare(1)
         assert rows_in(path) == []
         part.publish(1, rows)
-        assert rows_in(path) == [(1, 1)]
+        assert (part.published(), rows_in(path)) == (1, [(1, 1)])
     with opened(sink_of(path, delivery="at-least-once")) as part:
         part.write_batch([(2, 2)])
         part.flush()
@@ -375,6 +375,33 @@ def test_a_locked_database_is_asked_again(path: Path) -> None:
         other.rollback()
         assert part.publish(1, rows) is None
     assert rows_in(path) == [(1, 1)]
+
+
+class _Recovering:
+    """A connection to a database whose log another program is just recovering."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._is_recovering = True
+
+    def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
+        if self._is_recovering:
+            self._is_recovering = False
+            error = sqlite3.OperationalError("database is locked")
+            error.sqlite_errorcode = sqlite3.SQLITE_BUSY_RECOVERY
+            raise error
+        return self._connection.execute(sql, *arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+def test_all_kinds_of_busy_are_waited_for(path: Path) -> None:
+    """SQLite has codes of its own for some reasons of being locked."""
+    with opened(sink_of(path)) as part:
+        part._database._connection = _Recovering(part._database._connection)
+        assert part.publish(1, []) is PENDING
+        assert part.publish(1, []) is None
 
 
 @pytest.mark.parametrize("delivery", ["exactly-once", "at-least-once"])

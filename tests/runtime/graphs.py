@@ -33,22 +33,22 @@ def counted(step_id: str, stream: Stream[Any]) -> Stream[Any]:
 
 def stage_names(plan: Plan) -> list[list[str]]:
     """The steps of each stage, by the last part of their ids."""
-    return [[plan.steps[i].step_id.rpartition(".")[2] for i in stage.steps] for stage in plan.stages]
+    return [
+        [plan.steps[i].step_id.rpartition(".")[2] for i in stage.steps] for stage in plan.stages
+    ]
 
 
 @st.composite
 def random_graphs(draw: st.DrawFn) -> Dataflow:
     """Any graph of inputs, outputs, and steps with one input or several, with exchanges or not."""
     flow = Dataflow("random")
-    streams = [
-        op.input(f"in{i}", flow, TestingSource([])) for i in range(draw(st.integers(1, 3)))
-    ]
+    streams = [op.input(f"in{i}", flow, TestingSource([])) for i in range(draw(st.integers(1, 3)))]
+
+    def pick() -> Stream[Any]:
+        return draw(st.sampled_from(streams))
+
     kinds = st.sampled_from(["map", "merge", "branch", "keyed", "join", "deal", "output", "batch"])
     for i, kind in enumerate(draw(st.lists(kinds, max_size=14))):
-
-        def pick() -> Stream[Any]:
-            return draw(st.sampled_from(streams))
-
         if kind == "map":
             streams.append(op.map(f"map{i}", pick(), str))
         elif kind == "merge":

@@ -110,7 +110,7 @@ class ScriptedPart(StatefulSourcePartition[Any, int]):
             entry = []
         else:
             self.awake = None
-        if isinstance(entry, BaseException) or isinstance(entry, type):
+        if isinstance(entry, BaseException | type):
             self.log.append(("raise", self.name))
             raise entry
         self.log.append(("poll", self.name, entry))

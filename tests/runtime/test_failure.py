@@ -84,11 +84,11 @@ def test_an_error_without_a_message_is_named_by_its_type():
 def test_an_error_whose_str_raises_is_reported():
     """Nothing a user's exception does hides it."""
 
-    class Broken(Exception):
+    class BrokenError(Exception):
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert name_of(Broken()) == "Broken: <its __str__ raises RuntimeError>"
+    assert name_of(BrokenError()) == "BrokenError: <its __str__ raises RuntimeError>"
 
 
 def test_the_chain_of_causes_ends_in_the_first_error():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -171,7 +172,7 @@ def test_runs_of_any_graph(flow: Dataflow, workers: int):
         runs = runs_of(planned, stage)
         assert sorted(step.index for run in runs for step in run) == list(stage.steps)
         for run in runs:
-            for before, after in zip(run, run[1:], strict=False):
+            for before, after in pairwise(run):
                 readers = [e.consumer for e in planned.edges if e.producer == before.index]
                 feeders = [e.producer for e in planned.edges if e.consumer == after.index]
                 assert (readers, feeders) == ([after.index], [before.index])

@@ -142,7 +142,7 @@ def test_an_idle_source_does_not_wait_for_a_clock_that_was_set_back():
 
 
 def test_a_bound_on_batches_goes_on_with_the_next_partition():
-    """And says that it's due, whenever the last one wants to be polled again."""
+    """Each gets its turn, those that have nothing too."""
     time, log = FakeTime(), []
     scripts = {"a": [[1], [2]], "b": [[3]], "c": [[], [4]]}
     source = ScriptedSource(scripts, log, time)
@@ -152,6 +152,26 @@ def test_a_bound_on_batches_goes_on_with_the_next_partition():
         ("a", [1]), ("b", [3]), ("c", []), ("a", [2])
     ]  # fmt: skip
     assert waits == [(1, 0.0)] * 3
+
+
+def test_after_a_bounded_poll_the_others_are_due():
+    """Whenever the last one wants to be polled again, the next ones have not been asked yet."""
+    time = FakeTime()
+
+    class Hourly(StatelessSourcePartition[int]):
+        awake: datetime | None = None
+
+        def next_batch(self) -> Iterable[int]:
+            self.awake = time.utc() + timedelta(hours=1)
+            return [1]
+
+        def next_awake(self) -> datetime | None:
+            return self.awake
+
+    source = node({"a": Hourly(), "b": Hourly()}, time)
+    assert source.poll(1) == (1, 0.0)
+    assert source.poll(1) == (1, 0.0)
+    assert source.poll(1) == (0, 3600.0)
 
 
 # What
@@ -184,7 +204,9 @@ def test_any_iterable_is_a_batch():
 
 def test_what_is_no_batch_is_refused():
     """The error names step, partition, and what came."""
-    with pytest.raises(EngineRuntimeError, match=r"partition 'worker-0' .*; got 5 of type") as caught:
+    with pytest.raises(
+        EngineRuntimeError, match=r"partition 'worker-0' .*; got 5 of type"
+    ) as caught:
         read(Given(5))
     assert isinstance(caught.value.__cause__, ConnectorError)
     assert caught.value.step_id == "flow.in0"

@@ -83,7 +83,7 @@ class RandomFlow:
         """Nothing lost, nothing twice, order kept where there is one."""
         want = self.expected(self.inputs if inputs is None else inputs)[leaf]
         lost, extra = Counter(want) - Counter(got), Counter(got) - Counter(want)
-        assert not (lost or extra), f"leaf {leaf}: lost {lost}, extra {extra}; {self.describe()}"
+        assert not lost + extra, f"leaf {leaf}: lost {lost}, extra {extra}; {self.describe()}"
         if self.nodes[leaf].ordered:
             assert by_origin(got) == by_origin(want), f"leaf {leaf} out of order; {self.describe()}"
 
@@ -186,7 +186,11 @@ def _filter(rng: random.Random, nodes: list[Node]) -> list[Node]:
 
     return [
         _per_record(
-            "filter", up, nodes, lambda r: [r] if keep(r) else [], lambda i, s: op.filter(i, s, keep)
+            "filter",
+            up,
+            nodes,
+            lambda r: [r] if keep(r) else [],
+            lambda i, s: op.filter(i, s, keep),
         )
     ]
 
@@ -204,9 +208,7 @@ def _flat_map(rng: random.Random, nodes: list[Node]) -> list[Node]:
 def _batches(rng: random.Random, nodes: list[Node]) -> list[Node]:
     up = _pick(rng, nodes)
     return [
-        _per_record(
-            "batches", up, nodes, lambda r: [r], lambda i, s: op.flat_map_batch(i, s, iter)
-        )
+        _per_record("batches", up, nodes, lambda r: [r], lambda i, s: op.flat_map_batch(i, s, iter))
     ]
 
 
@@ -321,7 +323,7 @@ def _join(rng: random.Random, nodes: list[Node]) -> list[Node]:
         return op.map_value(f"{step_id}sum", joined, both)
 
     def oracle(left: Records, right: Records) -> Records:
-        sides = [dict((_typed(k), (k, vs)) for k, vs in _grouped(side)) for side in (left, right)]
+        sides = [{_typed(k): (k, vs) for k, vs in _grouped(side)} for side in (left, right)]
         keys = sides[0].keys() | sides[1].keys() if final else sides[0].keys() & sides[1].keys()
         made: Records = []
         for typed in keys:

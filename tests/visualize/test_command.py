@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from engine import visualize
-from tests.cli.project import Project
+from tests.cli.project import Project, clean_environment
 from tests.tidy.tree import ROOT
 
 FLOW = """\
@@ -83,7 +82,7 @@ def test_as_a_command_of_its_own():
     done = subprocess.run(
         [sys.executable, "-m", "engine.visualize", "examples.wordcount:flow", "--plan"],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=clean_environment(),
         capture_output=True,
         text=True,
         check=False,

@@ -203,7 +203,7 @@ class Gang:
                 self._clock,
                 self._network,
                 self._options.channel_batches,
-                self._stores[i] if self._stores else None,
+                store=self._stores[i] if self._stores else None,
             )
             worker = Worker(self._plan, deal, site, epoch_per_batch=self._interval_s == 0)
             self._network.connect(worker.receive, worker.credit)
