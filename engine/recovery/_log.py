@@ -129,7 +129,7 @@ class LogWriter:
             RecordKind.SEGMENT,
             self._generation,
             self._last_epoch,
-            encode_segment_header(self._identity, prior),
+            encode_segment_header(self._number, self._identity, prior),
         )
         with writing(self._folder, "start a file of the recovery log"):
             if disk.exists(temporary):

@@ -160,7 +160,8 @@ def _read_segment(disk: Disk, path: Path, prior: Prior, identity: LogIdentity) -
         raise CorruptStoreError(path, str(damage))
     if not records or records[0].kind is not RecordKind.SEGMENT:
         raise CorruptStoreError(path, "its first record is not that of a log file")
-    return _Segment(prior.name, path, records, _read_header(path, records[0], identity), damage)
+    header = _read_header(path, records[0], prior.name, identity)
+    return _Segment(prior.name, path, records, header, damage)
 
 
 def _records(data: bytes) -> tuple[list[Record], DamagedRecordError | None]:
@@ -174,8 +175,10 @@ def _records(data: bytes) -> tuple[list[Record], DamagedRecordError | None]:
     return records, None
 
 
-def _read_header(path: Path, first: Record, identity: LogIdentity) -> Prior | None:
-    version, found, prior = decode_segment_header(first.payload)
+def _read_header(
+    path: Path, first: Record, name: SegmentName, identity: LogIdentity
+) -> Prior | None:
+    version, number, found, prior = decode_segment_header(first.payload)
     if version > FORMAT:
         msg = f"{path}: written in format {version}; this engine knows formats up to {FORMAT}"
         raise StoreFormatError(msg)
@@ -185,6 +188,9 @@ def _read_header(path: Path, first: Record, identity: LogIdentity) -> Prior | No
             f"not of worker {identity.worker} of store {identity.store_id}"
         )
         raise InconsistentPartitionsError(msg)
+    if (first.generation, number) != (name.generation, name.number):
+        its_name = SegmentName(first.generation, number)
+        raise CorruptStoreError(path, f"it is the file {its_name} under another name")
     return prior
 
 
@@ -195,13 +201,12 @@ def _take(segment: _Segment, target: LogTarget, epochs: dict[Epoch, list[bytes]]
     """
     if segment.records[0].epoch > target.committed:
         return None
-    open_epochs: dict[tuple[int, Epoch], list[Record]] = {}
+    open_epochs: dict[Epoch, list[Record]] = {}
     for record in segment.records:
-        whose = record.generation, record.epoch
         if record.kind is RecordKind.CHANGES:
-            open_epochs.setdefault(whose, []).append(record)
+            open_epochs.setdefault(record.epoch, []).append(record)
         elif record.kind is RecordKind.PREPARED and record.epoch <= target.committed:
-            changes = open_epochs.pop(whose, [])
+            changes = open_epochs.pop(record.epoch, [])
             _check_whole(segment, record, changes)
             if record.epoch > target.applied or record.epoch == target.committed:
                 epochs[record.epoch] = [change.payload for change in changes]

@@ -143,20 +143,20 @@ class LogIdentity:
     worker: WorkerIndex
 
 
-def encode_segment_header(identity: LogIdentity, prior: Prior | None) -> bytes:
+def encode_segment_header(number: int, identity: LogIdentity, prior: Prior | None) -> bytes:
     """The payload of a segment's first record."""
     before = prior and [prior.name.generation, prior.name.number, prior.length, prior.last_epoch]
-    return pack([FORMAT, identity.store_id, identity.worker, before])
+    return pack([FORMAT, number, identity.store_id, identity.worker, before])
 
 
-def decode_segment_header(payload: bytes) -> tuple[int, LogIdentity, Prior | None]:
-    """Format, identity and prior segment of a segment's first record."""
-    version, store_id, worker, before = unpack(payload)
+def decode_segment_header(payload: bytes) -> tuple[int, int, LogIdentity, Prior | None]:
+    """Format, number, identity and prior segment of a segment's first record."""
+    version, number, store_id, worker, before = unpack(payload)
     prior = None
     if before is not None:
-        generation, number, length, last_epoch = before
-        prior = Prior(SegmentName(generation, number), length, last_epoch)
-    return version, LogIdentity(store_id, worker), prior
+        generation, prior_number, length, last_epoch = before
+        prior = Prior(SegmentName(generation, prior_number), length, last_epoch)
+    return version, number, LogIdentity(store_id, worker), prior
 
 
 def pack(value: Any) -> bytes:

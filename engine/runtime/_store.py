@@ -34,11 +34,6 @@ class Store(Protocol):
         """The last epoch that was committed when the store was opened; 0 for none."""
         ...
 
-    @property
-    def session(self) -> tuple[str, int]:
-        """Store id and generation."""
-        ...
-
     def state(self, step_id: str) -> Stored:
         """The state of a step."""
         ...

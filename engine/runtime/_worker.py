@@ -79,7 +79,7 @@ class Worker:
         self._epoch = Epoch(1 if site.store is None else site.store.epoch + 1)
         self._applying = False
         self._stages_behind = 0
-        self._settling: Iterator[None] | None = self._resume()
+        self._settling: Iterator[None] | None = None if self._store is None else self._resume()
         self._settle_at_s = -math.inf
         self._positions: list[dict[str, Any]] = []
         self._end_reported = False
@@ -293,8 +293,7 @@ class Worker:
     def _resume(self) -> Iterator[None]:
         """Before the first record: finish what an earlier run committed and did not get out."""
         store = self._store
-        if store is None:
-            return
+        assert store is not None  # noqa: S101
         for stage in self.stages:
             for sink in stage.sinks:
                 yield from sink.settle(
