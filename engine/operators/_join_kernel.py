@@ -12,6 +12,7 @@ from typing import Any
 from engine.operators._join_state import INSERTS, JoinEmitMode, JoinInsertMode, rows
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
+from engine.operators._state import KeyedState
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +26,8 @@ class JoinKernel(KeyedKernel):
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys."""
         if self.sides == 2 and self.emit_mode == "complete" and self.insert_mode != "product":
-            return _CompletePairs(step.states, keep_first=self.insert_mode == "first")
-        return _Rows(step.states, self)
+            return _CompletePairs(step.state, keep_first=self.insert_mode == "first")
+        return _Rows(step.state, self)
 
 
 class _CompletePairs(KeyedLogic):
@@ -35,12 +36,13 @@ class _CompletePairs(KeyedLogic):
     The state of a key is `(side, value)` of the value that waits.
     """
 
-    def __init__(self, states: dict[Any, tuple[int, Any]], *, keep_first: bool) -> None:
-        self._states = states
+    def __init__(self, state: KeyedState, *, keep_first: bool) -> None:
+        self._state = state
         self._keep_first = keep_first
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
-        states, get, keep_first = self._states, self._states.get, self._keep_first
+        states, miss, discard = self._state.touched, self._state.miss, self._state.discard
+        get, keep_first = states.get, self._keep_first
         emitted: list[Any] = []
         emit = emitted.append
         for record in batch:
@@ -50,12 +52,12 @@ class _CompletePairs(KeyedLogic):
             if its_key.__class__ is not str:
                 check_key(its_key)
             waiting = get(its_key)
-            if waiting is None:
+            if waiting is None and (waiting := miss(its_key)) is None:
                 states[its_key] = (port, new)
                 continue
             side, other = waiting
             if side != port:
-                del states[its_key]
+                discard(its_key)
                 emit((its_key, (new, other) if port == 0 else (other, new)))
             elif not keep_first:
                 states[its_key] = (port, new)
@@ -65,14 +67,14 @@ class _CompletePairs(KeyedLogic):
 class _Rows(KeyedLogic):
     """Any number of sides, in any mode. The state of a key is `Seen`."""
 
-    def __init__(self, states: dict[Any, Any], kernel: JoinKernel) -> None:
-        self._states = states
+    def __init__(self, state: KeyedState, kernel: JoinKernel) -> None:
+        self._state = state
         self._sides = kernel.sides
         self._insert = INSERTS[kernel.insert_mode]
         self._emit_mode = kernel.emit_mode
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
-        states, get, insert, sides = self._states, self._states.get, self._insert, self._sides
+        state, insert, sides = self._state, self._insert, self._sides
         complete, running = self._emit_mode == "complete", self._emit_mode == "running"
         emitted: list[Any] = []
         for record in batch:
@@ -81,21 +83,22 @@ class _Rows(KeyedLogic):
             its_key, new = record
             if its_key.__class__ is not str:
                 check_key(its_key)
-            seen = get(its_key)
+            seen = state.get(its_key)
             if seen is None:
-                seen = states[its_key] = [()] * sides
+                seen = state.touched[its_key] = [()] * sides
             insert(seen, port, new)
             if running:
                 emitted.extend([(its_key, row) for row in rows(seen)])
             elif complete and all(seen):
-                del states[its_key]
+                state.discard(its_key)
                 emitted.extend([(its_key, row) for row in rows(seen)])
         return emitted
 
     def on_eof(self) -> list[Any]:
         if self._emit_mode != "final":
             return []
-        states = self._states
-        emitted = [(key, row) for key in sorted_keys(states) for row in rows(states[key])]
-        states.clear()
+        state = self._state
+        keys = sorted_keys(state.all_keys())
+        emitted = [(key, row) for key in keys for row in rows(state.peek(key))]
+        state.clear()
         return emitted

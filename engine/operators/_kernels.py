@@ -30,6 +30,7 @@ from engine.errors import UserCodeError
 from engine.operators._codegen import RecordCode, Value
 from engine.operators._keys import check_key, is_pair
 from engine.operators._shown import shown
+from engine.operators._state import KeyedState
 
 
 class Progress(Protocol):
@@ -48,7 +49,7 @@ class StepContext:
     progress: Progress
     now_s: Callable[[], float]
     """The wall clock, in seconds since 1970 UTC."""
-    states: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    state: KeyedState = field(default_factory=KeyedState)
     """State by key; a step that keeps none leaves it empty."""
 
 

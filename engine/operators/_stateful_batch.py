@@ -19,6 +19,7 @@ from engine.operators._checks import require_function
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
 from engine.operators._keys import check_key, is_pair, refuse_unkeyed, sorted_keys
 from engine.operators._shown import shown
+from engine.operators._state import StateForm
 from engine.operators._timers import Timers
 from engine.operators._types import K, S, V, W
 
@@ -135,19 +136,20 @@ class _Running(KeyedLogic):
 
     def __init__(self, builder: Callable[[Any], Any], step: StepContext) -> None:
         self._builder = builder
-        self._states = step.states
         self._now_s = step.now_s
-        self._timers = Timers()
+        self.timers: Timers = Timers()
+        self._state = step.state
+        self._state.form = _ObjectForm(builder, self.timers)
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
         by_key = self._by_key(batch)
-        states = self._states
+        state = self._state
         emitted: list[Any] = []
         for key in by_key if len(by_key) == 1 else sorted_keys(by_key):
             values = by_key[key]
-            logic = states.get(key)
+            logic = state.get(key)
             if logic is None:
-                logic = states[key] = build_logic(self._builder, None, "on_batch")
+                logic = state.touched[key] = build_logic(self._builder, None, "on_batch")
             self._after(key, logic, logic.on_batch(values), emitted)
         return emitted
 
@@ -169,19 +171,19 @@ class _Running(KeyedLogic):
         return by_key
 
     def next_due_s(self) -> float | None:
-        return self._timers.first_s()
+        return self.timers.first_s()
 
     def on_notify(self) -> list[Any]:
         emitted: list[Any] = []
-        for key in self._timers.pop_due(self._now_s()):
-            logic = self._states[key]
+        for key in self.timers.pop_due(self._now_s()):
+            logic = self._state.get(key)
             self._after(key, logic, logic.on_notify(), emitted)
         return emitted
 
     def on_eof(self) -> list[Any]:
         emitted: list[Any] = []
-        for key in sorted_keys(self._states):
-            logic = self._states[key]
+        for key in sorted_keys(self._state.all_keys()):
+            logic = self._state.get(key)
             self._after(key, logic, logic.on_eof(), emitted)
         return emitted
 
@@ -191,14 +193,32 @@ class _Running(KeyedLogic):
         for emit in emits:
             emitted.append((key, emit))  # noqa: PERF401 - mostly one or none: no comprehension
         if discard:
-            del self._states[key]
-            self._timers.set(key, None)
+            self._state.discard(key)
+            self.timers.set(key, None)
         else:
             due = logic.notify_at()
             if due is not None:
-                self._timers.set(key, _due_s(logic, due))
-            elif key in self._timers.due_s:
-                self._timers.set(key, None)
+                self.timers.set(key, _due_s(logic, due))
+            elif key in self.timers.due_s:
+                self.timers.set(key, None)
+
+
+class _ObjectForm(StateForm):
+    """A key's object is stored as its snapshot, beside its timer."""
+
+    def __init__(self, builder: Callable[[Any], Any], timers: Timers) -> None:
+        self._builder = builder
+        self.timers: Timers | None = timers
+
+    def to_stored(self, state: Any) -> Any:
+        return state.snapshot()
+
+    def from_stored(self, key: Any, stored: Any) -> Any:
+        logic = build_logic(self._builder, stored, "on_batch")
+        due = logic.notify_at()
+        assert self.timers is not None  # noqa: S101
+        self.timers.set(key, None if due is None else _due_s(logic, due))
+        return logic
 
 
 def build_logic(builder: Callable[[Any], Any], resume: Any, method: str) -> Any:

@@ -24,11 +24,18 @@ class _KeyedRecordKernel(RecordKernel):
     keyed = True
 
     @staticmethod
-    def write_states(code: RecordCode, value: Value, step: StepContext) -> tuple[str, ...]:
-        """Names of key, value, the dict of states and its `get`, the key checked."""
-        key, val = code.pair(value)
+    def write_read(code: RecordCode, key: str, step: StepContext) -> tuple[str, str]:
+        """Write the look-up of a key's state; gives the names of the state and of the dict.
+
+        The state is None where the key has none. The dict has what the open epoch touched, so most
+        look-ups end there; only the others cost a call.
+        """
         write_key_check(code, key)
-        return key, val, code.bind("states", step.states), code.bind("get", step.states.get)
+        states, get = code.bind("states", step.state.touched), step.state.touched.get
+        state, miss = code.name("state"), code.bind("miss", step.state.miss)
+        code.line(f"{state} = {code.bind('get', get)}({key})")
+        code.block(f"if {state} is None:", f"{state} = {miss}({key})")
+        return state, states
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +72,13 @@ def write_transition(
     wanted: str,
 ) -> tuple[str, str]:
     """Write one state transition; gives the names of the key and of what was emitted."""
-    key, val, states, get = _KeyedRecordKernel.write_states(code, value, step)
-    fn, pop = code.bind("mapper", mapper), code.bind("pop", step.states.pop)
-    result, state, out = code.name("result"), code.name("state"), code.name("record")
-    code.line(f"{result} = {fn}({get}({key}), {val})")
+    key, val = code.pair(value)
+    state, states = _KeyedRecordKernel.write_read(code, key, step)
+    fn, discard = code.bind("mapper", mapper), code.bind("discard", step.state.discard)
+    result, out = code.name("result"), code.name("record")
+    code.line(f"{result} = {fn}({state}, {val})")
     code.unpack(state, out, result, not_a_pair_raiser(mapper, wanted))
-    code.block(f"if {state} is None:", f"{pop}({key}, None)")
+    code.block(f"if {state} is None:", f"{discard}({key})")
     code.block("else:", f"{states}[{key}] = {state}")
     return key, out
 
@@ -82,9 +90,9 @@ class _FinalKernel(_KeyedRecordKernel):
 
     def emit_final(self, step: StepContext) -> list[Any]:
         """``(key, state)`` of all keys; the state is gone afterwards."""
-        states = step.states
-        emitted = [(key, states[key]) for key in sorted_keys(states)]
-        states.clear()
+        state = step.state
+        emitted = [(key, state.peek(key)) for key in sorted_keys(state.all_keys())]
+        state.clear()
         return emitted
 
 
@@ -97,10 +105,9 @@ class FoldFinalKernel(_FinalKernel):
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key] = folder(state or builder(), value)``."""
-        key, val, states, get = self.write_states(code, value, step)
+        key, val = code.pair(value)
+        state, states = self.write_read(code, key, step)
         build, fold = code.bind("builder", self.builder), code.bind("folder", self.folder)
-        state = code.name("state")
-        code.line(f"{state} = {get}({key})")
         code.block(f"if {state} is None:", f"{state} = {build}()")
         code.line(f"{states}[{key}] = {fold}({state}, {val})")
 
@@ -113,9 +120,9 @@ class ReduceFinalKernel(_FinalKernel):
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key] = reducer(state, value)``."""
-        key, val, states, get = self.write_states(code, value, step)
-        reduce, state = code.bind("reducer", self.reducer), code.name("state")
-        code.line(f"{state} = {get}({key})")
+        key, val = code.pair(value)
+        state, states = self.write_read(code, key, step)
+        reduce = code.bind("reducer", self.reducer)
         code.block(f"if {state} is None:", f"{states}[{key}] = {val}")
         code.block("else:", f"{states}[{key}] = {reduce}({state}, {val})")
 
@@ -129,7 +136,6 @@ class CountFinalKernel(_FinalKernel):
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key(record)] += 1``."""
         record, fn, key = code.var(value), code.bind("key_fn", self.key), code.name("key")
-        states, get = code.bind("states", step.states), code.bind("get", step.states.get)
         code.line(f"{key} = {fn}({record})")
-        write_key_check(code, key)
-        code.line(f"{states}[{key}] = {get}({key}, 0) + 1")
+        state, states = self.write_read(code, key, step)
+        code.line(f"{states}[{key}] = 1 if {state} is None else {state} + 1")

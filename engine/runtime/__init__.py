@@ -10,7 +10,7 @@ from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
-from engine.runtime._messages import Command, Report
+from engine.runtime._messages import Command, Decision, LinkEpoch, Report
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
@@ -23,6 +23,7 @@ from engine.runtime._plan import (
 )
 from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
 from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, Drain, RunOptions, closing, run_flow
+from engine.runtime._store import StepChanges, Store
 from engine.runtime._worker import Worker
 
 __all__ = [
@@ -30,9 +31,11 @@ __all__ = [
     "Clock",
     "Command",
     "Coordinator",
+    "Decision",
     "Drain",
     "EdgeId",
     "Epoch",
+    "LinkEpoch",
     "Network",
     "Plan",
     "PlannedEdge",
@@ -42,6 +45,8 @@ __all__ = [
     "RunOptions",
     "Stage",
     "StageEdge",
+    "StepChanges",
+    "Store",
     "SystemClock",
     "SystemWaiter",
     "Waiter",

@@ -7,7 +7,7 @@ where its output goes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from engine.operators._kernels import (
     BranchKernel,
     InputKernel,
     KeyedKernel,
+    KeyedLogic,
     OutputKernel,
     RecordKernel,
     StepContext,
@@ -46,12 +47,14 @@ from engine.runtime._plan import (
     Route,
     Stage,
     StageEdge,
+    is_keyed,
     runs_of,
 )
 from engine.runtime._ports import Clock, Network
 from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
+from engine.runtime._store import Store
 
 _UNNAMED = Job("")
 
@@ -66,6 +69,8 @@ class WorkerSite:
     network: Network
     credit: int
     job: Job = _UNNAMED
+    store: Store | None = None
+    """Where the worker saves its state; None without recovery."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ def build_stages(plan: Plan, deal: Deal, site: WorkerSite) -> list[RunningStage]
     stages: list[RunningStage] = []
     try:
         for stage in plan.stages:
-            running = RunningStage(stage.index, StageProgress())
+            first_epoch = 1 if site.store is None else site.store.epoch + 1
+            running = RunningStage(stage.index, StageProgress(first_epoch))
             stages.append(running)
             _StageBuilder(plan, stage, running, deal, site).build()
     except BaseException as ex:
@@ -200,8 +206,7 @@ class _StageBuilder:
             node = BranchNode(first.step_id, kernel, downs[0], downs[1], inputs)
             push = node.push
         elif isinstance(kernel, KeyedKernel):
-            node = KeyedNode(first.step_id, kernel.start(self._context(first)), downs[0], inputs)
-            self._running.timed.append((node, self._reach[first.index]))
+            node = self._keyed(first, downs[0], inputs)
         elif isinstance(kernel, InputKernel):
             node = self._source(first, downs[0])
         elif isinstance(kernel, OutputKernel):
@@ -215,6 +220,22 @@ class _StageBuilder:
             to = node.port(port) if isinstance(node, KeyedNode) else push
             assert to is not None  # noqa: S101
             self._targets[first.index, port] = Target(to, node.end_input)
+
+    def _keyed(self, step: PlannedStep, down: Target, inputs: int) -> KeyedNode:
+        context = self._context(step)
+        logic: KeyedLogic = step.kernel.start(context)
+        store, timers = self._site.store, context.state.form.timers
+        if store is not None and timers is not None:
+
+            def scan(until_s: float) -> Iterator[tuple[float, Any]]:
+                for due_s, key in store.timers(step.step_id, until_s):
+                    if not context.state.knows(key):
+                        yield due_s, key
+
+            timers.attach(scan, context.now_s())
+        node = KeyedNode(step.step_id, logic, down, inputs)
+        self._running.timed.append((node, self._reach[step.index]))
+        return node
 
     def _down(self, step: PlannedStep, stream_id: str) -> Target:
         """Everything that reads one output stream of a step, in declaration order."""
@@ -232,9 +253,13 @@ class _StageBuilder:
 
     def _context(self, step: PlannedStep) -> StepContext:
         site = self._site
-        return StepContext(
+        context = StepContext(
             step.step_id, site.index, site.count, self._running.progress, site.clock.time_s
         )
+        if site.store is not None and is_keyed(step.kernel):
+            context.state.attach(site.store.state(step.step_id))
+            self._running.states[step.step_id] = context.state
+        return context
 
     def _source(self, step: PlannedStep, down: Target) -> SourceNode:
         source, site = step.kernel.source, self._site
@@ -243,9 +268,11 @@ class _StageBuilder:
         self._running.sources.append((node, self._reach[step.index]))
         with blaming(step.step_id, "opening its source"):
             if hasattr(source, "list_parts"):
+                positions = self._positions(step, self._deal.sources[step.step_id])
                 for name, owner in self._deal.sources[step.step_id].items():
                     if owner == site.index:
-                        node.open(name, source.build_part(step.step_id, name, None))
+                        part = source.build_part(step.step_id, name, positions.get(name))
+                        node.open(name, part)
             else:
                 part = source.build(step.step_id, site.index, site.count)
                 node.open(f"worker-{site.index}", part)
@@ -256,15 +283,36 @@ class _StageBuilder:
         with blaming(step.step_id, "opening its sink"):
             node: SinkNode
             if hasattr(sink, "list_parts"):
-                names = list(self._deal.sinks[step.step_id])
-                node = PartitionedSinkNode(step.step_id, sink, names, site.job, inputs)
+                dealt = self._deal.sinks[step.step_id]
+                node = PartitionedSinkNode(step.step_id, sink, list(dealt), site.job, inputs)
                 self._running.sinks.append(node)
+                if site.store is not None:
+                    # At once, and not at the first record: what a crashed run left behind the
+                    # last committed position must go even if no record ever comes.
+                    positions = self._positions(step, dealt)
+                    for name, owner in dealt.items():
+                        if owner == site.index:
+                            node.open(name, positions.get(name))
             else:
                 node = DynamicSinkNode(step.step_id, site.job, inputs)
                 # Before it is opened, so that it is closed if opening fails half-way.
                 self._running.sinks.append(node)
                 node.open(site.index, sink.build(step.step_id, site.index, site.count))
         return node
+
+    def _positions(self, step: PlannedStep, dealt: dict[str, WorkerIndex]) -> dict[str, Any]:
+        """Where the partitions of a step are to go on from, by name."""
+        if self._site.store is None:
+            return {}
+        positions = self._site.store.positions(step.step_id)
+        missing = sorted(set(positions) - set(dealt))
+        if missing:
+            msg = (
+                f"the store has positions of partitions that are not there any more: "
+                f"{', '.join(map(repr, missing))}"
+            )
+            raise ConnectorError(msg)
+        return positions
 
     def _sender(self, crossing: StageEdge) -> Sender:
         site, route = self._site, crossing.edge.route

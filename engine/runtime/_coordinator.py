@@ -3,7 +3,12 @@
 A state machine without I/O: it takes the time and the workers' reports and gives commands, each
 meant for all workers. At most one epoch is on its way from closing to published.
 
-    OPEN --close--> CLOSING --all prepared--> COMMITTING --all published--> OPEN or STOPPED
+    OPEN --close--> CLOSING --all prepared--> LINKING --linked--> COMMITTING
+     ▲                                                                │
+     └───────────────────────── all published ────────────────────────┴──► STOPPED
+
+Linking is making the epoch's manifest durable, which is the commit itself. It is work for the
+driver: the coordinator tells it by `LinkEpoch`. Without a store there is nothing to link.
 """
 
 from __future__ import annotations
@@ -15,10 +20,11 @@ from engine.errors import InternalError
 from engine.runtime._ids import Epoch, WorkerIndex
 from engine.runtime._messages import (
     CloseEpoch,
-    Command,
     CommitEpoch,
+    Decision,
     Ended,
     EpochRequest,
+    LinkEpoch,
     Prepared,
     Published,
     Report,
@@ -31,6 +37,7 @@ class Phase(Enum):
 
     OPEN = auto()
     CLOSING = auto()
+    LINKING = auto()
     COMMITTING = auto()
     STOPPED = auto()
 
@@ -42,10 +49,21 @@ class Coordinator:
         workers: How many workers take part.
         interval_s: Seconds between epochs; 0 makes an epoch of each source batch.
         now_s: The monotonic time of the start.
+        after: The last epoch that was committed before this run; 0 if there was none.
+        durable: There is a store, so epochs need a manifest.
     """
 
-    def __init__(self, workers: int, interval_s: float, now_s: float) -> None:
-        self.epoch = Epoch(1)
+    def __init__(
+        self,
+        workers: int,
+        interval_s: float,
+        now_s: float,
+        *,
+        after: int = 0,
+        durable: bool = False,
+    ) -> None:
+        self.epoch = Epoch(after + 1)
+        self._durable = durable
         self.phase = Phase.OPEN
         self.epochs_committed = 0
         self._workers = workers
@@ -57,7 +75,7 @@ class Coordinator:
         self._draining = False
         self._final = False
 
-    def drain(self, now_s: float) -> list[Command]:
+    def drain(self, now_s: float) -> list[Decision]:
         """Stop the sources, commit one last epoch, stop. It isn't an end of input."""
         self._draining = True
         return self.on_time(now_s)
@@ -66,7 +84,7 @@ class Coordinator:
         """When `on_time` has something to do, if nothing else happens before."""
         return self._close_at_s if self.phase is Phase.OPEN else math.inf
 
-    def on_time(self, now_s: float) -> list[Command]:
+    def on_time(self, now_s: float) -> list[Decision]:
         """Close the open epoch if it is time to."""
         if self.phase is not Phase.OPEN:
             return []
@@ -78,7 +96,7 @@ class Coordinator:
         self._await_all(Phase.CLOSING)
         return [CloseEpoch(self.epoch, final)]
 
-    def on_report(self, worker: WorkerIndex, report: Report, now_s: float) -> list[Command]:
+    def on_report(self, worker: WorkerIndex, report: Report, now_s: float) -> list[Decision]:
         """Take up what a worker says.
 
         Raises:
@@ -91,12 +109,29 @@ class Coordinator:
                 self._ended.add(worker)
             case Prepared(epoch):
                 if self._heard(worker, epoch, Phase.CLOSING):
-                    self._await_all(Phase.COMMITTING)
-                    return [CommitEpoch(epoch)]
+                    if not self._durable:
+                        return self._commit()
+                    self.phase = Phase.LINKING
+                    return [LinkEpoch(epoch)]
             case Published(epoch):
                 if self._heard(worker, epoch, Phase.COMMITTING):
                     return self._after_published(now_s)
         return self.on_time(now_s)
+
+    def on_linked(self, epoch: Epoch) -> list[Decision]:
+        """The manifest of the epoch is durable.
+
+        Raises:
+            InternalError: It wasn't asked for.
+        """
+        if self.phase is not Phase.LINKING or epoch != self.epoch:
+            msg = f"epoch {epoch} was linked while epoch {self.epoch} is {self.phase.name}"
+            raise InternalError(msg)
+        return self._commit()
+
+    def _commit(self) -> list[Decision]:
+        self._await_all(Phase.COMMITTING)
+        return [CommitEpoch(self.epoch)]
 
     def _await_all(self, phase: Phase) -> None:
         self.phase = phase
@@ -113,7 +148,7 @@ class Coordinator:
         self._waiting_for.discard(worker)
         return not self._waiting_for
 
-    def _after_published(self, now_s: float) -> list[Command]:
+    def _after_published(self, now_s: float) -> list[Decision]:
         self.epochs_committed += 1
         if self._final:
             self.phase = Phase.STOPPED

@@ -45,6 +45,18 @@ class Stop:
 
 
 Command: TypeAlias = CloseEpoch | CommitEpoch | Stop
+"""What workers are told."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkEpoch:
+    """To the driver alone: make the manifest of the epoch durable."""
+
+    epoch: Epoch
+
+
+Decision: TypeAlias = Command | LinkEpoch
+"""What the coordinator decides."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,9 @@ class PlannedStep:
     inner_id: str
     """The step itself, by its own id."""
     operator: str
+    """Name of the inner step's operator."""
+    kind: str
+    """Name of the operator that the user chose."""
     kernel: Any
     ups: tuple[str, ...]
     """The stream at each input port."""
@@ -117,7 +120,7 @@ def plan(flow: Dataflow, workers: int = 1, *, kernels: bool = True) -> Plan:
         FlowError: The flow has no input or no output.
     """
     steps = tuple(
-        PlannedStep(i, leaf.step_id, op.step_id, op.name, kernel, _ups(op), _downs(op))
+        PlannedStep(i, leaf.step_id, op.step_id, op.name, leaf.name, kernel, _ups(op), _downs(op))
         for i, (leaf, op, kernel) in enumerate(
             (leaf, op, kernel)
             for leaf in leaf_steps(flow.substeps)
@@ -204,7 +207,7 @@ def _check_states(steps: tuple[PlannedStep, ...]) -> None:
     """The state of a step goes by the step's name alone, so two can't have the same."""
     keyed: set[str] = set()
     for step in steps:
-        if _route(step.kernel) is Route.KEY:
+        if is_keyed(step.kernel):
             if step.step_id in keyed:
                 msg = f"two keyed steps go by the name {step.step_id!r}"
                 raise InternalError(msg)
@@ -219,9 +222,14 @@ def _edges(steps: tuple[PlannedStep, ...], workers: int) -> Iterator[PlannedEdge
             yield PlannedEdge(stream_id, producers[stream_id], step.index, port, route)
 
 
+def is_keyed(kernel: Any) -> bool:
+    """Whether a step with this kernel keeps state by key."""
+    return isinstance(kernel, KeyedKernel) or (isinstance(kernel, RecordKernel) and kernel.keyed)
+
+
 def _route(kernel: Any) -> Route:
     """How records must reach a step with this kernel, where there are several workers."""
-    if isinstance(kernel, KeyedKernel) or (isinstance(kernel, RecordKernel) and kernel.keyed):
+    if is_keyed(kernel):
         return Route.KEY
     if isinstance(kernel, RedistributeKernel):
         return Route.BALANCE

@@ -7,18 +7,25 @@ import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
+from engine.recovery import RecoveryConfig
 from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._messages import LinkEpoch
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import Clock, NoNetwork, SystemClock, SystemWaiter, Waiter
 from engine.runtime._sink_node import Job
 from engine.runtime._worker import Worker
+
+if TYPE_CHECKING:
+    from engine.runtime._recovery import Recovery
 
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
 
@@ -42,6 +49,8 @@ class RunOptions:
     clock: Clock = field(default_factory=SystemClock)
     waiter: Waiter = field(default_factory=SystemWaiter)
     drain: Drain = field(default_factory=Drain)
+    recovery: RecoveryConfig | None = None
+    """Where to save epochs; None saves nothing."""
 
 
 def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
@@ -50,15 +59,16 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
     Raises:
         FlowError: The flow can't run.
         EngineRuntimeError: The run ended because of an error, which is the cause.
+        StoreError: The recovery store can't be used. It is left as it was.
     """
     options = options or RunOptions()
     if options.epoch_interval < timedelta(0):
         msg = f"the epoch interval must not be negative; got {options.epoch_interval}"
         raise ValueError(msg)
     planned = plan(flow, 1, kernels=options.kernels)
-    with contextlib.suppress(AbortExecution):
+    with contextlib.suppress(AbortExecution), _saving(flow, planned, options) as recovery:
         try:
-            _run(planned, options)
+            _run(planned, options, recovery)
         except Exception as ex:
             if isinstance(ex, AbortExecution):
                 raise
@@ -66,14 +76,39 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
             raise error from error.__cause__
 
 
-def _run(planned: Plan, options: RunOptions) -> None:
-    job = Job(os.urandom(16).hex())
-    site = WorkerSite(WorkerIndex(0), 1, options.clock, NoNetwork(), CHANNEL_BATCHES_MAX, job)
-    interval_s = options.epoch_interval.total_seconds()
+@contextlib.contextmanager
+def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Recovery | None]:
+    """The open store of the run, if it has one."""
+    config = options.recovery
+    if config is None:
+        yield None
+        return
+    # Loads RocksDB, which runs without recovery need not wait for.
+    from engine.runtime._recovery import Recovery  # noqa: PLC0415
+
+    root = Path(config.db_dir)
+    recovery = Recovery.open(root, flow, planned, options.clock, create=config.create)
+    try:
+        yield recovery
+    except BaseException:
+        recovery.close(apply=False)
+        raise
+    recovery.close(apply=True)
+
+
+def _run(planned: Plan, options: RunOptions, recovery: Recovery | None) -> None:
+    clock, interval_s = options.clock, options.epoch_interval.total_seconds()
+    job = Job(os.urandom(16).hex()) if recovery is None else recovery.job
+    after = 0 if recovery is None else recovery.epoch
+    coordinator = Coordinator(
+        1, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
+    )
+    site = WorkerSite(
+        WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, recovery
+    )
     worker = Worker(planned, deal_partitions(planned), site, epoch_per_batch=interval_s == 0)
-    coordinator = Coordinator(1, interval_s, options.clock.monotonic_s())
     with closing([worker]):
-        _drive(worker, coordinator, options)
+        _drive(worker, coordinator, options, recovery)
 
 
 @contextlib.contextmanager
@@ -108,7 +143,9 @@ def _note_all(ex: BaseException, errors: list[Exception]) -> None:
         ex.add_note(f"and then, {error.__notes__[-1]}: {name_of(error)}")
 
 
-def _drive(worker: Worker, coordinator: Coordinator, options: RunOptions) -> None:
+def _drive(
+    worker: Worker, coordinator: Coordinator, options: RunOptions, recovery: Recovery | None
+) -> None:
     """Let the worker step until the coordinator stops it, carrying what they say to each other."""
     step, reports, monotonic_s = worker.step, worker.reports, options.clock.monotonic_s
     drain, wait = options.drain, options.waiter.wait
@@ -117,19 +154,30 @@ def _drive(worker: Worker, coordinator: Coordinator, options: RunOptions) -> Non
         wait_s = step()
         now_s = monotonic_s()
         if reports or now_s >= next_time_s or drain.requested:
-            _coordinate(worker, coordinator, now_s, drain)
+            _coordinate(worker, coordinator, now_s, drain, recovery)
             next_time_s = coordinator.next_time_s()
         elif wait_s > 0.0:
             wait(min(wait_s, next_time_s - now_s))
 
 
-def _coordinate(worker: Worker, coordinator: Coordinator, now_s: float, drain: Drain) -> None:
-    """One exchange of words: reports to the coordinator, its commands to the worker."""
+def _coordinate(
+    worker: Worker,
+    coordinator: Coordinator,
+    now_s: float,
+    drain: Drain,
+    recovery: Recovery | None,
+) -> None:
+    """One exchange of words: reports to the coordinator, its decisions to the worker."""
     commands = coordinator.on_time(now_s)
     if drain.requested:
         drain.requested = False
         commands += coordinator.drain(now_s)
     while worker.reports:
         commands += coordinator.on_report(worker.index, worker.reports.popleft(), now_s)
-    for command in commands:
-        worker.command(command)
+    for decision in commands:
+        if isinstance(decision, LinkEpoch):
+            assert recovery is not None  # noqa: S101 - it decides so for durable runs alone
+            recovery.link(decision.epoch)
+            commands += coordinator.on_linked(decision.epoch)
+        else:
+            worker.command(decision)

@@ -21,6 +21,7 @@ from engine.operators._keys import check_key, refuse_unkeyed
 from engine.operators._shown import shown
 from engine.runtime._ids import Epoch
 from engine.runtime._nodes import Node
+from engine.runtime._store import StepChanges
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,8 @@ class SinkNode(Node):
         self.parts: dict[str, SinkPartition[Any]] = {}
         self._job = job
         self._rows: dict[str, list[bytes]] = {}
+        self._positions: dict[str, Any] = {}
+        self._out: dict[str, int | None] = {}
 
     def push(self, batch: list[Any]) -> None:
         """Write a batch."""
@@ -52,7 +55,7 @@ class SinkNode(Node):
             raise ConnectorError(msg)
         self.parts[name] = part
         part.begin(SinkSession(self._job.store_id, self._job.generation, self.step_id, name))
-        part.published()
+        self._out[name] = part.published()
         return part  # pyright: ignore[reportUnknownVariableType]
 
     def prepare(self, epoch: Epoch) -> Iterator[None]:
@@ -64,8 +67,24 @@ class SinkNode(Node):
                 yield
             self._rows[name] = self._checked(name, rows)
             if isinstance(part, StatefulSinkPartition):
-                # There is nowhere to keep it, but the contract says that it's asked for.
-                part.snapshot()
+                self._positions[name] = part.snapshot()  # pyright: ignore[reportUnknownMemberType]
+
+    def changes(self) -> StepChanges:
+        """What to save of the epoch that was just prepared."""
+        return StepChanges(self.step_id, positions=self._positions, kept_rows=self._rows)
+
+    def settle(self, epoch: Epoch, kept: Callable[[str], list[bytes]]) -> Iterator[None]:
+        """Before the first record of a run: publish what an earlier one committed and did not.
+
+        Args:
+            epoch: The last epoch that was committed.
+            kept: Gives the rows of that epoch by shard.
+        """
+        for name, part in self.parts.items():
+            out = self._out[name]
+            if out is not None and out < epoch:
+                while part.publish(epoch, kept(name)) is PENDING:
+                    yield
 
     def publish(self, epoch: Epoch) -> Iterator[None]:
         """Publish what was prepared for a durable epoch; yields while a partition is pending."""
@@ -147,5 +166,9 @@ class PartitionedSinkNode(SinkNode):
         """The partition of that name, built at its first record."""
         part = self.parts.get(name)
         if part is None:
-            part = self.take(name, self._sink.build_part(self.step_id, name, None))
+            part = self.open(name, None)
         return part
+
+    def open(self, name: str, position: Any) -> Any:
+        """Build the partition of that name, to go on from a position."""
+        return self.take(name, self._sink.build_part(self.step_id, name, position))

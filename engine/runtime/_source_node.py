@@ -171,6 +171,12 @@ class SourceNode(Node):
         for reader in self._readers:
             reader.part.on_commit(states[reader.name])
 
+    def resume_commit(self, positions: dict[str, Any]) -> None:
+        """Tell the partitions again what an earlier run committed; it may not have got that far."""
+        for reader in self._readers:
+            if reader.name in positions:
+                reader.part.on_commit(positions[reader.name])
+
     def closers(self) -> list[Callable[[], None]]:
         """What closes the partitions, one by one."""
         return [reader.part.close for reader in self._readers]

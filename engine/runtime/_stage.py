@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.operators._state import KeyedState
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
@@ -127,6 +128,8 @@ class RunningStage:
     inputs: list[StageInput] = field(default_factory=list[StageInput])
     senders: list[Sender] = field(default_factory=list[Sender])
     nodes: list[Node] = field(default_factory=list[Node])
+    states: dict[str, KeyedState] = field(default_factory=dict[str, KeyedState])
+    """Of the keyed steps, by step id."""
     channels: list[tuple[StageInput, Channel]] = field(
         default_factory=list[tuple[StageInput, Channel]]
     )

@@ -33,10 +33,12 @@ from engine.runtime._plan import Plan
 from engine.runtime._ports import Network
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
+from engine.runtime._store import StepChanges
 
 _ITEMS_PER_ROUND_MAX = 16
 _BATCHES_PER_POLL_MAX = 1_000_000_000
 _SETTLING_POLL_S = 0.0005
+_APPLY_SLICE_S = 0.001
 
 
 class Worker:
@@ -73,9 +75,11 @@ class Worker:
         self._hold = False
         self._final = False
         self._source_turn = 0
-        self._epoch = Epoch(1)
+        self._store = site.store
+        self._epoch = Epoch(1 if site.store is None else site.store.epoch + 1)
+        self._applying = False
         self._stages_behind = 0
-        self._settling: Iterator[None] | None = None
+        self._settling: Iterator[None] | None = None if self._store is None else self._resume()
         self._settle_at_s = -math.inf
         self._positions: list[dict[str, Any]] = []
         self._end_reported = False
@@ -107,7 +111,7 @@ class Worker:
             return self._settle()
         if self.stopped:
             return 0.0
-        worked = False
+        worked = self._applying and self._apply()
         for stage in self._fed:
             worked = self._consume(stage) or worked
         wait_s = math.inf
@@ -136,6 +140,8 @@ class Worker:
             if self._settle_at_s <= self._time_s():
                 yield self._settle
             return
+        if self._applying:
+            yield self._apply
         for stage in self._fed:
             for entry, channel in stage.ready_channels():
                 yield functools.partial(self._consume_one, stage, entry, channel)
@@ -265,13 +271,47 @@ class Worker:
     def _prepare(self, stage: RunningStage, epoch: Epoch) -> Iterator[None]:
         for sink in stage.sinks:
             yield from sink.prepare(epoch)
+        if self._store is not None:
+            states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
+            self._store.append(epoch, [*states, *(sink.changes() for sink in stage.sinks)])
         stage.pass_barrier(epoch)
         self._stages_behind -= 1
         if self._stages_behind == 0:
-            self._epoch = Epoch(epoch + 1)
-            self.reports.append(Prepared(epoch))
+            self._prepared(epoch)
+
+    def _prepared(self, epoch: Epoch) -> None:
+        """All stages have passed the barrier: all that the epoch did on this worker is known."""
+        if self._store is not None:
+            positions = zip(self._sources, self._positions, strict=True)
+            self._store.append(
+                epoch, [StepChanges(node.step_id, positions=at) for (node, _), at in positions]
+            )
+            self._store.prepare(epoch)
+        self._epoch = Epoch(epoch + 1)
+        self.reports.append(Prepared(epoch))
+
+    def _resume(self) -> Iterator[None]:
+        """Before the first record: finish what an earlier run committed and did not get out."""
+        store = self._store
+        assert store is not None  # noqa: S101
+        for stage in self.stages:
+            for sink in stage.sinks:
+                yield from sink.settle(
+                    store.epoch, functools.partial(store.kept_rows, sink.step_id)
+                )
+        for node, _ in self._sources:
+            node.resume_commit(store.positions(node.step_id))
+
+    def _apply(self) -> bool:
+        """Bring the store's table a little nearer to what is committed; whether more is to do."""
+        assert self._store is not None  # noqa: S101
+        self._applying = self._store.apply_some(_APPLY_SLICE_S, eager=False)
+        return self._applying
 
     def _publish(self, epoch: Epoch) -> Iterator[None]:
+        if self._store is not None:
+            self._store.commit(epoch)
+            self._applying = True
         for stage in self.stages:
             for sink in stage.sinks:
                 yield from sink.publish(epoch)

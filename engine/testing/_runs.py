@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 from engine.dataflow import Dataflow
+from engine.recovery import RecoveryConfig
 from engine.runtime import DEFAULT_EPOCH_INTERVAL, RunOptions, run_flow
 
 
@@ -13,7 +13,7 @@ def run_main(
     flow: Dataflow,
     *,
     epoch_interval: timedelta | None = None,
-    recovery_config: Any = None,
+    recovery_config: RecoveryConfig | None = None,
 ) -> None:
     """Run a flow with one worker on the calling thread until its input ends.
 
@@ -23,13 +23,13 @@ def run_main(
         flow: What to run.
         epoch_interval: Time between epochs, 10 seconds if left out. Zero makes each source batch
             an epoch of its own.
-        recovery_config: Not supported yet.
+        recovery_config: Where to save epochs, so that a later run goes on where this one stopped.
 
     Raises:
         EngineRuntimeError: The run ended because of an error; the chain of `__cause__` ends in
             the exception that was raised first.
         FlowError: The flow has no input or no output.
-        NotImplementedError: A `recovery_config` was given.
+        StoreError: The recovery store can't be used. It is left as it was.
 
     >>> import engine.operators as op
     >>> from engine.testing import TestingSink, TestingSource
@@ -40,8 +40,7 @@ def run_main(
     >>> out
     [1, 2]
     """
-    _refuse_recovery(recovery_config)
-    _run_one(flow, epoch_interval)
+    _run_one(flow, epoch_interval, recovery_config)
 
 
 def cluster_main(
@@ -50,7 +49,7 @@ def cluster_main(
     proc_id: int,
     *,
     epoch_interval: timedelta | None = None,
-    recovery_config: Any = None,
+    recovery_config: RecoveryConfig | None = None,
     worker_count_per_proc: int = 1,
 ) -> None:
     """Run a flow as one process of a cluster; only a cluster of one worker for now.
@@ -60,29 +59,24 @@ def cluster_main(
         addresses: ``host:port`` of each process; none for a cluster of this process alone.
         proc_id: Which of them this process is.
         epoch_interval: As in `run_main`.
-        recovery_config: Not supported yet.
+        recovery_config: As in `run_main`.
         worker_count_per_proc: Workers in each process.
 
     Raises:
-        NotImplementedError: More than one worker is asked for, or recovery.
+        NotImplementedError: More than one worker is asked for.
         EngineRuntimeError: As in `run_main`.
     """
-    _refuse_recovery(recovery_config)
     if len(addresses) > 1 or worker_count_per_proc != 1 or proc_id != 0:
         msg = (
             "runs with more than one worker are not supported yet; "
             "use no addresses, process 0 and one worker per process"
         )
         raise NotImplementedError(msg)
-    _run_one(flow, epoch_interval)
+    _run_one(flow, epoch_interval, recovery_config)
 
 
-def _run_one(flow: Dataflow, epoch_interval: timedelta | None) -> None:
+def _run_one(
+    flow: Dataflow, epoch_interval: timedelta | None, recovery_config: RecoveryConfig | None
+) -> None:
     interval = DEFAULT_EPOCH_INTERVAL if epoch_interval is None else epoch_interval
-    run_flow(flow, RunOptions(epoch_interval=interval))
-
-
-def _refuse_recovery(recovery_config: Any) -> None:
-    if recovery_config is not None:
-        msg = "recovery is not supported yet; run without `recovery_config`"
-        raise NotImplementedError(msg)
+    run_flow(flow, RunOptions(epoch_interval=interval, recovery=recovery_config))

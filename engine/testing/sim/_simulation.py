@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -24,7 +24,11 @@ from engine.runtime import (
     DEFAULT_EPOCH_INTERVAL,
     Command,
     Coordinator,
+    Decision,
+    Epoch,
+    LinkEpoch,
     Plan,
+    Store,
     Worker,
     WorkerIndex,
     WorkerSite,
@@ -105,7 +109,7 @@ def simulate(flow: Dataflow, seed: int, options: SimOptions | None = None) -> Si
     """
     options = options or SimOptions()
     planned = plan(flow, options.workers, kernels=options.kernels)
-    simulation = _Simulation(planned, seed, options)
+    simulation = Gang(planned, seed, options)
     try:
         with clock_set_to(simulation.now), closing(simulation.workers):
             simulation.run()
@@ -130,8 +134,25 @@ class _Lines:
     commands: deque[Command] = field(default_factory=deque[Command])
 
 
-class _Simulation:
-    def __init__(self, planned: Plan, seed: int, options: SimOptions) -> None:
+class Gang:
+    """Workers and their coordinator in one run.
+
+    Args:
+        planned: What to run.
+        seed: Draws the schedule.
+        options: What to simulate.
+        stores: A store for each worker, or none at all.
+        link: Makes an epoch's manifest durable.
+    """
+
+    def __init__(
+        self,
+        planned: Plan,
+        seed: int,
+        options: SimOptions,
+        stores: Sequence[Store] = (),
+        link: Callable[[Epoch], None] | None = None,
+    ) -> None:
         self.result = SimResult(seed)
         self.workers: list[Worker] = []
         self._queues: list[deque[Any]] = []
@@ -143,7 +164,15 @@ class _Simulation:
         self._lines = [_Lines() for _ in range(options.workers)]
         self._step_max_s = options.step_max.total_seconds()
         self._interval_s = options.epoch_interval.total_seconds()
-        self._coordinator = Coordinator(options.workers, self._interval_s, 0.0)
+        self._stores = stores
+        self._link = link
+        self._coordinator = Coordinator(
+            options.workers,
+            self._interval_s,
+            0.0,
+            after=stores[0].epoch if stores else 0,
+            durable=bool(stores),
+        )
 
     def now(self) -> datetime:
         """Simulated time."""
@@ -152,25 +181,37 @@ class _Simulation:
     def run(self) -> None:
         """Start all workers, then take turns until they have stopped."""
         try:
-            self._start()
-            while not all(worker.stopped for worker in self.workers):
-                self._turn()
+            self.start()
+            while not self.stopped:
+                self.turn()
         finally:
             self.result.epochs = self._coordinator.epochs_committed
             self.result.elapsed = timedelta(seconds=self._clock.monotonic_s())
 
-    def _start(self) -> None:
+    @property
+    def stopped(self) -> bool:
+        """Whether the run is over."""
+        return all(worker.stopped for worker in self.workers)
+
+    def start(self) -> None:
+        """Build all workers."""
         workers, deal = self._options.workers, deal_partitions(self._plan)
         for i in range(workers):
             site = WorkerSite(
-                WorkerIndex(i), workers, self._clock, self._network, self._options.channel_batches
+                WorkerIndex(i),
+                workers,
+                self._clock,
+                self._network,
+                self._options.channel_batches,
+                store=self._stores[i] if self._stores else None,
             )
             worker = Worker(self._plan, deal, site, epoch_per_batch=self._interval_s == 0)
             self._network.connect(worker.receive, worker.credit)
             self.workers.append(worker)
             self._queues += [channel.items for channel in worker.channels.values()]
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Do one of the things that could happen next, or let time pass."""
         self.result.steps += 1
         if self.result.steps > self._options.steps_max:
             raise SimulationError(self._describe(f"did not end in {self._options.steps_max} steps"))
@@ -205,9 +246,15 @@ class _Simulation:
         report = worker.reports.popleft()
         self._tell(self._coordinator.on_report(worker.index, report, self._clock.monotonic_s()))
 
-    def _tell(self, commands: list[Command]) -> None:
-        for lines in self._lines:
-            lines.commands.extend(commands)
+    def _tell(self, decisions: list[Decision]) -> None:
+        for decision in decisions:
+            if isinstance(decision, LinkEpoch):
+                assert self._link is not None  # noqa: S101
+                self._link(decision.epoch)
+                self._tell(self._coordinator.on_linked(decision.epoch))
+            else:
+                for lines in self._lines:
+                    lines.commands.append(decision)
 
     def _note_queues(self) -> None:
         longest = max(map(len, self._queues), default=0)

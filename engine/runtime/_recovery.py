@@ -1,0 +1,173 @@
+"""A run's side of the recovery store: opens it, begins a generation, commits epochs to it.
+
+Binds the worker's port (`engine.runtime._store.Store`) to `engine.recovery`, for a job with one
+worker in this process. The driver (`engine.runtime._run`) opens and closes it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from engine.dataflow import Dataflow, fingerprint
+from engine.errors import InconsistentPartitionsError
+from engine.operators._kernels import InputKernel, OutputKernel
+from engine.recovery._changes import Changes, KeptRows, KeyedChanges, PartitionChanges
+from engine.recovery._disk import RealDisk
+from engine.recovery._evolution import Evolution, WantedStep, evolve
+from engine.recovery._ids import Epoch as StoredEpoch
+from engine.recovery._ids import WorkerIndex as StoredWorker
+from engine.recovery._overlay import Missing
+from engine.recovery._store_folder import JobIdentity, StoreFolder
+from engine.recovery._worker_store import WorkerSpot, WorkerStore
+from engine.recovery.store import RocksTables
+from engine.runtime._ids import Epoch
+from engine.runtime._plan import Plan, PlannedStep, is_keyed
+from engine.runtime._ports import Clock
+from engine.runtime._sink_node import Job
+from engine.runtime._store import StepChanges
+
+_MICROSECONDS = 1_000_000
+
+
+class Recovery:
+    """The open store of a job with one worker."""
+
+    def __init__(self, folder: StoreFolder, worker: WorkerStore, clock: Clock) -> None:
+        self._folder = folder
+        self._worker = worker
+        self._clock = clock
+        self.epoch = Epoch(worker.manifest.epoch)
+        """The last epoch that was committed when the store was opened; 0 for none."""
+        self.job = Job(worker.manifest.store_id, worker.manifest.generation)
+
+    @staticmethod
+    def open(root: Path, flow: Dataflow, planned: Plan, clock: Clock, *, create: bool) -> Recovery:
+        """Go back to the last epoch that was committed, and claim the store for this run.
+
+        Raises:
+            StoreError: The store can't be opened, or isn't this flow's. It is left as it was.
+        """
+        with ExitStack() as stack:
+            token = os.urandom(16).hex()
+            folder = StoreFolder.open(RealDisk(), root, token, create=create)
+            stack.callback(folder.close)
+            job = JobIdentity(flow.flow_id, fingerprint(flow))
+            folder.check_flow(job)
+            evolution = _evolution(folder, planned)
+            manifest = folder.start_generation(job, evolution, 1, clock.time_s())
+            spot = WorkerSpot(RealDisk(), RocksTables(), root, StoredWorker(0))
+            worker = WorkerStore.open(spot, manifest)
+            stack.pop_all()
+        return Recovery(folder, worker, clock)
+
+    # What the worker asks of its store
+
+    def state(self, step_id: str) -> _StepState:
+        """As in `Store`."""
+        return _StepState(self._worker, step_id)
+
+    def timers(self, step_id: str, until_s: float) -> Iterator[tuple[float, Any]]:
+        """As in `Store`."""
+        for due_us, key in self._worker.scan_timers(step_id, int(until_s * _MICROSECONDS)):
+            yield due_us / _MICROSECONDS, key
+
+    def positions(self, step_id: str) -> dict[str, Any]:
+        """As in `Store`."""
+        parts = self._worker.partitions(step_id)
+        return {name: part.value for name, part in parts.items()}
+
+    def kept_rows(self, step_id: str, shard: str) -> list[bytes]:
+        """As in `Store`."""
+        return self._worker.kept_rows(step_id).get(shard, [])
+
+    def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
+        """As in `Store`."""
+        self._worker.append(StoredEpoch(epoch), [part for step in changes for part in _parts(step)])
+
+    def prepare(self, epoch: Epoch) -> None:
+        """As in `Store`."""
+        self._worker.prepare(StoredEpoch(epoch))
+
+    def commit(self, epoch: Epoch) -> None:
+        """As in `Store`."""
+        self._worker.commit(StoredEpoch(epoch))
+
+    def apply_some(self, budget_s: float, *, eager: bool) -> bool:
+        """As in `Store`."""
+        return self._worker.apply_some(budget_s, self._clock.monotonic_s, eager=eager)
+
+    # What the driver asks
+
+    def link(self, epoch: Epoch) -> None:
+        """Commit an epoch that the worker has prepared."""
+        self._folder.commit(StoredEpoch(epoch), {}, self._clock.time_s())
+
+    def close(self, *, apply: bool) -> None:
+        """Let go of the store; after a clean end with all of it in the table."""
+        try:
+            self._worker.close(apply=apply)
+        finally:
+            self._folder.close()
+
+
+class _StepState:
+    """What the store has of one step's state."""
+
+    def __init__(self, worker: WorkerStore, step_id: str) -> None:
+        self._worker = worker
+        self._step_id = step_id
+
+    def load(self, key: Any) -> Any:
+        """As in `Stored`."""
+        (row,) = self._worker.get_rows(self._step_id, [key])
+        return None if isinstance(row, Missing) else row.value
+
+    def keys(self) -> Iterable[Any]:
+        """As in `Stored`."""
+        return (key for key, _ in self._worker.scan_step(self._step_id))
+
+
+def _evolution(folder: StoreFolder, planned: Plan) -> Evolution:
+    """How the stored steps become those of this flow; refused if state would be lost."""
+    stored = folder.manifest
+    wanted = {step.step_id: WantedStep(_kind(step)) for step in planned.steps if _kind(step)}
+    evolution = evolve(stored.steps if stored else {}, stored.next_step if stored else 1, wanted)
+    if evolution.gone or evolution.changed:
+        steps = ", ".join(map(repr, (*evolution.gone, *evolution.changed)))
+        msg = (
+            f"{folder.root} has saved state of steps that this flow hasn't, or that are another "
+            f"kind of step now: {steps}. Give the steps their old names and operators back, or "
+            "use another folder"
+        )
+        raise InconsistentPartitionsError(msg)
+    return evolution
+
+
+def _kind(step: PlannedStep) -> str:
+    """What a step saves, by the operator that the user chose; empty if nothing."""
+    if is_keyed(step.kernel):
+        return step.kind
+    return step.kind if isinstance(step.kernel, InputKernel | OutputKernel) else ""
+
+
+def _parts(changes: StepChanges) -> Iterator[Changes]:
+    """A step's changes in the words of the store."""
+    state = changes.state
+    if state is not None and (state.keys or state.gone):
+        dues = state.due_s
+        yield KeyedChanges(
+            changes.step_id,
+            state.keys,
+            state.stored,
+            None if dues is None else [None if s is None else int(s * _MICROSECONDS) for s in dues],
+            state.gone,
+        )
+    if changes.positions:
+        yield PartitionChanges(changes.step_id, changes.positions)
+    for shard, rows in changes.kept_rows.items():
+        if rows:
+            yield KeptRows(changes.step_id, shard, rows)
