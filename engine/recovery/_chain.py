@@ -96,7 +96,8 @@ class ManifestChain:
         """Delete the links with lower numbers, and what dead processes left behind."""
         for seq in self.numbers():
             if seq < before:
-                self._disk.unlink(self.path(seq))
+                with writing(self.path(seq), "delete an old manifest"):
+                    self._disk.unlink(self.path(seq))
 
     def remove_leftovers(self) -> None:
         """Delete temporary files of dead processes. Only for the process that has the lock."""

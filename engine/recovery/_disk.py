@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from engine.errors import StoreInUseError, StoreWriteError
+from engine.errors import StoreError, StoreInUseError, StoreWriteError
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -138,7 +138,7 @@ def writing(path: Path, doing: str) -> Generator[None, None, None]:
     """
     try:
         yield
-    except (StoreInUseError, FileExistsError):
+    except (StoreError, FileExistsError):
         raise
     except OSError as ex:
         reason = ex.strerror or str(ex)

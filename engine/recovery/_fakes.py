@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from engine.errors import CorruptStoreError, StoreInUseError
-from engine.recovery._disk import AppendFile, Disk, Lock
+from engine.recovery._disk import AppendFile, Disk, Lock, writing
 from engine.recovery._table import Row, Table, Tables
 
 
@@ -332,7 +332,8 @@ class MemoryTable(Table):
         self._change("table delete_range", how)
 
     def _change(self, what: str, how: _Write) -> None:
-        self._disk.op(what, self._path.parent)
+        with writing(self._path.parent, what):
+            self._disk.op(what, self._path.parent)
         how(self._rows)
         self._unflushed.append(how)
         self._order = None
@@ -348,7 +349,8 @@ class MemoryTable(Table):
 
     def flush_done(self) -> bool:
         """As in `Table`."""
-        self._disk.op("table flush", self._path.parent)
+        with writing(self._path.parent, "table flush"):
+            self._disk.op("table flush", self._path.parent)
         self._persist(self._flushing)
         self._flushing = 0
         return True

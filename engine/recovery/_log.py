@@ -96,7 +96,7 @@ class LogWriter:
         """Delete files all of whose epochs are at most `through`; never the one written to."""
         while self._older and self._older[0].last_epoch <= through:
             path = self._folder / str(self._older.pop(0).name)
-            if self._disk.exists(path):
+            with writing(path, "delete a file of the recovery log"):
                 self._disk.unlink(path)
 
     def close(self) -> None:

@@ -95,24 +95,19 @@ class RocksTable(Table):
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[Row]:
         """As in `Table`."""
-        options = rocksdict.ReadOptions()
-        options.set_iterate_upper_bound(stop)
-        iterator = self._database.iter(options)
+        iterator = self._database.iter()
         iterator.seek(start)
-        return self._rows(iterator, options)
+        return self._rows(iterator, stop)
 
-    def _rows(
-        self, iterator: rocksdict.RdictIter, options: rocksdict.ReadOptions
-    ) -> Iterator[Row]:
-        # The iterator refers to the upper bound within the options and doesn't keep them alive.
-        keep_alive = options
-        while iterator.valid():
-            yield iterator.key(), iterator.value()
+    def _rows(self, iterator: rocksdict.RdictIter, stop: bytes) -> Iterator[Row]:
+        # An upper bound in `ReadOptions` is no safe way to stop: rocksdict's iterator points into
+        # that object without keeping it alive, and then ends anywhere.
+        while iterator.valid() and (key := iterator.key()) < stop:
+            yield key, iterator.value()
             iterator.next()
         # An iterator just ends where it can't read on.
         with _translated(self._folder):
             iterator.status()
-        del keep_alive
 
     def write(self, puts: Sequence[Row], deletes: Sequence[bytes]) -> None:
         """As in `Table`."""

@@ -7,6 +7,7 @@ them to the real clock and to real waiting. `engine.testing.sim` binds them to s
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from typing import Any, Protocol
@@ -44,6 +45,22 @@ class Waiter(Protocol):
     def wait(self, seconds: float) -> None:
         """Return after that time, or sooner if woken; `math.inf` means until woken."""
         ...
+
+
+class Entropy(Protocol):
+    """Where names come from that nobody else has."""
+
+    def token(self) -> str:
+        """A text that was never given before, anywhere; safe in file names."""
+        ...
+
+
+class SystemEntropy:
+    """The operating system's."""
+
+    def token(self) -> str:
+        """128 random bits in hex."""
+        return os.urandom(16).hex()
 
 
 class SystemClock:

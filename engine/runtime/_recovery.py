@@ -6,9 +6,9 @@ worker in this process. The driver (`engine.runtime._run`) opens and closes it.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,22 @@ from engine.recovery._worker_store import WorkerSpot, WorkerStore
 from engine.recovery.store import RocksTables
 from engine.runtime._ids import Epoch
 from engine.runtime._plan import Plan, PlannedStep, is_keyed
-from engine.runtime._ports import Clock
+from engine.runtime._ports import Clock, Entropy
 from engine.runtime._sink_node import Job
 from engine.runtime._store import StepChanges
 
 _MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveredJob:
+    """What is to run, and the folder it saves its epochs in."""
+
+    root: Path
+    flow: Dataflow
+    planned: Plan
+    create: bool
+    """Make a store if there is none."""
 
 
 class Recovery:
@@ -45,19 +56,19 @@ class Recovery:
         self.job = Job(worker.manifest.store_id, worker.manifest.generation)
 
     @staticmethod
-    def open(root: Path, flow: Dataflow, planned: Plan, clock: Clock, *, create: bool) -> Recovery:
+    def open(wanted: RecoveredJob, clock: Clock, entropy: Entropy) -> Recovery:
         """Go back to the last epoch that was committed, and claim the store for this run.
 
         Raises:
             StoreError: The store can't be opened, or isn't this flow's. It is left as it was.
         """
         with ExitStack() as stack:
-            token = os.urandom(16).hex()
-            folder = StoreFolder.open(RealDisk(), root, token, create=create)
+            root, token = wanted.root, entropy.token()
+            folder = StoreFolder.open(RealDisk(), root, token, create=wanted.create)
             stack.callback(folder.close)
-            job = JobIdentity(flow.flow_id, fingerprint(flow))
+            job = JobIdentity(wanted.flow.flow_id, fingerprint(wanted.flow))
             folder.check_flow(job)
-            evolution = _evolution(folder, planned)
+            evolution = _evolution(folder, wanted.planned)
             manifest = folder.start_generation(job, evolution, 1, clock.time_s())
             spot = WorkerSpot(RealDisk(), RocksTables(), root, StoredWorker(0))
             worker = WorkerStore.open(spot, manifest)

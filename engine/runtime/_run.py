@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,7 +19,15 @@ from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._messages import LinkEpoch
 from engine.runtime._plan import Plan, plan
-from engine.runtime._ports import Clock, NoNetwork, SystemClock, SystemWaiter, Waiter
+from engine.runtime._ports import (
+    Clock,
+    Entropy,
+    NoNetwork,
+    SystemClock,
+    SystemEntropy,
+    SystemWaiter,
+    Waiter,
+)
 from engine.runtime._sink_node import Job
 from engine.runtime._worker import Worker
 
@@ -48,6 +55,7 @@ class RunOptions:
     """Use fast kernels of composed operators; their compositions otherwise (for tests)."""
     clock: Clock = field(default_factory=SystemClock)
     waiter: Waiter = field(default_factory=SystemWaiter)
+    entropy: Entropy = field(default_factory=SystemEntropy)
     drain: Drain = field(default_factory=Drain)
     recovery: RecoveryConfig | None = None
     """Where to save epochs; None saves nothing."""
@@ -84,10 +92,11 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Rec
         yield None
         return
     # Loads RocksDB, which runs without recovery need not wait for.
-    from engine.runtime._recovery import Recovery  # noqa: PLC0415
+    from engine.runtime._recovery import RecoveredJob, Recovery  # noqa: PLC0415
 
     root = Path(config.db_dir)
-    recovery = Recovery.open(root, flow, planned, options.clock, create=config.create)
+    job = RecoveredJob(root, flow, planned, create=config.create)
+    recovery = Recovery.open(job, options.clock, options.entropy)
     try:
         yield recovery
     except BaseException:
@@ -98,14 +107,12 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Rec
 
 def _run(planned: Plan, options: RunOptions, recovery: Recovery | None) -> None:
     clock, interval_s = options.clock, options.epoch_interval.total_seconds()
-    job = Job(os.urandom(16).hex()) if recovery is None else recovery.job
+    job = Job(options.entropy.token()) if recovery is None else recovery.job
     after = 0 if recovery is None else recovery.epoch
     coordinator = Coordinator(
         1, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
     )
-    site = WorkerSite(
-        WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, recovery
-    )
+    site = WorkerSite(WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, recovery)
     worker = Worker(planned, deal_partitions(planned), site, epoch_per_batch=interval_s == 0)
     with closing([worker]):
         _drive(worker, coordinator, options, recovery)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import sys
 from pathlib import Path
 
 from engine.recovery._disk import RealDisk
@@ -22,7 +23,8 @@ def live(folder: Path, journal: Path, seed: int) -> None:
     epoch = job.manifest.epoch
     check(job.store, history[epoch])
     assert not epoch or job.store.kept_rows(SINK) == history[epoch].kept
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     while True:
         run_epochs(job, rng, _Journal(history, journal), 1)
 

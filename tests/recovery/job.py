@@ -120,7 +120,7 @@ def random_changes(rng: random.Random, model: Model) -> list[Any]:
         keys = [key for key in touched if key not in deleted]
         values = [random_value(rng) for _ in keys]
         dues = None
-        if step_id == TIMED:
+        if step_id == TIMED and rng.random() < 0.8:
             dues = [rng.choice([None, rng.randint(-5, 1000)]) for _ in keys]
         states = model.states[step_id]
         for i, key in enumerate(keys):

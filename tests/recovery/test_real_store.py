@@ -1,4 +1,4 @@
-"""The store on a real disk with RocksDB: whatever ends the process, it goes on from the manifest."""
+"""The store on a real disk, with RocksDB: whatever ends the process, the next one resumes."""
 
 from __future__ import annotations
 

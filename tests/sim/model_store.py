@@ -1,22 +1,22 @@
 """A store as the protocol sees it, in memory and simple enough to be believed.
 
-It models what a crash takes away: what was appended and not prepared is gone, and the table falls
-back to some epoch between the last that was flushed and the last that was applied. What is encoded
-is a deep copy, so that an object which changes after its barrier can't hide.
+It models what a crash takes away: what was appended and not prepared is gone, and what was prepared
+and not linked is dropped by the next generation. What is kept is encoded, so that an object which
+changes after its barrier can't hide. The real store runs the same kind of test in `tests/recovery`.
 """
 
 from __future__ import annotations
 
+import functools
 import pickle
-import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from engine.runtime import Epoch, StepChanges
 
 
-class Fenced(Exception):
+class FencedOffError(Exception):
     """A newer generation has begun."""
 
 
@@ -52,17 +52,17 @@ class World:
                 del shard.log[at]
         return [ModelStore(self, shard, self.generation) for shard in self.shards]
 
+    def linker(self) -> Callable[[int], None]:
+        """What makes manifests durable for the generation that has just begun, and no other."""
+        return functools.partial(self.link, self.generation)
+
     def link(self, generation: int, epoch: int) -> None:
         if self.generation != generation:
-            raise Fenced
+            raise FencedOffError
         assert epoch == self.epoch + 1, "one manifest per epoch"
         for shard in self.shards:
             assert any(e == epoch for _, e in shard.log), "linked before all were prepared"
         self.chain.append(("epoch", generation, epoch))
-
-    def crash(self, rng: random.Random) -> None:
-        """Forget what a crash may take: nothing here but time, all else is durable or lost."""
-        del rng
 
 
 class ModelStore:
@@ -110,6 +110,12 @@ class ModelStore:
         for step in pickle.loads(encoded):
             put(self._view, step)
 
+    def append_encoded(self, changes: list[bytes]) -> None:
+        """Show changes that were never committed, which a mutant does."""
+        for encoded in changes:
+            for step in pickle.loads(encoded):
+                put(self._view, step)
+
     def prepare(self, epoch: Epoch) -> None:
         self._fence()
         self._shard.log[self._generation, epoch] = self._open
@@ -127,7 +133,7 @@ class ModelStore:
 
     def _fence(self) -> None:
         if self._world.generation != self._generation:
-            raise Fenced
+            raise FencedOffError
 
     def _apply(self, epoch: int) -> None:
         at = next(at for at in self._shard.log if at[1] == epoch)

@@ -17,7 +17,8 @@ TOOLS = {
     "format": ["ruff", "format", "--check", "--diff"],
     "lint": ["ruff", "check", "--output-format=concise"],
     "mypy": ["mypy"],
-    "pyright": ["pyright"],
+    # It would look for libraries in whatever Python is first on the path.
+    "pyright": ["pyright", "--pythonpath", sys.executable],
 }
 
 
