@@ -18,7 +18,7 @@ from engine._cli.output import finished, nobody_reads
 from engine._cli.run_command import RunCommand, parse_run_command
 from engine._cli.signals import StopNow, StopSignals
 from engine.dataflow import Dataflow
-from engine.errors import EngineRuntimeError, FlowError, ImportStringError
+from engine.errors import EngineRuntimeError, FlowError, ImportStringError, StoreError
 from engine.runtime import Drain, RunOptions, SystemWaiter, explained, run_flow
 
 __all__ = ["main"]
@@ -50,7 +50,7 @@ def _load_and_run(command: RunCommand) -> int:
         return _run(flow, command)
     except (ImportStringError, FlowError) as ex:
         return _failed(ex, flow, command, Exit.MISUSED)
-    except EngineRuntimeError as ex:
+    except (EngineRuntimeError, StoreError) as ex:
         return _failed(ex, flow, command, Exit.FAILED)
     except SystemExit as ex:
         # The flow's own code has called `sys.exit`. Its code may be 0, but the run isn't done.
@@ -66,7 +66,12 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         drain.requested = True
         waiter.wake()
 
-    options = RunOptions(epoch_interval=command.epoch_interval, drain=drain, waiter=waiter)
+    options = RunOptions(
+        epoch_interval=command.epoch_interval,
+        drain=drain,
+        waiter=waiter,
+        recovery=command.recovery,
+    )
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:
         with signals.watching():

@@ -19,6 +19,7 @@ from engine._cli.arguments import (
     index,
     settings_of,
 )
+from engine.recovery import RecoveryConfig
 from engine.runtime import DEFAULT_EPOCH_INTERVAL
 
 _DESCRIPTION = "Run a dataflow."
@@ -43,7 +44,7 @@ exit codes:
   143  SIGTERM, and the drain was not over in time
 """
 
-_SETTINGS = (
+SETTINGS = (
     Setting(
         "workers",
         ("-w", "--workers-per-process"),
@@ -96,7 +97,8 @@ _SETTINGS = (
         str,
         None,
         "DIR",
-        "where to keep what a restart needs; not supported yet",
+        "folder of the recovery store, made if need be: the same command goes on where a run, "
+        "however it ended, stopped",
     ),
     Setting(
         "backup_interval",
@@ -105,7 +107,7 @@ _SETTINGS = (
         duration,
         None,
         "TIME",
-        "how long old snapshots are kept; not supported yet",
+        "how long older epochs are kept; not supported yet",
     ),
     Setting(
         "drain_timeout",
@@ -126,6 +128,7 @@ class RunCommand:
     import_str: str
     epoch_interval: timedelta
     drain_timeout: timedelta
+    recovery: RecoveryConfig | None
     verbose: bool
 
 
@@ -138,19 +141,21 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
     """
     parser = Parser("python -m engine.run", _DESCRIPTION, _EPILOG)
     parser.add_argument("import_str", metavar="IMPORT_STR", help="what to run, see below")
-    add_settings(parser, _SETTINGS)
+    add_settings(parser, SETTINGS)
     parser.add_argument(
         "--verbose", action="store_true", help="report errors with the engine's own frames"
     )
     arguments = parser.parse_args(argv)
-    given = settings_of(arguments, _SETTINGS, environ)
+    given = settings_of(arguments, SETTINGS, environ)
     given.update(_from_pod(given, environ))
     for problem in _unsupported(given):
         raise UsageError(problem)
+    folder = given["recovery_directory"].value
     return RunCommand(
         arguments.import_str,
         given["epoch_interval"].value,
         given["drain_timeout"].value,
+        None if folder is None else RecoveryConfig(folder, create=True),
         arguments.verbose,
     )
 
@@ -185,6 +190,5 @@ def _unsupported(given: Mapping[str, Given]) -> Iterator[str]:
         yield f"{hosts.origin}: a cluster of several processes is not supported yet"
     if given["process_id"].value:
         yield f"{given['process_id'].origin}: a process other than 0 needs more addresses"
-    for name in ("recovery_directory", "backup_interval"):
-        if given[name].value is not None:
-            yield f"{given[name].origin}: recovery is not supported yet"
+    if given["backup_interval"].value is not None:
+        yield f"{given['backup_interval'].origin}: keeping older epochs is not supported yet"

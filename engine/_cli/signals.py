@@ -1,10 +1,10 @@
 """SIGINT and SIGTERM: ask a run to drain, and end it if it does not.
 
-Two parties share the work. The signal handler runs on the main thread, between two instructions
-of the user's own code: it asks for the drain, and raises `StopNow` once it is told to. A guard
-thread tells it: it reads the same signals from a pipe, so it hears of them even while the main
-thread is inside a call that no signal interrupts; it speaks to the user, watches the time, and
-ends the process where raising did not.
+A guard thread decides. It reads the signals from a pipe, so it hears of them even while the main
+thread is inside a call that no signal interrupts; it asks for the drain, speaks to the user and
+watches the time. The signal handler runs on the main thread, between two instructions of the
+user's own code, and does nothing but raise `StopNow` once the guard has told it to. Where that
+does not help, the guard ends the process.
 """
 
 from __future__ import annotations
@@ -40,8 +40,7 @@ class StopSignals:
     group and one more to the process.
 
     Args:
-        drain: Asks the run to drain. Called on the main thread between any two instructions, so
-            it must not wait for a lock.
+        drain: Asks the run to drain; called on the guard thread.
         timeout_s: How long a drain may take.
     """
 
@@ -54,7 +53,6 @@ class StopSignals:
         self._timeout_s = timeout_s
         self._main = threading.get_ident()
         self._process = os.getpid()
-        self._draining = False
         self._told_to_stop = False
         self._raised = False
         self._reader, self._writer = -1, -1
@@ -104,9 +102,6 @@ class StopSignals:
         if self._told_to_stop and (not self._raised or number == signal.SIGINT):
             self._raised = True
             raise StopNow
-        if not self._draining:
-            self._draining = True
-            self._drain()
 
     def _guard(self) -> None:
         """The guard thread, from the first signal to the end of the run."""
@@ -117,6 +112,7 @@ class StopSignals:
             self._tell("KeyboardInterrupt: draining, once more to stop now")
         else:
             self._tell("SIGTERM: draining")
+        self._drain()
         try:
             again = self._next((signal.SIGINT,), self._timeout_s)
         except TimeoutError:
@@ -126,6 +122,7 @@ class StopSignals:
                 return
             self._tell("KeyboardInterrupt: stopping now")
         self._told_to_stop = True
+        # To this thread, not to the process, so that whatever it waits in is interrupted.
         signal.pthread_kill(self._main, signal.SIGTERM)
         try:
             self._next((), _GRACE_S)

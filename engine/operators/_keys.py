@@ -87,7 +87,8 @@ def key_order(key: Any) -> tuple[Any, ...]:
 
 def sorted_keys(keys: Any) -> list[Any]:
     """Keys in their one order; plain comparison where all are of one type, as nearly always."""
+    found = list(keys)
     try:
-        return sorted(keys)
+        return sorted(found)
     except TypeError:
-        return sorted(keys, key=key_order)
+        return sorted(found, key=key_order)

@@ -143,7 +143,11 @@ def _chain(
         if not needed and not (everything and disk.exists(path)):
             break
         if not disk.exists(path):
-            raise CorruptStoreError(path, "this file of the recovery log is missing")
+            what = (
+                "this file of the recovery log is missing, and the table holds epochs up to "
+                f"{target.applied} only"
+            )
+            raise CorruptStoreError(path, what)
         segments.append(_read_segment(disk, path, prior, identity))
         prior = segments[-1].prior
     return segments[::-1]

@@ -140,7 +140,10 @@ def _check_manifests(
             yield Fault(str(chain.path(seq)), str(ex))
             continue
         if manifest.store_id != store_id:
-            yield Fault(str(chain.path(seq)), f"it is of store {manifest.store_id}")
+            yield Fault(
+                str(chain.path(seq)),
+                f"it is of store {manifest.store_id}, but FORMAT is of {store_id}",
+            )
             continue
         sound.append(manifest)
     for one, next_one in pairwise(sound):

@@ -154,8 +154,9 @@ def check_meta(path: Path, table: Table, manifest: Manifest, worker: WorkerIndex
         raise InconsistentPartitionsError(msg)
     if applied.generation > manifest.generation:
         msg = (
-            f"{path} has been used by generation {applied.generation} of the job; "
-            f"generation {manifest.generation} must not use it any more"
+            f"{path} has been used by generation {applied.generation} of the job, and this is "
+            f"generation {manifest.generation}: a newer one has taken over, or the manifests are "
+            "older than this worker's store"
         )
         raise FencedError(msg)
     return applied

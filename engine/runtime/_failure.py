@@ -7,6 +7,7 @@ line number says which step's line it was (`engine.runtime._fusion`).
 
 from __future__ import annotations
 
+import linecache
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from engine.errors import EngineRuntimeError, UserCodeError
 from engine.operators._codegen import Site
 from engine.operators._kernels import KeyedLogic
 from engine.operators._shown import shortened
-from engine.runtime._fusion import FUSED_FILE_PREFIX, SITES_NAME
+from engine.runtime._fusion import FUSED_FILE_PREFIX, SITES_NAME, SOURCE_NAME
 from engine.runtime._nodes import Node
 
 _STEP_CODE = ("engine.runtime.", "engine.operators.")
@@ -52,6 +53,7 @@ def explained(ex: BaseException) -> EngineRuntimeError:
     if isinstance(ex, EngineRuntimeError):
         return ex
     ex = _refusal(ex)
+    _show_generated_lines(ex.__traceback__)
     scene = _look(ex.__traceback__)
     what = "the run" if scene.step_id is None else f"step {scene.step_id!r}"
     key = "" if scene.key is None else f" for key {shortened(scene.key)}"
@@ -65,6 +67,16 @@ def explained(ex: BaseException) -> EngineRuntimeError:
     )
     error.__cause__ = ex
     return error
+
+
+def _show_generated_lines(traceback: TracebackType | None) -> None:
+    """Have a traceback with the engine's frames in it show the lines that were generated."""
+    for frame, _ in frames_of(traceback):
+        filename = frame.f_code.co_filename
+        if filename.startswith(FUSED_FILE_PREFIX):
+            source: str = frame.f_globals[SOURCE_NAME]
+            lines = source.splitlines(keepends=True)
+            linecache.cache[filename] = (len(source), None, lines, filename)
 
 
 def name_of(ex: BaseException) -> str:

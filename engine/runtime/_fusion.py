@@ -7,8 +7,6 @@ its lines, by which `engine.runtime._failure` names the step and the record of a
 from __future__ import annotations
 
 import itertools
-import linecache
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,6 +15,7 @@ from engine.operators._kernels import RecordKernel, StepContext
 
 FUSED_FILE_PREFIX = "<engine fused run "
 SITES_NAME = "__engine_sites__"
+SOURCE_NAME = "__engine_source__"
 _numbers = itertools.count()
 
 _DEPTH_MAX = 12
@@ -68,11 +67,8 @@ def _compile(code: RecordCode) -> Loop:
     source = "\n".join([*head, *code.lines, "    return out", ""])
     filename = f"{FUSED_FILE_PREFIX}{next(_numbers)}>"
     sites: dict[int, Site] = dict(enumerate(code.sites, len(head) + 1))
-    namespace: dict[str, Any] = {**code.bound, SITES_NAME: sites}
+    namespace: dict[str, Any] = {**code.bound, SITES_NAME: sites, SOURCE_NAME: source}
     exec(compile(source, filename, "exec"), namespace)  # noqa: S102 - the text is ours alone
-    # So that a traceback with the engine's frames in it shows the generated lines.
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     # Taken out of its own globals, or it would live until the garbage collector comes.
     run: Loop = namespace.pop("run")
-    weakref.finalize(run, linecache.cache.pop, filename, None).atexit = False
     return run

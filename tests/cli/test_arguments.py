@@ -14,8 +14,10 @@ import engine
 from engine import __main__ as top
 from engine import run, visualize
 from engine._cli.arguments import UsageError, addresses, count, duration, index
-from engine._cli.run_command import parse_run_command
+from engine._cli.exits import Exit
+from engine._cli.run_command import SETTINGS, parse_run_command
 from tests.cli.project import Project
+from tests.tidy.tree import ROOT
 
 
 @pytest.mark.parametrize(
@@ -118,8 +120,7 @@ def test_one_worker_at_one_address_is_no_cluster():
         (["-p", "3"], "-p 3: more than one worker is not supported yet"),
         (["-i", "0", "-a", "a:1;b:2"], "-a a:1;b:2: a cluster of several processes is not"),
         (["-i", "1"], "-i 1: a process other than 0 needs more addresses"),
-        (["-r", "state"], "-r state: recovery is not supported yet"),
-        (["-b", "0"], "-b 0: recovery is not supported yet"),
+        (["-b", "0"], "-b 0: keeping older epochs is not supported yet"),
     ],
 )
 def test_what_comes_later_is_refused_by_name(arguments: list[str], said: str):
@@ -213,3 +214,14 @@ def test_a_wrong_command_line_exits_2(main, argv: list[str], said: str, project:
 def test_an_option_is_not_shortened(project: Project):
     """A shortened option would change its meaning once a longer one comes."""
     assert project.call(run.main, "flows", "--drain", "1").code == 2
+
+
+def test_the_document_has_every_option_variable_and_exit_code():
+    """What the command line takes and how it exits is in docs/cli.md."""
+    text = ROOT.joinpath("docs/cli.md").read_text(encoding="utf-8")
+    for setting in SETTINGS:
+        assert f"| `{setting.variable}` |" in text
+        for flag in setting.flags:
+            assert f"`{flag} " in text
+    for code in Exit:
+        assert f"\n| {code.value} | " in text

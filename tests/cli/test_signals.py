@@ -64,7 +64,7 @@ def patient():
         if not said:
             ready()
             with open("go") as go:
-                said.append(go.read())
+                said.append(go.readline().strip())
         return x + said[0]
     return make(wait)
 
@@ -133,14 +133,16 @@ def test_a_second_ctrl_c_stops_at_once(project: Project):
 def test_a_second_sigterm_changes_nothing(project: Project):
     """The drain goes on to its end."""
     project.write("flows.py", FLOW)
-    os.mkfifo(project.folder / "go")
+    os.mkfifo("go")
+    go = os.open("go", os.O_RDWR)  # Unlike a plain write, this doesn't wait for a reader.
     running = project.start("flows:patient()", "--drain-timeout", "1h")
     assert running.line() == "ready"
     running.signal(signal.SIGTERM)
     assert running.line("stderr") == "SIGTERM: draining"
     running.signal(signal.SIGTERM)
-    project.folder.joinpath("go").write_text("on")
+    os.write(go, b"on\n")
     outcome = running.ended()
+    os.close(go)
     assert (outcome.code, outcome.err) == (0, "SIGTERM: draining\nclosed\n")
     assert outcome.out == "ready\naon\nbon\n"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +17,6 @@ from engine.testing import (
     TestingSink,
     TestingSource,
     TimeTestingGetter,
-    cluster_main,
     poll_next_batch,
     run_main,
 )
@@ -91,53 +89,6 @@ def test_a_sink_fills_its_list_and_never_clears_it():
 
 
 # Entry points
-
-
-@pytest.mark.parametrize("run", [run_main, lambda flow, **kw: cluster_main(flow, [], 0, **kw)])
-@pytest.mark.parametrize("interval", [None, timedelta(0), timedelta(seconds=10)])
-def test_both_entry_points_run_a_flow_on_this_thread(run: Any, interval: timedelta | None):
-    """Functions of the flow may close over what is around them."""
-    threads: set[int] = set()
-    flow, out = Dataflow("flow"), []
-    s = op.input("in", flow, TestingSource([1, 2]))
-    s = op.inspect("thread", s, lambda *_: threads.add(threading.get_ident()))
-    op.output("out", s, TestingSink(out))
-    run(flow, epoch_interval=interval)
-    assert out == [1, 2]
-    assert threads == {threading.get_ident()}
-
-
-def test_one_address_is_a_cluster_of_this_process_alone():
-    """As it is for those who set their clusters up by addresses."""
-    out: list[int] = []
-    cluster_main(flow_to(out), ["localhost:2101"], 0)
-    assert out == [1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"addresses": ["localhost:2101", "localhost:2102"], "proc_id": 0},
-        {"addresses": [], "proc_id": 1},
-        {"addresses": [], "proc_id": 0, "worker_count_per_proc": 2},
-        {"addresses": [], "proc_id": 0, "worker_count_per_proc": 0},
-    ],
-)
-def test_more_workers_than_one_are_refused_for_now(arguments: dict[str, Any]):
-    """Rather than run on one and say nothing."""
-    out: list[int] = []
-    with pytest.raises(NotImplementedError, match="more than one worker are not supported yet"):
-        cluster_main(flow_to(out), **arguments)
-    assert out == []
-
-
-@pytest.mark.parametrize("run", [run_main, lambda flow, **kw: cluster_main(flow, [], 0, **kw)])
-def test_recovery_is_refused_for_now(run: Any):
-    """Rather than run without it and say nothing."""
-    out: list[int] = []
-    with pytest.raises(NotImplementedError, match="recovery is not supported yet"):
-        run(flow_to(out), recovery_config=object())
-    assert out == []
 
 
 def test_the_error_of_a_run_is_a_runtime_error_whose_causes_end_in_the_users():
