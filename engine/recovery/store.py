@@ -59,6 +59,7 @@ class RocksTables(Tables):
         if read_only:
             access = rocksdict.AccessType.read_only(error_if_log_file_exist=False)
         with _translated(folder):
+            _forget_options(folder)
             database = rocksdict.Rdict(str(folder), options, access_type=access)
         return RocksTable(folder, database)
 
@@ -167,6 +168,16 @@ class RocksTable(Table):
             flush.join()
         with _translated(self._folder, "close the table"):
             self._database.close()
+
+
+def _forget_options(folder: Path) -> None:
+    """Delete the files in which RocksDB notes its options.
+
+    We give all options at each open, and RocksDB writes such a file anew; but a damaged one that
+    it finds ends the process with a segmentation fault (rocksdict 0.3.29).
+    """
+    for path in folder.glob("OPTIONS-*"):
+        path.unlink()
 
 
 class _Flush(threading.Thread):

@@ -6,7 +6,7 @@ worker in this process. The driver (`engine.runtime._run`) opens and closes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,10 @@ class Recovery:
         """As in `Store`."""
         return self._worker.kept_rows(step_id).get(shard, [])
 
+    def published(self, step_id: str, shard: str) -> int:
+        """As in `Store`."""
+        return self._worker.manifest.published.get(step_id, {}).get(shard, 0)
+
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         """As in `Store`."""
         self._worker.append(StoredEpoch(epoch), [part for step in changes for part in _parts(step)])
@@ -113,9 +117,16 @@ class Recovery:
 
     # What the driver asks
 
-    def link(self, epoch: Epoch) -> None:
-        """Commit an epoch that the worker has prepared."""
-        self._folder.commit(StoredEpoch(epoch), {}, self._clock.time_s())
+    def link(self, epoch: Epoch, marked: Mapping[str, Sequence[str]]) -> None:
+        """Commit an epoch that the worker has prepared.
+
+        Args:
+            epoch: The epoch.
+            marked: Shards of sinks with a marker, by step; the epoch before is out on all of them.
+        """
+        before = epoch - 1
+        published = {step: dict.fromkeys(shards, before) for step, shards in marked.items()}
+        self._folder.commit(StoredEpoch(epoch), published, self._clock.time_s())
 
     def close(self, *, apply: bool) -> None:
         """Let go of the store; after a clean end with all of it in the table."""

@@ -184,7 +184,7 @@ def _coordinate(
     for decision in commands:
         if isinstance(decision, LinkEpoch):
             assert recovery is not None  # noqa: S101 - it decides so for durable runs alone
-            recovery.link(decision.epoch)
+            recovery.link(decision.epoch, worker.marked_shards())
             commands += coordinator.on_linked(decision.epoch)
         else:
             worker.command(decision)

@@ -16,12 +16,12 @@ from engine.connectors import (
     SinkSession,
     StatefulSinkPartition,
 )
-from engine.errors import ConnectorError
+from engine.errors import ConnectorError, InconsistentPartitionsError
 from engine.operators._keys import check_key, refuse_unkeyed
 from engine.operators._shown import shown
 from engine.runtime._ids import Epoch
 from engine.runtime._nodes import Node
-from engine.runtime._store import StepChanges
+from engine.runtime._store import StepChanges, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +73,44 @@ class SinkNode(Node):
         """What to save of the epoch that was just prepared."""
         return StepChanges(self.step_id, positions=self._positions, kept_rows=self._rows)
 
-    def settle(self, epoch: Epoch, kept: Callable[[str], list[bytes]]) -> Iterator[None]:
+    def settle(self, store: Store) -> Iterator[None]:
         """Before the first record of a run: publish what an earlier one committed and did not.
 
-        Args:
-            epoch: The last epoch that was committed.
-            kept: Gives the rows of that epoch by shard.
+        Raises:
+            InconsistentPartitionsError: The target's marker can't be right.
         """
         for name, part in self.parts.items():
             out = self._out[name]
-            if out is not None and out < epoch:
-                while part.publish(epoch, kept(name)) is PENDING:
+            if out is None:
+                continue
+            self._check_marker(name, out, store)
+            if out < store.epoch:
+                rows = store.kept_rows(self.step_id, name)
+                while part.publish(store.epoch, rows) is PENDING:
                     yield
+
+    def _check_marker(self, name: str, out: int, store: Store) -> None:
+        """See that the target has what the store knows to be out, and nothing newer."""
+        noted = store.published(self.step_id, name)
+        if noted <= out <= store.epoch:
+            return
+        lost = f"only epoch {out} is" if out else "nothing is"
+        said = (
+            f"the store knows that epoch {noted} is out, but at the target {lost}: it has lost its "
+            "marker, or is another target"
+            if out < noted
+            else f"at the target epoch {out} is out, but the store is at epoch {store.epoch}: it "
+            "is an older copy"
+        )
+        msg = (
+            f"shard {name!r} of sink {self.step_id!r}: {said}. Publishing again might double "
+            "records. Bring target and store back together, or begin with a new store"
+        )
+        raise InconsistentPartitionsError(msg)
+
+    def marked_shards(self) -> list[str]:
+        """The shards that keep a marker at the target."""
+        return [name for name, out in self._out.items() if out is not None]
 
     def publish(self, epoch: Epoch) -> Iterator[None]:
         """Publish what was prepared for a durable epoch; yields while a partition is pending."""

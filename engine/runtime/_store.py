@@ -50,6 +50,10 @@ class Store(Protocol):
         """What a shard of a sink gave away in the last committed epoch, at the start of a run."""
         ...
 
+    def published(self, step_id: str, shard: str) -> int:
+        """The last epoch that was known to be out at the target when the last one was committed."""
+        ...
+
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         """Take changes into the log of the open epoch, encoded at once."""
         ...

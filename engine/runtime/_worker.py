@@ -123,6 +123,11 @@ class Worker:
             return 0.0
         return wait_s
 
+    def marked_shards(self) -> dict[str, list[str]]:
+        """The shards of sinks that keep a marker at their target, by step."""
+        sinks = [sink for stage in self.stages for sink in stage.sinks]
+        return {sink.step_id: shards for sink in sinks if (shards := sink.marked_shards())}
+
     def close(self) -> list[Exception]:
         """Close all sources and sinks; gives the errors of those that would not."""
         return [error for stage in self.stages for error in stage.close()]
@@ -296,9 +301,7 @@ class Worker:
         assert store is not None  # noqa: S101
         for stage in self.stages:
             for sink in stage.sinks:
-                yield from sink.settle(
-                    store.epoch, functools.partial(store.kept_rows, sink.step_id)
-                )
+                yield from sink.settle(store)
         for node, _ in self._sources:
             node.resume_commit(store.positions(node.step_id))
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import sqlite3
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ import pytest
 
 import engine.operators as op
 from engine.connectors.files import FileSink
+from engine.connectors.sqlite import SqliteSink
 from engine.dataflow import Dataflow
 from engine.errors import (
     EngineRuntimeError,
@@ -143,3 +147,38 @@ def test_a_folder_without_a_store_is_refused_unless_one_may_be_made(tmp_path: Pa
     with pytest.raises(StoreError):
         run_main(running_sum([], []), recovery_config=RecoveryConfig(tmp_path, create=True))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def marked_flow(folder: Path, items: list[Any]) -> Dataflow:
+    flow = Dataflow("flow")
+    s = op.input("in", flow, TestingSource(items))
+    op.output("out", s, SqliteSink(folder / "out.db", table="t", columns=["n"]))
+    return flow
+
+
+def make_table(folder: Path) -> None:
+    with closing(sqlite3.connect(folder / "out.db")) as database:
+        database.execute("CREATE TABLE t (n INTEGER)")
+
+
+def test_a_target_that_lost_its_marker_is_not_written_again(config: RecoveryConfig, tmp_path: Path):
+    """Its rows may be there or not: nobody knows, so nothing is published by guessing."""
+    make_table(tmp_path)
+    items = [{"n": 1}, {"n": 2}, TestingSource.EOF(), {"n": 3}]
+    run_main(marked_flow(tmp_path, items), epoch_interval=EACH_BATCH, recovery_config=config)
+    (tmp_path / "out.db").unlink()
+    make_table(tmp_path)
+    with pytest.raises(EngineRuntimeError, match="lost its marker"):
+        run_main(marked_flow(tmp_path, items), recovery_config=config)
+
+
+def test_an_older_copy_of_the_store_is_noticed(config: RecoveryConfig, tmp_path: Path):
+    """The target is ahead of it: what it would publish is out already."""
+    make_table(tmp_path)
+    items = [{"n": 1}, TestingSource.EOF(), {"n": 2}, TestingSource.EOF(), {"n": 3}]
+    run_main(marked_flow(tmp_path, items), epoch_interval=EACH_BATCH, recovery_config=config)
+    shutil.copytree(config.db_dir, tmp_path / "copy")
+    run_main(marked_flow(tmp_path, items), epoch_interval=EACH_BATCH, recovery_config=config)
+    older = RecoveryConfig(tmp_path / "copy")
+    with pytest.raises(EngineRuntimeError, match="an older copy"):
+        run_main(marked_flow(tmp_path, items), recovery_config=older)

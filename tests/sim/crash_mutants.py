@@ -115,9 +115,9 @@ def _publish_nothing_after_a_crash(patch: pytest.MonkeyPatch) -> None:
 def _publish_again_without_asking(patch: pytest.MonkeyPatch) -> None:
     settle = SinkNode.settle
 
-    def without_marker(self: SinkNode, epoch: Any, kept: Any) -> Iterator[None]:
-        self._out = dict.fromkeys(self._out, -1)
-        yield from settle(self, epoch, kept)
+    def without_marker(self: SinkNode, store: Any) -> Iterator[None]:
+        self._out = dict.fromkeys(self._out, 0)
+        yield from settle(self, store)
 
     patch.setattr(SinkNode, "settle", without_marker)
 

@@ -103,6 +103,10 @@ class ModelStore:
     def kept_rows(self, step_id: str, shard: str) -> list[bytes]:
         return next((v for row, v in self._rows("kept", step_id) if row == (shard,)), [])
 
+    def published(self, step_id: str, shard: str) -> int:
+        del step_id, shard
+        return 0
+
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         assert epoch == self._world.epoch + 1
         encoded = pickle.dumps(list(changes))
