@@ -58,6 +58,7 @@ def _culprit(
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    instance: Any = value  # Not narrowed by what follows, as `value` is.
     if isinstance(value, dict):
         for key, part in cast("dict[Any, Any]", value).items():
             yield f".key({key!r:.80})", key
@@ -65,10 +66,10 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif isinstance(value, list | tuple | set | frozenset):
         for i, part in enumerate(cast("list[Any]", value)):
             yield f"[{i}]", part
-    for name in _slots(type(value)):
-        if hasattr(value, name):
-            yield f".{name}", getattr(value, name)
-    for name, part in getattr(value, "__dict__", {}).items():
+    for name in _slots(cast("type[Any]", type(instance))):
+        if hasattr(instance, name):
+            yield f".{name}", getattr(instance, name)
+    for name, part in getattr(instance, "__dict__", {}).items():
         yield f".{name}", part
 
 
@@ -123,15 +124,16 @@ def _globals_of(pickled: bytes) -> Iterator[tuple[str, str]]:
     texts: list[str] = []
     memo: list[str | None] = []
     newest: str | None = None
-    for opcode, argument, _ in pickletools.genops(pickled):
-        text: Any = argument
+    operations = cast("Iterator[tuple[Any, Any, Any]]", pickletools.genops(pickled))
+    for opcode, text, _ in operations:
         if opcode.name == "MEMOIZE":
             memo.append(newest)
             continue
         if opcode.name == "STACK_GLOBAL":
             yield texts[-2], texts[-1]
         if opcode.name in {"BINGET", "LONG_BINGET"}:
-            text = memo[text]
-        newest = text if isinstance(text, str) else None
+            newest = memo[int(text)]
+        else:
+            newest = text if isinstance(text, str) else None
         if newest is not None:
             texts.append(newest)

@@ -311,6 +311,10 @@ class MemoryTable(Table):
         rows = self._rows
         return iter([(key, rows[key]) for key in self._order if start <= key < stop])
 
+    def estimated_rows(self) -> int:
+        """As in `Table`."""
+        return len(self._rows)
+
     def write(self, puts: Sequence[Row], deletes: Sequence[bytes]) -> None:
         """As in `Table`."""
         puts, deletes = list(puts), list(deletes)

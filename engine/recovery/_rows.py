@@ -38,7 +38,8 @@ _DUE: Final = b"D"
 _DUE_OFFSET: Final = 1 << 63
 _DUE_FORMAT: Final = struct.Struct(">Q")
 _EPOCH_FORMAT: Final = struct.Struct(">Q")
-_TIMER_HEAD: Final = 11
+TIMER_HEAD: Final = 11
+"""Bytes before the key group in the key of a timer row."""
 STATE_HEAD: Final = 4
 """Bytes before the key in the key of a state row."""
 
@@ -107,7 +108,7 @@ def decode_timer_key(key: bytes) -> tuple[StepNumber, int, bytes]:
     return (
         StepNumber(int.from_bytes(key[1:3], "big")),
         due - _DUE_OFFSET,
-        STATE + key[1:3] + key[_TIMER_HEAD:],
+        STATE + key[1:3] + key[TIMER_HEAD:],
     )
 
 

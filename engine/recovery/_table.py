@@ -29,6 +29,10 @@ class Table(Protocol):
         """
         ...
 
+    def estimated_rows(self) -> int:
+        """About how many rows there are, without reading them."""
+        ...
+
     def write(self, puts: Sequence[Row], deletes: Sequence[bytes]) -> None:
         """Put and delete rows, all of them or none; no key may be in both."""
         ...

@@ -106,6 +106,7 @@ class StoreOptions:
 class _Parts:
     """What an open store is made of."""
 
+    folder: Path
     lock: Lock
     table: Table
     log: LogWriter
@@ -124,6 +125,8 @@ class WorkerStore:
     def __init__(self, manifest: Manifest, parts: _Parts) -> None:
         self.manifest = manifest
         """What it was opened with."""
+        self.folder = parts.folder
+        """Where it is."""
         self.committed = manifest.epoch
         """The last epoch that is durable, as far as this worker was told."""
         self._prepared = manifest.epoch
@@ -436,7 +439,7 @@ def _open(
             purged_steps=frozenset(manifest.dropped),
         )
     )
-    return _Parts(lock, table, log, applier, overlay, kept, codec)
+    return _Parts(folder, lock, table, log, applier, overlay, kept, codec)
 
 
 def _checked(

@@ -18,10 +18,14 @@ import rocksdict
 from engine.errors import CorruptStoreError, StoreInUseError, StoreWriteError
 from engine.recovery._table import Row, Table, Tables
 
+__all__ = ["RocksTable", "RocksTables"]
+
 _BLOCK_CACHE_BYTES = 32 << 20
 _WRITE_BUFFER_BYTES = 32 << 20
 _BLOOM_BITS_PER_KEY = 10
 _LOG_FILES_KEPT = 2
+_REFUSALS = ("No space left", "Permission denied", "Read-only file system", "Disk quota exceeded")
+"""What RocksDB's errors say if the table isn't to blame."""
 
 
 class RocksTables(Tables):
@@ -109,6 +113,10 @@ class RocksTable(Table):
         # An iterator just ends where it can't read on.
         with _translated(self._folder):
             iterator.status()
+
+    def estimated_rows(self) -> int:
+        """As in `Table`."""
+        return self._database.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def write(self, puts: Sequence[Row], deletes: Sequence[bytes]) -> None:
         """As in `Table`."""
@@ -210,7 +218,9 @@ def _translated(folder: Path, doing: str = "") -> Generator[None, None, None]:
         if "lock hold by current process" in text or "While lock file" in text:
             msg = f"{folder}: another process has this store open; stop it first"
             raise StoreInUseError(msg) from ex
-        if doing and not text.startswith("Corruption"):
+        refused = any(reason in text for reason in _REFUSALS)
+        if refused or (doing and not text.startswith("Corruption")):
+            doing = doing or "open or read the table"
             msg = f"could not {doing}: {text}; the last durable epoch is intact"
             raise StoreWriteError(folder, msg) from ex
         raise CorruptStoreError(folder, f"the table is damaged: {text}") from ex

@@ -115,12 +115,12 @@ def read_all(root: Path, model: Model) -> None:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    """All files but locks and what RocksDB tells about its work."""
+    """All files but locks, and what RocksDB notes about its work and its options."""
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in sorted(root.rglob("*"))
         if path.is_file()
-        and not path.name.startswith(("LOG", "LOCK"))
+        and not path.name.startswith(("LOG", "LOCK", "OPTIONS"))
         and path.name != "rocksdict-config.json"
     }
 
@@ -343,6 +343,14 @@ def test_damage_is_detected_named_and_left_as_it_is(name: str, made: Made, root:
     kept = {path for path in before if not path.startswith("manifests/")}
     if not name.startswith("SST"):
         assert {path: unchanged.get(path) for path in kept} == {path: before[path] for path in kept}
+
+
+def test_a_damaged_options_file_does_no_harm(made: Made, root: Path) -> None:
+    """RocksDB would end the process with a segmentation fault."""
+    for path in (root / TABLE).glob("OPTIONS-*"):
+        text = path.read_text()
+        path.write_text(text.replace("BlockBasedTable", "BlockBasedT\0ble"))
+    read_all(root, made.model)
 
 
 def test_a_folder_without_any_store_is_no_store(root: Path) -> None:

@@ -213,6 +213,27 @@ def test_a_log_that_ends_too_early_is_an_error() -> None:
         read(disk, 2)
 
 
+def without(data: bytes, gone) -> bytes:
+    """A file of the log without some records, each of the rest sound."""
+    records = list(_records.decode_records(data))
+    return b"".join(data[r.offset : r.end] for r in records if not gone(r))
+
+
+def test_records_missing_from_the_middle_are_noticed() -> None:
+    """A change of an epoch, and an epoch with all its changes."""
+    disk = a_disk()
+    write_epochs(writer(disk), 1, 4)
+    (name,) = disk.names(FOLDER)
+    whole = disk.read(FOLDER / name)
+    disk.put_durable(FOLDER / name, without(whole, lambda r: r.payload == b"a2"))
+    with pytest.raises(CorruptStoreError, match="epoch 2 lacks changes"):
+        read(disk, 4)
+    disk.put_durable(FOLDER / name, without(whole, lambda r: r.epoch == 2))
+    with pytest.raises(InconsistentPartitionsError, match="epoch 2 is not in the recovery log"):
+        read(disk, 4)
+    assert [*read(disk, 4, 2).epochs] == [3, 4]
+
+
 def test_an_older_file_that_is_cut_off_is_an_error() -> None:
     """The next file says how long it must be."""
     disk = a_disk()
