@@ -14,7 +14,8 @@
     │   ├── StoreInUseError             another process has the store open
     │   ├── StoreFormatError            a newer engine wrote the store
     │   ├── ForeignStoreError           the store belongs to another flow
-    │   ├── FencedError                 a newer generation of this job has taken over
+    │   ├── FencedError                 a newer generation of this job has taken over (sinks
+    │   │                               raise it too: it is a ConnectorError as well)
     │   ├── StoreWriteError             the disk refused a write: full, broken, no permission
     │   ├── EncodeError (TypeError)     a state can't be written
     │   └── DecodeError                 a state can't be read: its class has moved, or is refused
@@ -168,8 +169,12 @@ class ForeignStoreError(StoreError):
     """The store belongs to another flow."""
 
 
-class FencedError(StoreError):
-    """A newer generation of the job has taken over the store; this one must stop."""
+class FencedError(StoreError, ConnectorError):
+    """A newer generation of the job has taken over, so this one must stop.
+
+    Raised by the store, and by sinks in `begin` and `publish` with nothing changed at the target.
+    Starting again would only lock out the newer run in turn.
+    """
 
 
 class StoreWriteError(StoreError):

@@ -5,11 +5,11 @@ Everything here is `engine.connectors`'s; the docstrings there say how to write 
 
 from __future__ import annotations
 
+from engine.connectors import FencedError
 from engine.connectors._sink import (
     PENDING,
     Delivery,
     DynamicSink,
-    FencedError,
     FixedPartitionedSink,
     Pending,
     Sink,

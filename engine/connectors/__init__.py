@@ -22,7 +22,6 @@ from engine.connectors._sink import (
     PENDING,
     Delivery,
     DynamicSink,
-    FencedError,
     FixedPartitionedSink,
     Pending,
     Sink,
@@ -40,6 +39,7 @@ from engine.connectors._source import (
     StatefulSourcePartition,
     StatelessSourcePartition,
 )
+from engine.errors import FencedError
 
 __all__ = [
     "PENDING",

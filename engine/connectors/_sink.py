@@ -50,7 +50,6 @@ from enum import Enum
 from typing import Final, Generic, Literal, TypeAlias
 
 from engine.connectors._source import S, X
-from engine.errors import ConnectorError
 
 Delivery: TypeAlias = Literal["at-least-once", "exactly-once"]
 """How often a record reaches the target if the job crashes and resumes."""
@@ -64,14 +63,6 @@ class Pending(Enum):
 
 PENDING: Final = Pending.PENDING
 """What `flush`, `prepare` and `publish` give to say "not yet, ask me again"."""
-
-
-class FencedError(ConnectorError):
-    """A newer run of the same job has taken over, so this one must not publish any more.
-
-    Raised by `SinkPartition.begin` and `SinkPartition.publish`, with nothing changed at the target.
-    Starting again would only lock out the newer run in turn: this run has to end.
-    """
 
 
 @dataclass(frozen=True, slots=True)

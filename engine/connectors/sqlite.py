@@ -30,12 +30,11 @@ from engine.connectors._sink import (
     PENDING,
     Delivery,
     DynamicSink,
-    FencedError,
     Pending,
     SinkSession,
     StatelessSinkPartition,
 )
-from engine.errors import ConnectorError
+from engine.errors import ConnectorError, FencedError
 
 __all__ = ["SqliteSink"]
 

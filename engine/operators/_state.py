@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 from engine.operators._timers import Timers
@@ -91,10 +90,6 @@ class KeyedState:
         """Whether memory decides about a key: it has its state, or knows that it is gone."""
         return key in self.touched or key in self._settled or key in self._gone
 
-    def __len__(self) -> int:
-        """How many keys have their state in memory."""
-        return len(self.touched) + len(self._settled)
-
     def miss(self, key: Any) -> Any:
         """The state of a key that isn't in `touched`, where it is put; None if it has none."""
         state = self._settled.pop(key, None)
@@ -159,12 +154,3 @@ class KeyedState:
         touched.clear()
         self._gone.clear()
         return changes
-
-    def evict(self, count: int) -> int:
-        """Drop up to `count` keys from memory, those touched longest ago first; gives how many."""
-        victims = list(islice(self._settled, count))
-        for key in victims:
-            del self._settled[key]
-        if self.form.timers is not None:
-            self.form.timers.evicted(victims)
-        return len(victims)

@@ -98,9 +98,3 @@ class Timers:
         order = {entry[2]: entry for entry in self._heap if self.due_s.get(entry[2]) == entry[0]}
         self._heap = list(order.values())
         heapq.heapify(self._heap)
-
-    def evicted(self, keys: Iterable[Any]) -> None:
-        """These keys are in the store alone now: keep only timers that come before long."""
-        for key in keys:
-            if self.due_s.get(key, -math.inf) > self._scanned_until_s:
-                del self.due_s[key]

@@ -13,9 +13,12 @@ class RecoveryConfig:
 
     Args:
         db_dir: The store's folder.
-        backup_interval: How long older epochs are kept; not supported yet.
+        backup_interval: How long older epochs are kept. Not supported yet: leave it out.
         create: Make a store if the folder is empty or isn't there. Without it a folder without a
             store is an error, so that a wrong path doesn't start a job from nothing.
+
+    Raises:
+        NotImplementedError: A `backup_interval` was given.
 
     >>> RecoveryConfig("state", create=True).create
     True
@@ -24,3 +27,8 @@ class RecoveryConfig:
     db_dir: Path | str
     backup_interval: timedelta | None = None
     create: bool = False
+
+    def __post_init__(self) -> None:
+        if self.backup_interval is not None:
+            msg = "keeping older epochs is not supported yet; leave out `backup_interval`"
+            raise NotImplementedError(msg)

@@ -182,3 +182,9 @@ def test_an_older_copy_of_the_store_is_noticed(config: RecoveryConfig, tmp_path:
     older = RecoveryConfig(tmp_path / "copy")
     with pytest.raises(EngineRuntimeError, match="an older copy"):
         run_main(marked_flow(tmp_path, items), recovery_config=older)
+
+
+def test_a_backup_interval_is_refused_for_now(tmp_path: Path):
+    """Rather than be taken for a promise."""
+    with pytest.raises(NotImplementedError, match="backup_interval"):
+        RecoveryConfig(tmp_path, timedelta(hours=1))
