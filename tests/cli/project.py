@@ -88,12 +88,14 @@ class Running:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self._lines = {"stdout": "", "stderr": ""}
-        self._watchdog = threading.Timer(30, os.killpg, (process.pid, signal.SIGKILL))
+        self._watchdog = threading.Timer(60, os.killpg, (process.pid, signal.SIGKILL))
         self._watchdog.start()
 
     def line(self, stream: str = "stdout") -> str:
         """Wait for the next line of its output; what was waited for is part of the outcome too."""
         line = getattr(self.process, stream).readline()
+        if not line:
+            pytest.fail(f"it has ended: {self.ended()}")
         self._lines[stream] += line
         return line.rstrip("\n")
 
