@@ -59,8 +59,18 @@ class Project:
         return Outcome(int(code), said.out, said.err)
 
     def start(self, *argv: str, stdout: int = subprocess.PIPE) -> Running:
-        """Run `engine.run` in a process of its own."""
-        process = subprocess.Popen(
+        """Run `engine.run` in a process of its own, which Ctrl-C interrupts.
+
+        A shell's background jobs ignore it, and what they start would inherit that.
+        """
+        inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return Running(self._popen(argv, stdout))
+        finally:
+            signal.signal(signal.SIGINT, inherited)
+
+    def _popen(self, argv: Sequence[str], stdout: int) -> subprocess.Popen[str]:
+        return subprocess.Popen(
             [sys.executable, "-m", "engine.run", *argv],
             cwd=self.folder,
             env=clean_environment(),
@@ -70,7 +80,6 @@ class Project:
             text=True,
             start_new_session=True,
         )
-        return Running(process)
 
 
 def clean_environment() -> dict[str, str]:

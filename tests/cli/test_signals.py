@@ -5,7 +5,6 @@ Each flow prints a line once it is where the test wants it, and the test waits f
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -193,25 +192,12 @@ def test_a_process_that_the_flow_forked_has_its_own_signals(project: Project):
     """A signal to it is none to the run, and it isn't kept from ending as it would."""
     project.write("flows.py", FLOW)
     running = project.start("flows:forking()")
-    child, done = int(running.line()), threading.Event()
-    sender = threading.Thread(target=interrupt_until, args=(child, done))
-    sender.start()
-    try:
-        assert running.line() == str(running.process.pid)
-    finally:
-        done.set()
-        sender.join()
+    child = int(running.line())
+    os.kill(child, signal.SIGINT)
+    assert running.line() == str(running.process.pid)
     assert running.line() == "7"
     running.signal(signal.SIGTERM)
     assert running.ended().code == 0
-
-
-def interrupt_until(process: int, done: threading.Event) -> None:
-    """Send Ctrl-C again and again: Python drops an exception that comes within a finalizer."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(process, signal.SIGINT)
-        while not done.wait(1.0):
-            os.kill(process, signal.SIGINT)
 
 
 def test_waking_is_safe_anywhere_within_a_wait():
