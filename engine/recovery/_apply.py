@@ -37,13 +37,13 @@ class ApplyOptions:
 
     merge_epochs: int = 4
     """Wait for this many committed epochs before applying any, unless there is nothing to do."""
-    merge_bytes: int = 32 << 20
+    merge_bytes: int = 16 << 20
     """Or for this many bytes of log."""
     waiting_epochs_max: int = 8
     """More must not wait: a restart has to read them."""
     waiting_bytes_max: int = 256 << 20
     """As above, in bytes."""
-    flush_bytes: int = 64 << 20
+    flush_bytes: int = 32 << 20
     """Make the table durable after this many bytes of log."""
 
 
@@ -78,7 +78,8 @@ class Applier:
         self._options = options
         self._round: Iterator[None] | None = None
         self._flushing: Epoch | None = None
-        self._flushed_bytes = 0
+        # What a recovery has found in the log is yet to be flushed too.
+        self._flushed_bytes = -overlay.nbytes
 
     def waiting(self, committed: Epoch) -> tuple[int, int]:
         """How many committed epochs, and bytes of them, wait to be applied."""
@@ -182,7 +183,8 @@ class Applier:
     def look_after_flush(self, log: LogWriter, committed: Epoch) -> None:
         """Begin a flush if enough was written since the last, and collect the log after one."""
         if self._flushing is None:
-            if log.bytes_written - self._flushed_bytes >= self._options.flush_bytes:
+            unflushed = log.bytes_written - self._flushed_bytes
+            if unflushed >= self._options.flush_bytes and self.applied.epoch > self.flushed:
                 self._flushing, self._flushed_bytes = self.applied.epoch, log.bytes_written
                 self._table.begin_flush()
         elif self._table.flush_done():
@@ -205,9 +207,7 @@ def _surviving(
     keys: Sequence[Any], chunk: Chunk | None, index: Index, later: list[Index]
 ) -> list[Any]:
     """The keys whose newest state is the one in this chunk."""
-    if not later:
-        return [key for key in keys if index[key] is chunk]
-    if len(later) == 1:
-        (newer,) = later
-        return [key for key in keys if index[key] is chunk and key not in newer]
-    return [key for key in keys if index[key] is chunk and not any(key in newer for newer in later)]
+    left: Sequence[Any] = keys
+    for newer in reversed(later):
+        left = [key for key in left if key not in newer]
+    return [key for key in left if index[key] is chunk]

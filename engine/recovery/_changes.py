@@ -9,7 +9,7 @@ when it is applied to the table, in a time that a worker can spare between two b
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -29,7 +29,8 @@ from engine.recovery._rows import (
     unpack_keys,
 )
 
-CHUNK_ROWS: Final = 512
+CHUNK_ROWS: Final = 256
+"""So few that applying a chunk takes about a millisecond; more would not be cheaper to encode."""
 _KEPT: Final = b"k"
 
 
@@ -89,15 +90,48 @@ class Chunk:
 
     __slots__ = ("_column", "_dues", "_rows", "deleted", "epoch", "keys", "kind", "step", "version")
 
-    def __init__(self, part: Sequence[Any], epoch: Epoch) -> None:
-        self.kind, self.step, self.version, keys, self._column, dues, deleted = part
+    def __init__(
+        self,
+        head: tuple[bytes, StepNumber, int],
+        epoch: Epoch,
+        keys: Sequence[Any],
+        column: bytes,
+        dues_us: Sequence[int | None] | None,
+        deleted: Sequence[Any],
+    ) -> None:
+        self.kind, self.step, self.version = head
         self.epoch = epoch
-        self.keys = unpack_keys(keys)
-        self.deleted = unpack_keys(deleted)
+        self.keys = keys
+        self.deleted = deleted
+        self._column = column
         self._dues: dict[Any, int | None] | None = None
-        if dues is not None:
-            self._dues = dict(zip(self.keys, dues, strict=True))
+        if dues_us is not None:
+            self._dues = dict(zip(keys, dues_us, strict=True))
         self._rows: dict[Any, bytes] | None = None
+
+    def part(self) -> tuple[Any, ...]:
+        """The chunk as a part of a log record. Not after `rows`.
+
+        Raises:
+            InternalError: One of the keys is no key.
+        """
+        return (
+            self.kind,
+            self.step,
+            self.version,
+            pack_keys(self.keys),
+            self._column,
+            None if self._dues is None else [self._dues[key] for key in self.keys],
+            pack_keys(self.deleted),
+        )
+
+    @staticmethod
+    def of_part(part: Sequence[Any], epoch: Epoch) -> Chunk:
+        """The chunk that `part` made a part of a log record of."""
+        kind, step, version, keys, column, dues, deleted = part
+        return Chunk(
+            (kind, step, version), epoch, unpack_keys(keys), column, dues, unpack_keys(deleted)
+        )
 
     @property
     def has_timers(self) -> bool:
@@ -148,32 +182,29 @@ class Chunk:
         return values, due_of_keys
 
 
-def encode_changes(changes: Changes, step: StepNumber, codec: Codec) -> Iterator[tuple[Any, ...]]:
-    """Changes as parts of a log record.
+def encode_changes(
+    changes: Changes, step: StepNumber, epoch: Epoch, codec: Codec
+) -> Iterator[Chunk | Kept]:
+    """Changes as they are written to the log.
 
     Raises:
         EncodeError: A state can't be encoded.
     """
     if isinstance(changes, KeptRows):
-        yield _KEPT, step, changes.shard, list(changes.rows)
+        yield Kept(step, changes.shard, list(changes.rows))
         return
     if isinstance(changes, PartitionChanges):
         names = list(changes.values)
         column = _column(codec, changes.step_id, names, list(changes.values.values()))
-        yield PARTITION, step, 1, pack_keys(names), column, None, pack_keys(changes.deleted)
+        yield Chunk((PARTITION, step, 1), epoch, names, column, None, list(changes.deleted))
         return
+    head = STATE, step, changes.version
     keys, values, dues = changes.keys, changes.values, changes.dues_us
     for start in range(0, max(len(keys), len(changes.deleted)), CHUNK_ROWS):
         some = slice(start, start + CHUNK_ROWS)
-        yield (
-            STATE,
-            step,
-            changes.version,
-            pack_keys(keys[some]),
-            _column(codec, changes.step_id, keys[some], list(values[some])),
-            None if dues is None else list(dues[some]),
-            pack_keys(changes.deleted[some]),
-        )
+        column = _column(codec, changes.step_id, keys[some], list(values[some]))
+        some_dues = None if dues is None else dues[some]
+        yield Chunk(head, epoch, list(keys[some]), column, some_dues, list(changes.deleted[some]))
 
 
 def _column(codec: Codec, step_id: str, keys: Sequence[Any], values: list[Any]) -> bytes:
@@ -189,18 +220,15 @@ def _column(codec: Codec, step_id: str, keys: Sequence[Any], values: list[Any]) 
         raise EncodeError(msg, step_id=step_id, key=None, where="state") from ex
 
 
-def encode_parts(parts: Sequence[Sequence[Any]]) -> bytes:
+def encode_parts(written: Iterable[Chunk | Kept]) -> bytes:
     """The payload of a log record."""
-    return pack(parts)
+    return pack([(_KEPT, *w) if isinstance(w, Kept) else w.part() for w in written])
 
 
 def decode_parts(payload: bytes, epoch: Epoch) -> Iterator[Chunk | Kept]:
     """What the payload of a log record holds."""
     for part in unpack(payload):
-        if part[0] == _KEPT:
-            yield Kept(*part[1:])
-        else:
-            yield Chunk(part, epoch)
+        yield Kept(*part[1:]) if part[0] == _KEPT else Chunk.of_part(part, epoch)
 
 
 def decode_state(codec: Codec, row: bytes, step_id: str, key: object) -> Any:

@@ -72,12 +72,13 @@ class Codec:
     def encode_rows(self, values: Sequence[Any]) -> list[bytes]:
         """Each state as bytes of its own. Errors as `encode_row`."""
         rows: list[bytes] = []
-        add, pack, flat = rows.append, self._packer.pack_scalars, SCALARS.issuperset
+        add, flat = rows.append, SCALARS.issuperset
+        pack, pack_flat = self._packer.pack_scalars, self._packer.pack_flat_tuple
         for value in values:
             kind = value.__class__
             try:
                 if kind is tuple and flat(map(type, value)):
-                    add(FLAT_TUPLE + pack([*value]))
+                    add(FLAT_TUPLE + pack_flat(value))
                 elif kind in SCALARS or (
                     kind is dict and flat(map(type, value)) and flat(map(type, value.values()))
                 ):

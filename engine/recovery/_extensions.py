@@ -146,6 +146,8 @@ class Packer:
         self._levels = self._plain
         self.pack_scalars: Callable[[Any], bytes] = self._plain.at(0).pack
         """Packs scalars and containers of scalars, texts with lone surrogates excepted."""
+        self.pack_flat_tuple: Callable[[Any], bytes] = msgpack.Packer(default=self._extend).pack
+        """Packs a tuple of scalars as an array, with the same exception."""
 
     def pack(self, value: Any) -> bytes:
         """Raises `UnpackableError`, or `ValueError` or `RecursionError` if nested too deeply."""

@@ -300,6 +300,10 @@ class MemoryTable(Table):
         self._flushing = 0
         disk.attach(self)
 
+    def get(self, key: bytes) -> bytes | None:
+        """As in `Table`."""
+        return self._rows.get(key)
+
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """As in `Table`."""
         return [self._rows.get(key) for key in keys]

@@ -8,10 +8,12 @@ committed epoch.
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from zlib import crc32
 
-from engine.errors import FencedError, InternalError
+from engine.errors import FencedError, InternalError, StoreWriteError
 from engine.recovery._disk import AppendFile, Disk, writing
 from engine.recovery._ids import Epoch, Generation
 from engine.recovery._records import (
@@ -31,7 +33,7 @@ TEMPORARY = ".tmp"
 
 
 class LogWriter:
-    """Appends to a log. After an error of the disk only `close` may be called.
+    """Appends to a log. After an error of the disk it only refuses.
 
     Args:
         disk: Where.
@@ -56,6 +58,7 @@ class LogWriter:
         self._identity = identity
         self._generation = generation
         self._number = 1
+        self._broken = False
         self._older = list(older)
         self._last_epoch = last_epoch
         self._open_epochs: dict[Epoch, tuple[int, int]] = {}
@@ -84,8 +87,7 @@ class LogWriter:
             raise InternalError(msg)
         counted = self._open_epochs.pop(epoch, (0, 0))
         self._write(RecordKind.PREPARED, epoch, pack(counted))
-        with writing(self._folder, f"sync the recovery log of epoch {epoch}"):
-            self._file.sync()
+        self._sync(f"sync the recovery log of epoch {epoch}")
         self._last_epoch = epoch
 
     def note_committed(self, epoch: Epoch) -> None:
@@ -105,16 +107,34 @@ class LogWriter:
 
     def _write(self, kind: RecordKind, epoch: Epoch, payload: bytes) -> int:
         record, checksum = encode_record(kind, self._generation, epoch, payload)
-        with writing(self._folder, f"write the recovery log of epoch {epoch}"):
+        with self._all_or_broken(f"write the recovery log of epoch {epoch}"):
             self._file.write(record)
         self._length += len(record)
         self.bytes_written += len(record)
         return checksum
 
+    def _sync(self, doing: str) -> None:
+        with self._all_or_broken(doing):
+            self._file.sync()
+
+    @contextmanager
+    def _all_or_broken(self, doing: str) -> Generator[None, None, None]:
+        """Refuse everything once something has failed.
+
+        Half a record may be at the end of the file then, behind which nothing can be read; and a
+        second sync may succeed though the system has thrown away what the first one could not
+        write.
+        """
+        if self._broken:
+            raise StoreWriteError(self._folder, f"could not {doing}: a write before it has failed")
+        self._broken = True
+        with writing(self._folder, doing):
+            yield
+        self._broken = False
+
     def _roll(self) -> None:
         """Go on in a new file."""
-        with writing(self._folder, "sync the recovery log"):
-            self._file.sync()
+        self._sync("sync the recovery log")
         self._file.close()
         self._older.append(Prior(self.segment, self._length, self._last_epoch))
         self._number += 1

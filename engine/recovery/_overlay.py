@@ -39,8 +39,11 @@ class Layer:
         """Put a chunk on top of those before."""
         self.chunks.append(chunk)
         index = self.indexes.setdefault((chunk.kind, chunk.step), {})
-        index.update(dict.fromkeys(chunk.keys, chunk))
-        index.update(dict.fromkeys(chunk.deleted))
+        # A plain loop: `dict.update` of some hundred keys at a time takes half as long again.
+        for key in chunk.keys:
+            index[key] = chunk
+        for key in chunk.deleted:
+            index[key] = None
 
 
 class Overlay:
@@ -48,6 +51,11 @@ class Overlay:
 
     def __init__(self) -> None:
         self._layers: dict[Epoch, Layer] = {}
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes of log all layers are."""
+        return sum(layer.nbytes for layer in self._layers.values())
 
     def layer(self, epoch: Epoch) -> Layer:
         """The layer of an epoch, made if need be. Epochs are not taken up out of order."""
@@ -68,6 +76,8 @@ class Overlay:
 
     def indexes(self, kind: bytes, step: StepNumber) -> list[Index]:
         """What there is of a step, newest first."""
+        if not self._layers:
+            return []
         found = [layer.indexes.get((kind, step)) for layer in self._layers.values()]
         return [index for index in reversed(found) if index]
 

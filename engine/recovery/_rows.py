@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, cast
 from zlib import crc32
@@ -35,6 +36,8 @@ APPLIED_KEY: Final = META + b"applied"
 
 _VERSION: Final = b"V"
 _DUE: Final = b"D"
+MARKED: Final = frozenset(_VERSION + _DUE)
+"""First bytes of values of state rows that hold more than the state."""
 _DUE_OFFSET: Final = 1 << 63
 _DUE_FORMAT: Final = struct.Struct(">Q")
 _EPOCH_FORMAT: Final = struct.Struct(">Q")
@@ -72,18 +75,23 @@ def _state_prefixes(step: StepNumber) -> list[bytes]:
     return [prefix + bytes([group]) for group in range(KEY_GROUPS)]
 
 
+def state_key(step: StepNumber, key: Any) -> bytes:
+    """The row key of a state."""
+    encoded = encode_key(key)
+    return _state_prefixes(step)[crc32(encoded) % KEY_GROUPS] + encoded
+
+
 def state_keys(step: StepNumber, keys: Sequence[Any]) -> list[bytes]:
     """The row keys of states."""
-    prefixes, checksum, encode = _state_prefixes(step), crc32, encode_key
-    found: list[bytes] = []
-    add = found.append
-    for key in keys:
-        if key.__class__ is str:
-            encoded = b"s" + key.encode("utf-8", "surrogatepass")
-        else:
-            encoded = encode(key)
-        add(prefixes[checksum(encoded) % KEY_GROUPS] + encoded)
-    return found
+    prefixes, checksum = _state_prefixes(step), crc32
+    encoded: list[bytes] | None = None
+    if set(map(type, keys)) == {str}:
+        # What `encode_key` does, for the most frequent keys.
+        with suppress(UnicodeEncodeError):
+            encoded = [f"s{key}".encode() for key in keys]
+    if encoded is None:
+        encoded = [encode_key(key) for key in keys]
+    return [prefixes[checksum(key) % KEY_GROUPS] + key for key in encoded]
 
 
 def partition_keys(step: StepNumber, names: Sequence[str]) -> list[bytes]:
@@ -144,7 +152,7 @@ def split_state_value(value: bytes) -> StoredRow:
 
 def due_of(value: bytes | None) -> int | None:
     """When the timer of a state row is due; None too if there is no row."""
-    if value is None or value[:1] not in {_VERSION, _DUE}:
+    if value is None or value[0] not in MARKED:
         return None
     return split_state_value(value).due_us
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from engine.errors import (
     ForeignStoreError,
     InconsistentPartitionsError,
     InternalError,
     MissingPartitionsError,
+    NoPartitionsError,
 )
 from engine.recovery._chain import ManifestChain
 from engine.recovery._disk import Disk, Lock, remove_tree, writing
@@ -63,16 +65,18 @@ class StoreFolder:
             CorruptStoreError: FORMAT or the newest manifest is damaged.
             StoreFormatError: A newer engine wrote it.
             StoreInUseError: Another process has it open.
+            StoreWriteError: The disk refused, for want of permission for example.
         """
         if create:
             create_store(disk, root, store_id=token)
-        store_id = read_store_id(disk, root)
-        with writing(root, "lock the recovery store"):
+        with writing(root, "open the recovery store"):
+            store_id = read_store_id(disk, root)
             lock = disk.lock(StorePaths(root).lock)
         try:
             chain = ManifestChain(disk, StorePaths(root).manifests, token)
             folder = StoreFolder(disk, root, store_id, chain, lock)
-            folder.refresh()
+            with writing(root, "read the manifests of the recovery store"):
+                folder.refresh()
         except BaseException:
             lock.release()
             raise
@@ -155,6 +159,36 @@ class StoreFolder:
             )
         self.add(manifest)
         return manifest
+
+    def change(self, time_s: float, **changes: Any) -> Manifest:
+        """Claim the store for a new generation of the flow that it is of, to work on it.
+
+        Args:
+            time_s: Now, in seconds since 1970 UTC.
+            changes: Fields of the manifest that differ.
+
+        Raises:
+            NoPartitionsError: No flow has ever run on it.
+            FencedError: Another process was faster.
+        """
+        manifest = self.started().after_start(time_s, **changes)
+        self.add(manifest)
+        return manifest
+
+    def started(self) -> Manifest:
+        """The newest manifest.
+
+        Raises:
+            NoPartitionsError: There is none, because no flow has ever run on the store.
+        """
+        if self.manifest is None:
+            msg = f"no flow has run on the store in {self.root} yet, so there is nothing in it"
+            raise NoPartitionsError(msg)
+        return self.manifest
+
+    def manifests(self) -> list[Manifest]:
+        """All links of the chain that are still there, oldest first."""
+        return [self._chain.read(seq) for seq in self._chain.numbers()]
 
     def add(self, manifest: Manifest) -> None:
         """Add a link to the chain. Errors as `ManifestChain.link`."""

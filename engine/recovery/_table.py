@@ -18,6 +18,10 @@ Row: TypeAlias = tuple[bytes, bytes]
 class Table(Protocol):
     """An open table. Used by one thread. Damage is reported as `CorruptStoreError`."""
 
+    def get(self, key: bytes) -> bytes | None:
+        """The value of one key; None if there is no row."""
+        ...
+
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """The values of keys, in their order; None where there is no row."""
         ...

@@ -159,6 +159,10 @@ def check_meta(path: Path, table: Table, manifest: Manifest, worker: WorkerIndex
             "older than this worker's store"
         )
         raise FencedError(msg)
+    same_generation = applied.generation == manifest.generation
+    if same_generation and applied.fingerprint != manifest.fingerprint:
+        msg = f"{path} was used with another graph than manifest {manifest.seq} says"
+        raise InconsistentPartitionsError(msg)
     return applied
 
 

@@ -8,50 +8,26 @@ to exactly the epoch that the newest manifest names.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
 
 from engine.errors import InternalError
 from engine.recovery._apply import Applier, ApplyOptions
-from engine.recovery._changes import (
-    Changes,
-    Chunk,
-    Kept,
-    decode_parts,
-    decode_state,
-    encode_changes,
-    encode_parts,
-)
+from engine.recovery._changes import Changes, Chunk, encode_changes, encode_parts
 from engine.recovery._codec import Codec
-from engine.recovery._disk import Disk, Lock, writing
-from engine.recovery._ids import Epoch, StepNumber, WorkerIndex
+from engine.recovery._disk import Lock, writing
+from engine.recovery._ids import Epoch
 from engine.recovery._layout import StorePaths
 from engine.recovery._log import LogWriter
-from engine.recovery._log_reader import LogContents, LogTarget, read_log
 from engine.recovery._manifest import Manifest
-from engine.recovery._overlay import MISSING, Missing, Overlay, find
-from engine.recovery._rows import (
-    PARTITION,
-    STATE,
-    TIMER,
-    after_prefix,
-    decode_timer_key,
-    encode_due,
-    key_of_state,
-    name_of_partition,
-    split_partition_value,
-    split_state_value,
-    state_keys,
-    step_prefix,
-)
-from engine.recovery._table import Table, Tables
+from engine.recovery._opening import WorkerSpot, read_worker, recovered
+from engine.recovery._overlay import Overlay
+from engine.recovery._state_view import KeptByStep, StateView
+from engine.recovery._table import Table
 from engine.recovery._worker_files import (
-    Applied,
     check_folders,
-    check_meta,
     create_worker,
     identity_of,
     identity_rows,
@@ -59,36 +35,7 @@ from engine.recovery._worker_files import (
     table_folder,
 )
 
-_KeptRows: TypeAlias = dict[StepNumber, dict[str, list[bytes]]]
-
-
-class StoredState(NamedTuple):
-    """The state of a key, as it was last appended."""
-
-    value: Any
-    due_us: int | None
-    """When its timer is due, in microseconds since 1970 UTC."""
-    version: int
-    """The version of the state."""
-
-
-class StoredPartition(NamedTuple):
-    """The state of a partition, as it was last appended."""
-
-    value: Any
-    epoch: Epoch
-    """The epoch it was appended in: of two workers' rows of one partition the newer one counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSpot:
-    """Where a worker's store is, and what it is made of."""
-
-    disk: Disk
-    tables: Tables
-    root: Path
-    """The folder of the whole store."""
-    worker: WorkerIndex
+__all__ = ["StoreOptions", "WorkerSpot", "WorkerStore"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +44,6 @@ class StoreOptions:
 
     allow_pickle: bool = True
     """Whether states of users' own classes may be written and read."""
-    keep_log: bool = False
-    """Keep the log of applied epochs, so that older epochs can be restored."""
     apply: ApplyOptions = field(default_factory=ApplyOptions)
 
 
@@ -112,30 +57,25 @@ class _Parts:
     log: LogWriter
     applier: Applier
     overlay: Overlay
-    kept: _KeptRows
+    kept: KeptByStep
     codec: Codec
 
 
-class WorkerStore:
+class WorkerStore(StateView):
     """An open store. Used by one thread; made by `open`.
 
     After an error other than `EncodeError` and `DecodeError` it must be closed and opened again.
     """
 
     def __init__(self, manifest: Manifest, parts: _Parts) -> None:
-        self.manifest = manifest
-        """What it was opened with."""
+        super().__init__(manifest, parts.table, parts.overlay, parts.kept, parts.codec)
         self.folder = parts.folder
         """Where it is."""
         self.committed = manifest.epoch
         """The last epoch that is durable, as far as this worker was told."""
         self._prepared = manifest.epoch
-        self._table = parts.table
         self._log = parts.log
         self._applier = parts.applier
-        self._overlay = parts.overlay
-        self._kept = parts.kept
-        self._codec = parts.codec
         self._lock = parts.lock
         self._closed = False
 
@@ -154,16 +94,18 @@ class WorkerStore:
             InconsistentPartitionsError: A part is older or newer than the manifest, or another's.
             FencedError: A newer generation has taken over.
             StoreInUseError: Another process has it open.
+            StoreWriteError: The disk refused, for want of permission for example.
         """
         options = options or StoreOptions()
         folder = StorePaths(spot.root).worker(manifest.shards, spot.worker)
         if manifest.epoch == 0:
             rows = identity_rows(manifest, spot.worker, Epoch(0))
             create_worker(spot.disk, spot.tables, folder, rows)
-        check_folders(spot.disk, manifest, folder)
         stack = ExitStack()
         try:
-            return WorkerStore(manifest, _open(spot, manifest, options, folder, stack))
+            with writing(folder, "open the store of a worker"):
+                check_folders(spot.disk, manifest, folder)
+                return WorkerStore(manifest, _open(spot, manifest, options, folder, stack))
         except BaseException:
             stack.close()
             raise
@@ -182,20 +124,20 @@ class WorkerStore:
         if epoch <= self._prepared:
             msg = f"changes of epoch {epoch} come after it was prepared"
             raise InternalError(msg)
-        parts = [
-            part
+        written = [
+            one
             for change in changes
-            for part in encode_changes(change, self._number(change.step_id), self._codec)
+            for one in encode_changes(change, self._number(change.step_id), epoch, self._codec)
         ]
-        if not parts:
+        if not written:
             return
-        payload = encode_parts(parts)
+        payload = encode_parts(written)
         self._log.append(epoch, payload)
         layer = self._overlay.layer(epoch)
         layer.nbytes += len(payload)
-        for chunk in decode_parts(payload, epoch):
-            if isinstance(chunk, Chunk):
-                layer.add(chunk)
+        for one in written:
+            if isinstance(one, Chunk):
+                layer.add(one)
 
     def prepare(self, epoch: Epoch) -> None:
         """Make all changes of the epoch safe, whatever happens to this process.
@@ -255,129 +197,6 @@ class WorkerStore:
             self._applier.slice(self.committed, eager=True)
         self._applier.flush(self._log, self.committed)
 
-    # Reading.
-
-    def get_rows(self, step_id: str, keys: Sequence[Any]) -> list[StoredState | Missing]:
-        """The states of keys, in their order; `MISSING` for a key that has none.
-
-        Each is a new object, as it was when it was appended.
-
-        Raises:
-            DecodeError: The class of a state is gone, or pickle isn't allowed.
-            CorruptStoreError: A row can't be read.
-        """
-        step = self._number(step_id)
-        found: list[StoredState | Missing] = [MISSING] * len(keys)
-        indexes = self._overlay.indexes(STATE, step)
-        asked = (
-            range(len(keys)) if not indexes else self._from_overlay(indexes, step_id, keys, found)
-        )
-        values = self._table.get_many(state_keys(step, [keys[i] for i in asked])) if asked else []
-        for i, value in zip(asked, values, strict=True):
-            if value is not None:
-                found[i] = self._state(value, step_id, keys[i])
-        return found
-
-    def get_many(self, step_id: str, keys: Sequence[Any]) -> list[Any]:
-        """As `get_rows`, of each state the value alone."""
-        rows = self.get_rows(step_id, keys)
-        return [row if isinstance(row, Missing) else row.value for row in rows]
-
-    def _from_overlay(
-        self, indexes: list[Any], step_id: str, keys: Sequence[Any], found: list[Any]
-    ) -> list[int]:
-        """Fill in what the overlay knows; gives the positions that it doesn't know."""
-        unknown: list[int] = []
-        for i, key in enumerate(keys):
-            chunk = find(indexes, key)
-            if isinstance(chunk, Missing):
-                unknown.append(i)
-            elif chunk is not None:
-                (value,), _ = chunk.table_values(self._codec, step_id, [key])
-                found[i] = self._state(value, step_id, key)
-        return unknown
-
-    def _state(self, value: bytes, step_id: str, key: object) -> StoredState:
-        row, due_us, version = split_state_value(value)
-        return StoredState(decode_state(self._codec, row, step_id, key), due_us, version)
-
-    def scan_step(self, step_id: str) -> Iterator[tuple[Any, StoredState]]:
-        """All keys of a step and their states, in no order. Not to be mixed with writing.
-
-        Errors as `get_rows`.
-        """
-        step = self._number(step_id)
-        changed = dict(self._overlay.newest(STATE, step))
-        prefix = step_prefix(STATE, step)
-        for table_key, value in self._table.scan(prefix, after_prefix(prefix)):
-            key = key_of_state(table_key)
-            if key not in changed:
-                yield key, self._state(value, step_id, key)
-        for key, chunk in changed.items():
-            if chunk is not None:
-                (value,), _ = chunk.table_values(self._codec, step_id, [key])
-                yield key, self._state(value, step_id, key)
-
-    def row_count(self, step_id: str) -> int:
-        """How many keys of a step have a state. Reads them all."""
-        step = self._number(step_id)
-        changed = dict(self._overlay.newest(STATE, step))
-        prefix = step_prefix(STATE, step)
-        stored = self._table.scan(prefix, after_prefix(prefix))
-        untouched = sum(key_of_state(key) not in changed for key, _ in stored)
-        return untouched + sum(chunk is not None for chunk in changed.values())
-
-    def scan_timers(
-        self, step_id: str, until_us: int, after_us: int | None = None
-    ) -> Iterator[tuple[int, Any]]:
-        """Timers that are due at `until_us` or before, with their keys, in no order.
-
-        Args:
-            step_id: Whose.
-            until_us: In microseconds since 1970 UTC.
-            after_us: Leave out those that are due then or before: a scan that begins where the
-                last one ended need not step over what was deleted since.
-        """
-        step = self._number(step_id)
-        changed = dict(self._overlay.newest(STATE, step))
-        prefix = step_prefix(TIMER, step)
-        start = prefix if after_us is None else prefix + encode_due(after_us + 1)
-        for table_key, _ in self._table.scan(start, prefix + encode_due(until_us + 1)):
-            _, due_us, state_key = decode_timer_key(table_key)
-            key = key_of_state(state_key)
-            if key not in changed:
-                yield due_us, key
-        for key, chunk in changed.items():
-            due = None if chunk is None else chunk.due_us(key)
-            if due is not None and due <= until_us and (after_us is None or due > after_us):
-                yield due, key
-
-    def partitions(self, step_id: str) -> dict[str, StoredPartition]:
-        """All partitions of a step that this worker has states of. Errors as `get_rows`."""
-        step = self._number(step_id)
-        prefix = step_prefix(PARTITION, step)
-        values = {
-            name_of_partition(table_key): value
-            for table_key, value in self._table.scan(prefix, after_prefix(prefix))
-        }
-        for name, chunk in self._overlay.newest(PARTITION, step):
-            if chunk is None:
-                values.pop(name, None)
-            else:
-                ((values[name],), _) = chunk.table_values(self._codec, step_id, [name])
-        found: dict[str, StoredPartition] = {}
-        for name, value in values.items():
-            row, epoch = split_partition_value(value)
-            found[name] = StoredPartition(decode_state(self._codec, row, step_id, name), epoch)
-        return found
-
-    def kept_rows(self, step_id: str) -> dict[str, list[bytes]]:
-        """The rows that each shard of a sink kept for the epoch it was opened with.
-
-        Until the next epoch is committed; a worker that goes on has them from its sink.
-        """
-        return self._kept.get(self._number(step_id), {})
-
     def savepoint(self, folder: Path) -> None:
         """Make a copy of the table, by hard links, in a folder that isn't there yet.
 
@@ -395,20 +214,12 @@ class WorkerStore:
         if self._closed:
             return
         self._closed = True
-        try:
+        with ExitStack() as stack:
+            stack.callback(self._lock.release)
+            stack.callback(self._table.close)
+            stack.callback(self._log.close)
             if apply:
                 self.apply_all()
-        finally:
-            self._log.close()
-            self._table.close()
-            self._lock.release()
-
-    def _number(self, step_id: str) -> StepNumber:
-        entry = self.manifest.steps.get(step_id)
-        if entry is None:
-            msg = f"step {step_id!r} is not in the manifest"
-            raise InternalError(msg)
-        return entry.number
 
 
 def _open(
@@ -418,8 +229,8 @@ def _open(
     with writing(folder, "lock the store of a worker"):
         lock = disk.lock(folder / "LOCK")
     stack.callback(lock.release)
-    applied, contents = _checked(spot, manifest, folder, everything=options.keep_log)
-    overlay, kept = _recovered(contents, manifest, applied)
+    applied, contents = read_worker(spot, manifest, folder)
+    overlay, kept = recovered(contents, manifest, applied)
     identity = identity_of(manifest, spot.worker).of_log
     log = LogWriter(disk, logs, identity, manifest.generation, contents.chain, manifest.epoch)
     stack.callback(log.close)
@@ -440,37 +251,3 @@ def _open(
         )
     )
     return _Parts(folder, lock, table, log, applier, overlay, kept, codec)
-
-
-def _checked(
-    spot: WorkerSpot, manifest: Manifest, folder: Path, *, everything: bool
-) -> tuple[Applied, LogContents]:
-    """What table and log hold, seen to belong together, without a change to any file."""
-    table = spot.tables.open(table_folder(folder), read_only=True)
-    try:
-        applied = check_meta(table_folder(folder), table, manifest, spot.worker)
-    finally:
-        table.close()
-    identity = identity_of(manifest, spot.worker).of_log
-    target = LogTarget(manifest.epoch, applied.epoch, manifest.shards_epoch)
-    contents = read_log(spot.disk, log_folder(folder), identity, target, everything=everything)
-    return applied, contents
-
-
-def _recovered(
-    contents: LogContents, manifest: Manifest, applied: Applied
-) -> tuple[Overlay, _KeptRows]:
-    """The changes that are not applied, as one layer, and the rows kept for the last epoch."""
-    overlay = Overlay()
-    kept: _KeptRows = {}
-    for epoch, payloads in sorted(contents.epochs.items()):
-        for payload in payloads:
-            for part in decode_parts(payload, epoch):
-                if isinstance(part, Kept):
-                    if epoch == manifest.epoch:
-                        kept.setdefault(part.step, {}).setdefault(part.shard, []).extend(part.rows)
-                elif epoch > applied.epoch and part.step not in manifest.dropped:
-                    overlay.layer(manifest.epoch).add(part)
-            if epoch > applied.epoch:
-                overlay.layer(manifest.epoch).nbytes += len(payload)
-    return overlay, kept

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import rocksdict
 
-from engine.errors import CorruptStoreError, StoreInUseError, StoreWriteError
+from engine.errors import CorruptStoreError, StoreError, StoreInUseError, StoreWriteError
 from engine.recovery._table import Row, Table, Tables
 
 __all__ = ["RocksTable", "RocksTables"]
@@ -93,24 +93,40 @@ class RocksTable(Table):
         untyped.disable_wal = True
         self._flush: _Flush | None = None
 
+    def get(self, key: bytes) -> bytes | None:
+        """As in `Table`."""
+        try:
+            return cast("bytes | None", self._database.get(key))
+        except Exception as ex:
+            # rocksdict raises nothing more special.
+            raise _translation(self._folder, ex) from ex
+
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """As in `Table`."""
-        with _translated(self._folder):
+        try:
             return cast("list[bytes | None]", self._database.get(list(keys)))
+        except Exception as ex:
+            # As above.
+            raise _translation(self._folder, ex) from ex
 
     def scan(self, start: bytes, stop: bytes) -> Iterator[Row]:
         """As in `Table`."""
-        iterator = self._database.iter()
-        iterator.seek(start)
-        return self._rows(iterator, stop)
+        # As raw bytes, whatever rocksdict's stub says.
+        items = cast("Iterator[Row]", self._database.items(from_key=start))
+        return self._rows(items, start, stop)
 
-    def _rows(self, iterator: rocksdict.RdictIter, stop: bytes) -> Iterator[Row]:
-        # An upper bound in `ReadOptions` is no safe way to stop: rocksdict's iterator points into
-        # that object without keeping it alive, and then ends anywhere.
-        while iterator.valid() and (key := iterator.key()) < stop:
-            yield key, iterator.value()
+    def _rows(self, items: Iterator[Row], start: bytes, stop: bytes) -> Iterator[Row]:
+        last = None
+        for key, value in items:
+            if key >= stop:
+                return
+            yield key, value
+            last = key
+        # `items` just ends where it can't read on; only a slower iterator tells why it does.
+        iterator = self._database.iter()
+        iterator.seek(start if last is None else last)
+        if last is not None and iterator.valid():
             iterator.next()
-        # An iterator just ends where it can't read on.
         with _translated(self._folder):
             iterator.status()
 
@@ -205,22 +221,31 @@ class _Flush(threading.Thread):
 
 @contextmanager
 def _translated(folder: Path, doing: str = "") -> Generator[None, None, None]:
-    """Say in our own terms what RocksDB found; `doing` tells what was to be written, if anything.
-
-    rocksdict raises plain `Exception`s, which differ by their text alone.
-    """
+    """Raise in our own terms what RocksDB found."""
     try:
         yield
     except (CorruptStoreError, StoreInUseError, StoreWriteError):
         raise
     except Exception as ex:
-        text = str(ex)
-        if "lock hold by current process" in text or "While lock file" in text:
-            msg = f"{folder}: another process has this store open; stop it first"
-            raise StoreInUseError(msg) from ex
-        refused = any(reason in text for reason in _REFUSALS)
-        if refused or (doing and not text.startswith("Corruption")):
-            doing = doing or "open or read the table"
-            msg = f"could not {doing}: {text}; the last durable epoch is intact"
-            raise StoreWriteError(folder, msg) from ex
-        raise CorruptStoreError(folder, f"the table is damaged: {text}") from ex
+        # rocksdict raises nothing more special.
+        raise _translation(folder, ex, doing) from ex
+
+
+def _translation(folder: Path, ex: Exception, doing: str = "") -> StoreError:
+    """Say in our own terms what RocksDB found, which tells by its text alone.
+
+    Args:
+        folder: The table's.
+        ex: What rocksdict raised.
+        doing: What was to be written, if anything.
+    """
+    text = str(ex)
+    if "lock hold by current process" in text or "While lock file" in text:
+        msg = f"{folder}: another process has this store open; stop it first"
+        return StoreInUseError(msg)
+    refused = any(reason in text for reason in _REFUSALS)
+    if refused or (doing and not text.startswith("Corruption")):
+        doing = doing or "open or read the table"
+        msg = f"could not {doing}: {text}; the last durable epoch is intact"
+        return StoreWriteError(folder, msg)
+    return CorruptStoreError(folder, f"the table is damaged: {text}")

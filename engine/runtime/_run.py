@@ -32,7 +32,7 @@ from engine.runtime._sink_node import Job
 from engine.runtime._worker import Worker
 
 if TYPE_CHECKING:
-    from engine.runtime._recovery import Recovery
+    from engine.runtime._recovery import JobStore
 
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
 
@@ -85,18 +85,21 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Recovery | None]:
+def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[JobStore | None]:
     """The open store of the run, if it has one."""
     config = options.recovery
     if config is None:
         yield None
         return
     # Loads RocksDB, which runs without recovery need not wait for.
-    from engine.runtime._recovery import RecoveredJob, Recovery  # noqa: PLC0415
+    from engine.recovery._disk import RealDisk  # noqa: PLC0415
+    from engine.recovery.store import RocksTables  # noqa: PLC0415
+    from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld  # noqa: PLC0415
 
     root = Path(config.db_dir)
     job = RecoveredJob(root, flow, planned, create=config.create)
-    recovery = Recovery.open(job, options.clock, options.entropy)
+    world = StoreWorld(RealDisk(), RocksTables(), options.clock, options.entropy)
+    recovery = JobStore.open(job, world)
     try:
         yield recovery
     except BaseException:
@@ -105,14 +108,15 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Rec
     recovery.close(apply=True)
 
 
-def _run(planned: Plan, options: RunOptions, recovery: Recovery | None) -> None:
+def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
     clock, interval_s = options.clock, options.epoch_interval.total_seconds()
     job = Job(options.entropy.token()) if recovery is None else recovery.job
     after = 0 if recovery is None else recovery.epoch
     coordinator = Coordinator(
         1, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
     )
-    site = WorkerSite(WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, recovery)
+    store = None if recovery is None else recovery.workers[0]
+    site = WorkerSite(WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, store)
     worker = Worker(planned, deal_partitions(planned), site, epoch_per_batch=interval_s == 0)
     with closing([worker]):
         _drive(worker, coordinator, options, recovery)
@@ -151,7 +155,7 @@ def _note_all(ex: BaseException, errors: list[Exception]) -> None:
 
 
 def _drive(
-    worker: Worker, coordinator: Coordinator, options: RunOptions, recovery: Recovery | None
+    worker: Worker, coordinator: Coordinator, options: RunOptions, recovery: JobStore | None
 ) -> None:
     """Let the worker step until the coordinator stops it, carrying what they say to each other."""
     step, reports, monotonic_s = worker.step, worker.reports, options.clock.monotonic_s
@@ -172,7 +176,7 @@ def _coordinate(
     coordinator: Coordinator,
     now_s: float,
     drain: Drain,
-    recovery: Recovery | None,
+    recovery: JobStore | None,
 ) -> None:
     """One exchange of words: reports to the coordinator, its decisions to the worker."""
     commands = coordinator.on_time(now_s)

@@ -82,6 +82,7 @@ def check(store: WorkerStore, model: Model) -> None:
                 assert (row.value, row.due_us) == states[key], (step_id, key)
             else:
                 assert row is MISSING, (step_id, key, row)
+        assert [store.get_row(step_id, key) for key in [*KEYS, "never"]] == rows
         scanned = dict(store.scan_step(step_id))
         assert {k: (v.value, v.due_us) for k, v in scanned.items()} == states
         assert store.row_count(step_id) == len(states)

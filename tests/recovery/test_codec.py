@@ -166,7 +166,7 @@ OWN = [
 ]
 
 
-@pytest.mark.parametrize("value", OWN, ids=repr)
+@pytest.mark.parametrize("value", OWN, ids=lambda value: type(value).__name__)
 def test_a_users_own_class_comes_back_as_itself(value: Any) -> None:
     """Subclasses of builtins too."""
     codec = Codec()
@@ -175,7 +175,7 @@ def test_a_users_own_class_comes_back_as_itself(value: Any) -> None:
     assert type(back) is type(value)
 
 
-@pytest.mark.parametrize("value", OWN, ids=repr)
+@pytest.mark.parametrize("value", OWN, ids=lambda value: type(value).__name__)
 def test_without_pickle_a_users_own_class_is_refused_both_ways(value: Any) -> None:
     """Neither written nor read."""
     strict = Codec(allow_pickle=False)

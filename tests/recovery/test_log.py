@@ -285,6 +285,21 @@ def test_an_error_of_the_disk_is_told(error: int) -> None:
             assert read(disk.after_crash(op), 1).epochs == {1: [b"a1", b"b1"]}
 
 
+@pytest.mark.parametrize("op", range(1, 5))
+def test_nothing_is_prepared_after_a_failed_write(op: int) -> None:
+    """Half a record may be in the way, and a second sync may lie."""
+    disk = a_disk()
+    log = writer(disk)
+    write_epochs(log, 1, 1)
+    disk.failures = {disk.ops + op: 5}
+    with pytest.raises(StoreWriteError):
+        write_epochs(log, 2, 2)
+    for again in (lambda: log.prepare(Epoch(2)), lambda: log.append(Epoch(2), b"x")):
+        with pytest.raises(StoreWriteError, match="a write before it has failed"):
+            again()
+    assert read(disk.after_crash(op), 1).epochs == {1: [b"a1", b"b1"]}
+
+
 def test_a_real_file(tmp_path: Path) -> None:
     """The same on a real disk."""
     disk = RealDisk()

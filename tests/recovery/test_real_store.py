@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.errors import StoreWriteError
 from engine.recovery._apply import ApplyOptions
 from engine.recovery._changes import KeyedChanges
 from engine.recovery._disk import RealDisk
@@ -107,6 +108,22 @@ def test_a_large_epoch_is_applied_and_survives(tmp_path: Path) -> None:
     ]
     assert again.store.row_count(COUNT) == 30_000
     again.close(apply=True)
+
+
+@pytest.mark.parametrize("name", ["FORMAT", "000000000001.json", "00000001-00000001.log"])
+def test_a_file_without_permission_is_told(tmp_path: Path, name: str) -> None:
+    """By an error of ours that names the folder and the reason."""
+
+    class Strict(RealDisk):
+        def read(self, path: Path) -> bytes:
+            if path.name == name:
+                raise PermissionError(13, "Permission denied", str(path))
+            return super().read(path)
+
+    open_job(tmp_path / "store", "one").close(apply=False)
+    with pytest.raises(StoreWriteError, match=f"{tmp_path}.*: could not .*: Permission denied"):
+        Job(Strict(), RocksTables(), tmp_path / "store", "two")
+    open_job(tmp_path / "store", "three").close(apply=False)
 
 
 def test_folders_and_files_are_private(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_rows_are_read_as_they_were_written(make: tuple[Tables, Path]) -> None:
     assert list(table.scan(b"a", b"c\xff")) == [(b"a", b""), (b"b", b"2")]
     assert list(table.scan(b"", b"\xff")) == [(b"a", b""), (b"b", b"2"), (b"c\xff", b"3")]
     assert table.get_many([]) == []
+    assert [table.get(key) for key in (b"a", b"b", b"x")] == [b"", b"2", None]
     table.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,18 @@ import pytest
 from engine.errors import StoreInUseError
 from engine.recovery._codec import Codec
 from engine.recovery._fakes import FakeDisk, MemoryTables
-from engine.recovery._rows import PARTITION, STATE, TIMER, state_value, step_prefix, timer_key
+from engine.recovery._rows import (
+    APPLIED_KEY,
+    PARTITION,
+    STATE,
+    TIMER,
+    state_value,
+    step_prefix,
+    timer_key,
+)
 from engine.recovery._table import Row
 from engine.recovery._verify import verify
+from engine.recovery._worker_files import encode_applied, read_meta
 from tests.recovery.job import TIMED, Job, Model, run_epochs
 
 ROOT = Path("/store")
@@ -93,6 +103,16 @@ def test_a_state_that_is_cut_off_is_found() -> None:
     key, _ = rows(disk, step_prefix(STATE, step))[0]
     change(disk, [(key, state_value(b"m\x93\x01", None, 1))], [])
     assert "makes no sense" in faults(disk)
+
+
+def test_a_table_of_another_graph_is_found() -> None:
+    """If the same generation of the job has used it."""
+    disk, _ = a_store()
+    table = MemoryTables(disk).open(TABLE)
+    _, applied = read_meta(TABLE, table)
+    table.close()
+    change(disk, [(APPLIED_KEY, encode_applied(replace(applied, fingerprint="other")))], [])
+    assert "another graph" in faults(disk)
 
 
 def test_a_store_in_use_is_not_checked() -> None:

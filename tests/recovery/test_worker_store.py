@@ -11,10 +11,12 @@ import pytest
 
 from engine.errors import EncodeError, InternalError, StoreWriteError
 from engine.recovery import _changes, _log
+from engine.recovery._apply import ApplyOptions
 from engine.recovery._changes import KeptRows, KeyedChanges
 from engine.recovery._fakes import FakeDisk, MemoryTables, SimulatedCrash
 from engine.recovery._ids import Epoch
 from engine.recovery._overlay import MISSING
+from engine.recovery._worker_store import StoreOptions
 from tests.recovery.job import COUNT, SINK, TIMED, Job, Model, check, check_clean, run_epochs
 
 ROOT = Path("/store")
@@ -195,6 +197,25 @@ def test_the_log_is_collected_once_the_table_is_durable() -> None:
     again = open_job(disk.after_crash(0), "again")
     assert again.store.kept_rows(SINK) == {"s": [b"39"]}
     assert again.store.clean_through == 39
+
+
+def test_what_was_recovered_is_flushed_too() -> None:
+    """Else a job that crashes often would read more of the log each time."""
+    options = StoreOptions(apply=ApplyOptions(flush_bytes=1500))
+    disk = FakeDisk()
+    job = open_job(disk, options=options)
+    for epoch in range(1, 4):
+        job.store.append(Epoch(epoch), [KeyedChanges(COUNT, ["a"], [bytes(600)])])
+        job.store.prepare(Epoch(epoch))
+        job.folder.commit(Epoch(epoch), {}, 0.0)
+        job.store.commit(Epoch(epoch))
+    disk = disk.after_crash(1)
+    again = open_job(disk, "again", options=options)
+    assert again.store.clean_through == 0
+    while again.store.apply_slice(eager=True):
+        pass
+    again.store.apply_slice()
+    assert "table flush table" in disk.trace
 
 
 def test_an_unwritable_state_is_named_and_nothing_is_written() -> None:

@@ -16,6 +16,7 @@ BELOW_RUNTIME = {*PURE, *LOGIC, "engine.recovery"}
 STARTED_BY_PEOPLE = {
     "engine.run",
     "engine.visualize",
+    "engine.recovery.__main__",
     "engine.__main__",
     "engine._cli",
     "engine._visualize",
@@ -65,6 +66,8 @@ OUTSIDE_FILES = [pytest.param(f, id=f.path) for f in python_files("examples/", "
 
 def part_of(module: str) -> str:
     """The part of the engine that a module belongs to: ``engine.operators`` and the like."""
+    if module in STARTED_BY_PEOPLE:
+        return module
     return ".".join(module.split(".")[:2])
 
 

@@ -17,6 +17,7 @@ DECIDING = ("engine/dataflow/", "engine/operators/", "engine/recovery/", "engine
 EDGES = {
     "engine/runtime/_ports.py": "binds clock and waiting to this machine",
     "engine/recovery/_disk.py": "binds the disk to this machine",
+    "engine/recovery/_init.py": "makes a store by hand, with an id of its own",
     "engine/recovery/store.py": "binds the table to RocksDB",
     "engine/recovery/_fakes.py": "draws by a seed what a crash leaves of a disk in memory",
 }
