@@ -41,8 +41,9 @@ class _CompletePairs(KeyedLogic):
         self._keep_first = keep_first
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
-        states, miss, discard = self._state.touched, self._state.miss, self._state.discard
-        get, keep_first = states.get, self._keep_first
+        live, touched = self._state.live, self._state.touched
+        get, miss, discard = live.get, self._state.miss, self._state.discard
+        keep_first = self._keep_first
         emitted: list[Any] = []
         emit = emitted.append
         for record in batch:
@@ -53,14 +54,14 @@ class _CompletePairs(KeyedLogic):
                 check_key(its_key)
             waiting = get(its_key)
             if waiting is None and (waiting := miss(its_key)) is None:
-                states[its_key] = (port, new)
+                live[its_key] = touched[its_key] = (port, new)
                 continue
             side, other = waiting
             if side != port:
                 discard(its_key)
                 emit((its_key, (new, other) if port == 0 else (other, new)))
             elif not keep_first:
-                states[its_key] = (port, new)
+                live[its_key] = touched[its_key] = (port, new)
         return emitted
 
 
@@ -85,7 +86,8 @@ class _Rows(KeyedLogic):
                 check_key(its_key)
             seen = state.get(its_key)
             if seen is None:
-                seen = state.touched[its_key] = [()] * sides
+                seen = [()] * sides
+                state.put(its_key, seen)
             insert(seen, port, new)
             if running:
                 emitted.extend([(its_key, row) for row in rows(seen)])

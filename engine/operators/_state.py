@@ -1,12 +1,16 @@
-"""State by key of one step on one worker: what the open epoch touched, and everything else.
+"""State by key of one step on one worker: what is in memory, what is stored, what has changed.
 
-A keyed kernel reads and writes one dict, `KeyedState.touched`. A key that isn't in it was not
-touched in this epoch yet; `KeyedState.miss` looks further, in what earlier epochs left in memory
-and then in the store. So the loop pays for neither change tracking nor look-ups in the store as
-long as it works on keys that it has touched since the last barrier, and what a barrier has to save
-is the dict itself.
+A keyed kernel reads and writes two dicts: `KeyedState.live`, the states in memory, and `touched`,
+those of the keys that the open epoch has worked on. A key that isn't in `live` may have state all
+the same: `KeyedState.miss` looks further, in the older half of memory and in the store. So a look-up
+is one dict look-up as long as a key is in memory, a change is one more entry, and what a barrier
+has to save is the dict of touched states itself.
 
-Without recovery nobody ever calls `barrier`, and all state stays in `touched`.
+Without recovery nothing is ever saved, and `touched` is the same dict as `live`.
+
+Memory is bounded in two halves. `rotate`, after a barrier, when all is saved, turns what is in
+memory into the older half and forgets the older half before it: a key that is used comes back to
+the younger half by its next look-up, and one that isn't goes with the rotation after the next.
 """
 
 from __future__ import annotations
@@ -62,52 +66,65 @@ class KeyedState:
     """State by key. A key without state has no entry; None is never a state.
 
     >>> state = KeyedState()
-    >>> state.touched["a"] = 1
-    >>> state.barrier().keys
-    ['a']
-    >>> state.touched
-    {}
-    >>> state.miss("a")
+    >>> state.put("a", 1)
+    >>> state.get("a")
     1
-    >>> state.touched
-    {'a': 1}
     """
 
     def __init__(self) -> None:
-        self.touched: dict[Any, Any] = {}
-        """State of the keys that the open epoch has touched; kernels write it."""
+        self.live: dict[Any, Any] = {}
+        """States in memory. A kernel that writes one writes it to `touched` too."""
+        self.touched: dict[Any, Any] = self.live
+        """States of the keys that the open epoch has touched; `live` itself without recovery."""
         self.form = StateForm()
-        self._settled: dict[Any, Any] = {}
-        """State of other keys, those touched longest ago first."""
+        self._older: dict[Any, Any] = {}
         self._gone: set[Any] = set()
         self._stored: Stored | None = None
 
     def attach(self, stored: Stored) -> None:
-        """From now on look up in a store what isn't in memory."""
+        """From now on note what is touched, and look up in a store what isn't in memory."""
         self._stored = stored
+        self.touched = {}
+
+    @property
+    def tracked(self) -> bool:
+        """Whether `touched` is a dict of its own, which has to be written."""
+        return self._stored is not None
+
+    @property
+    def count(self) -> int:
+        """How many keys the younger half of memory has entries of, discarded ones among them."""
+        return len(self.live) + len(self._gone)
 
     def knows(self, key: Any) -> bool:
         """Whether memory decides about a key: it has its state, or knows that it is gone."""
-        return key in self.touched or key in self._settled or key in self._gone
+        return key in self.live or key in self._older or key in self._gone
 
     def miss(self, key: Any) -> Any:
-        """The state of a key that isn't in `touched`, where it is put; None if it has none."""
-        state = self._settled.pop(key, None)
+        """The state of a key that isn't in `live`, where it is put; None if it has none."""
+        state = self._older.pop(key, None)
         if state is None:
             state = self._load(key)
             if state is None:
                 return None
-        self.touched[key] = state
+        self.live[key] = state
         return state
 
     def get(self, key: Any) -> Any:
         """The state of a key, which counts as touched; None if it has none."""
-        state = self.touched.get(key)
-        return self.miss(key) if state is None else state
+        state = self.live.get(key)
+        if state is None and (state := self.miss(key)) is None:
+            return None
+        self.touched[key] = state
+        return state
+
+    def put(self, key: Any, state: Any) -> None:
+        """Set the state of a key, which counts as touched."""
+        self.live[key] = self.touched[key] = state
 
     def peek(self, key: Any) -> Any:
         """The state of a key, which doesn't count as touched; None if it has none."""
-        for states in (self.touched, self._settled):
+        for states in (self.live, self._older):
             if key in states:
                 return states[key]
         return self._load(key)
@@ -120,15 +137,16 @@ class KeyedState:
 
     def discard(self, key: Any) -> None:
         """Forget a key."""
-        self.touched.pop(key, None)
-        self._settled.pop(key, None)
+        self.live.pop(key, None)
         if self._stored is not None:
+            self.touched.pop(key, None)
+            self._older.pop(key, None)
             self._gone.add(key)
 
     def all_keys(self) -> Iterator[Any]:
         """Every key that has state, in memory or stored, each once and in no order."""
-        yield from self.touched
-        yield from self._settled
+        yield from self.live
+        yield from self._older
         if self._stored is not None:
             stored: Iterable[Any] = self._stored.keys()
             yield from (key for key in stored if not self.knows(key))
@@ -150,7 +168,13 @@ class KeyedState:
         due_s = None if form.timers is None else [form.timers.due_s.get(key) for key in touched]
         gone = [key for key in self._gone if key not in touched]
         changes = StateChanges(list(touched), stored, due_s, gone)
-        self._settled.update(touched)
         touched.clear()
         self._gone.clear()
         return changes
+
+    def rotate(self) -> None:
+        """Make room in memory. Right after a barrier only: then all that is forgotten is saved."""
+        forgotten, self._older = self._older, dict(self.live)
+        self.live.clear()
+        if self.form.timers is not None:
+            self.form.timers.forget(forgotten)

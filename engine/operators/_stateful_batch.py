@@ -149,7 +149,8 @@ class _Running(KeyedLogic):
             values = by_key[key]
             logic = state.get(key)
             if logic is None:
-                logic = state.touched[key] = build_logic(self._builder, None, "on_batch")
+                logic = build_logic(self._builder, None, "on_batch")
+                state.put(key, logic)
             self._after(key, logic, logic.on_batch(values), emitted)
         return emitted
 

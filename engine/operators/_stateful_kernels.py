@@ -25,17 +25,19 @@ class _KeyedRecordKernel(RecordKernel):
 
     @staticmethod
     def write_read(code: RecordCode, key: str, step: StepContext) -> tuple[str, str]:
-        """Write the look-up of a key's state; gives the names of the state and of the dict.
+        """Write the look-up of a key's state; gives its name, and the start of an assignment to it.
 
-        The state is None where the key has none. The dict has what the open epoch touched, so most
-        look-ups end there; only the others cost a call.
+        The state is None where the key has none. Most look-ups end in a dict; only those of keys
+        that are new, or not in memory, cost a call.
         """
         write_key_check(code, key)
-        states, get = code.bind("states", step.state.touched), step.state.touched.get
-        state, miss = code.name("state"), code.bind("miss", step.state.miss)
-        code.line(f"{state} = {code.bind('get', get)}({key})")
-        code.block(f"if {state} is None:", f"{state} = {miss}({key})")
-        return state, states
+        live, state = step.state.live, code.name("state")
+        code.line(f"{state} = {code.bind('get', live.get)}({key})")
+        code.block(f"if {state} is None:", f"{state} = {code.bind('miss', step.state.miss)}({key})")
+        entry = f"{code.bind('live', live)}[{key}]"
+        if step.state.tracked:
+            entry += f" = {code.bind('touched', step.state.touched)}[{key}]"
+        return state, entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +75,13 @@ def write_transition(
 ) -> tuple[str, str]:
     """Write one state transition; gives the names of the key and of what was emitted."""
     key, val = code.pair(value)
-    state, states = _KeyedRecordKernel.write_read(code, key, step)
+    state, entry = _KeyedRecordKernel.write_read(code, key, step)
     fn, discard = code.bind("mapper", mapper), code.bind("discard", step.state.discard)
     result, out = code.name("result"), code.name("record")
     code.line(f"{result} = {fn}({state}, {val})")
     code.unpack(state, out, result, not_a_pair_raiser(mapper, wanted))
     code.block(f"if {state} is None:", f"{discard}({key})")
-    code.block("else:", f"{states}[{key}] = {state}")
+    code.block("else:", f"{entry} = {state}")
     return key, out
 
 
@@ -106,10 +108,10 @@ class FoldFinalKernel(_FinalKernel):
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key] = folder(state or builder(), value)``."""
         key, val = code.pair(value)
-        state, states = self.write_read(code, key, step)
+        state, entry = self.write_read(code, key, step)
         build, fold = code.bind("builder", self.builder), code.bind("folder", self.folder)
         code.block(f"if {state} is None:", f"{state} = {build}()")
-        code.line(f"{states}[{key}] = {fold}({state}, {val})")
+        code.line(f"{entry} = {fold}({state}, {val})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +123,10 @@ class ReduceFinalKernel(_FinalKernel):
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key] = reducer(state, value)``."""
         key, val = code.pair(value)
-        state, states = self.write_read(code, key, step)
+        state, entry = self.write_read(code, key, step)
         reduce = code.bind("reducer", self.reducer)
-        code.block(f"if {state} is None:", f"{states}[{key}] = {val}")
-        code.block("else:", f"{states}[{key}] = {reduce}({state}, {val})")
+        code.block(f"if {state} is None:", f"{entry} = {val}")
+        code.block("else:", f"{entry} = {reduce}({state}, {val})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +139,5 @@ class CountFinalKernel(_FinalKernel):
         """``states[key(record)] += 1``."""
         record, fn, key = code.var(value), code.bind("key_fn", self.key), code.name("key")
         code.line(f"{key} = {fn}({record})")
-        state, states = self.write_read(code, key, step)
-        code.line(f"{states}[{key}] = 1 if {state} is None else {state} + 1")
+        state, entry = self.write_read(code, key, step)
+        code.line(f"{entry} = 1 if {state} is None else {state} + 1")

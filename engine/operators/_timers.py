@@ -77,6 +77,13 @@ class Timers:
             keys.append(key)
         return keys
 
+    def forget(self, keys: Iterable[Any]) -> None:
+        """Drop the timers of keys that leave memory; the store has them, and gives them in time."""
+        due_s, until_s = self.due_s, self._scanned_until_s
+        for key in keys:
+            if due_s.get(key, until_s) > until_s:
+                del due_s[key]
+
     def _first_here_s(self) -> float | None:
         heap, due = self._heap, self.due_s
         while heap:
