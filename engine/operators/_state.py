@@ -44,6 +44,10 @@ class Stored(Protocol):
         """What was stored for a key, or None."""
         ...
 
+    def is_empty(self) -> bool:
+        """Whether nothing was stored yet."""
+        ...
+
     def keys(self) -> Iterable[Any]:
         """All keys, in no order."""
         ...
@@ -80,10 +84,12 @@ class KeyedState:
         self._older: dict[Any, Any] = {}
         self._gone: set[Any] = set()
         self._stored: Stored | None = None
+        self._all_here = True
 
     def attach(self, stored: Stored) -> None:
         """From now on note what is touched, and look up in a store what isn't in memory."""
         self._stored = stored
+        self._all_here = stored.is_empty()
         self.touched = {}
 
     @property
@@ -130,7 +136,8 @@ class KeyedState:
         return self._load(key)
 
     def _load(self, key: Any) -> Any:
-        if self._stored is None or key in self._gone:
+        # Until the first key leaves memory there is nothing to be found for a new one.
+        if self._all_here or self._stored is None or key in self._gone:
             return None
         stored = self._stored.load(key)
         return None if stored is None else self.form.from_stored(key, stored)
@@ -147,7 +154,7 @@ class KeyedState:
         """Every key that has state, in memory or stored, each once and in no order."""
         yield from self.live
         yield from self._older
-        if self._stored is not None:
+        if self._stored is not None and not self._all_here:
             stored: Iterable[Any] = self._stored.keys()
             yield from (key for key in stored if not self.knows(key))
 
@@ -176,5 +183,6 @@ class KeyedState:
         """Make room in memory. Right after a barrier only: then all that is forgotten is saved."""
         forgotten, self._older = self._older, dict(self.live)
         self.live.clear()
+        self._all_here = self._all_here and not forgotten
         if self.form.timers is not None:
             self.form.timers.forget(forgotten)

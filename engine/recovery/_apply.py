@@ -2,7 +2,7 @@
 
 A slice is one chunk, so that a worker can do as many as it has time for between two batches. What
 was committed before a round begins is merged, so that a key that changes in every epoch is written
-once. Nothing here needs to survive a crash: until the table is flushed together with the row that
+once: therefore a round waits until there are many bytes. Nothing here needs to survive a crash: until the table is flushed together with the row that
 says how far it has come, the log is kept, and a recovery applies it again.
 """
 
@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from engine.recovery._changes import Chunk
 from engine.recovery._codec import Codec
 from engine.recovery._ids import Epoch, StepNumber
 from engine.recovery._log import LogWriter
-from engine.recovery._overlay import Index, Layer, Overlay
+from engine.recovery._overlay import Layer, Overlay
 from engine.recovery._rows import (
     APPLIED_KEY,
     PARTITION,
@@ -31,19 +31,18 @@ from engine.recovery._table import Row, Table
 from engine.recovery._worker_files import Applied, encode_applied
 
 
+_EMPTY_EPOCHS: Final = 100
+
+
 @dataclass(frozen=True, slots=True)
 class ApplyOptions:
     """When changes are applied."""
 
-    merge_epochs: int = 4
-    """Wait for this many committed epochs before applying any, unless there is nothing to do."""
-    merge_bytes: int = 16 << 20
-    """Or for this many bytes of log."""
-    waiting_epochs_max: int = 8
-    """More must not wait: a restart has to read them."""
-    waiting_bytes_max: int = 256 << 20
-    """As above, in bytes."""
-    flush_bytes: int = 32 << 20
+    merge_bytes: int = 32 << 20
+    """Wait for this many bytes before applying any, unless there is nothing else to do."""
+    waiting_bytes_max: int = 64 << 20
+    """More should not wait: a restart has to read them, and they take memory."""
+    flush_bytes: int = 64 << 20
     """Make the table durable after this many bytes of log."""
 
 
@@ -79,36 +78,28 @@ class Applier:
         self._round: Iterator[None] | None = None
         self._flushing: Epoch | None = None
         # What a recovery has found in the log is yet to be flushed too.
-        self._flushed_bytes = -overlay.nbytes
+        self._flushed_bytes = -overlay.waiting.nbytes
 
-    def waiting(self, committed: Epoch) -> tuple[int, int]:
-        """How many committed epochs, and bytes of them, wait to be applied."""
-        layers = self._overlay.layers(committed)
-        return len(layers), sum(layer.nbytes for layer in layers)
-
-    def overdue(self, committed: Epoch) -> bool:
-        """Whether more waits than may wait."""
-        epochs, nbytes = self.waiting(committed)
-        options = self._options
-        return epochs > options.waiting_epochs_max or nbytes > options.waiting_bytes_max
+    @property
+    def overdue(self) -> bool:
+        """Whether more waits than should."""
+        return self._overlay.nbytes > self._options.waiting_bytes_max
 
     def slice(self, committed: Epoch, *, eager: bool) -> bool:
         """Do about a millisecond's work; False if there is none.
 
         Args:
-            committed: Epochs up to this one may be applied.
+            committed: The last epoch that was committed.
             eager: Don't wait for more epochs to merge.
         """
         if self._round is None:
-            epochs, nbytes = self.waiting(committed)
-            if not epochs:
+            waiting = self._overlay.waiting
+            if not waiting.chunks:
                 self._pass_empty(committed, eager=eager)
                 return False
-            if not (
-                eager or epochs >= self._options.merge_epochs or nbytes >= self._options.merge_bytes
-            ):
+            if not eager and waiting.nbytes < self._options.merge_bytes:
                 return False
-            self._round = self._apply(self._overlay.layers(committed), committed)
+            self._round = self._apply(self._overlay.begin_applying(), committed)
         if next(self._round, self) is self:
             self._round = None
         return True
@@ -116,29 +107,26 @@ class Applier:
     def _pass_empty(self, committed: Epoch, *, eager: bool) -> None:
         """Note epochs without changes now and then, so that their log can go."""
         behind = committed - self.applied.epoch
-        if behind and (eager or behind >= self._options.merge_epochs):
+        if behind and (eager or behind >= _EMPTY_EPOCHS):
             self._mark(replace(self.applied, epoch=committed))
 
-    def _apply(self, layers: list[Layer], through: Epoch) -> Iterator[None]:
-        """Write the newest state of each key in some layers, then how far the table has come."""
-        newer: list[Layer] = []
-        for layer in reversed(layers):
-            for chunk in layer.chunks:
-                if self._write(chunk, layer, newer):
-                    yield
-            newer.append(layer)
+    def _apply(self, layer: Layer, through: Epoch) -> Iterator[None]:
+        """Write the newest state of each key of a layer, then how far the table has come."""
+        written: dict[tuple[bytes, StepNumber], set[Any]] = {}
+        for chunk in reversed(layer.chunks):
+            seen = written.setdefault((chunk.kind, chunk.step), set())
+            if self._write(chunk, seen):
+                yield
         self._mark(replace(self.applied, epoch=through))
-        self._overlay.drop(through)
+        self._overlay.end_applying()
 
-    def _write(self, chunk: Chunk, layer: Layer, newer: list[Layer]) -> bool:
-        """Write what of a chunk isn't overwritten later; False if nothing is left of it."""
-        which = chunk.kind, chunk.step
-        index = layer.indexes[which]
-        later = [layer.indexes[which] for layer in newer if which in layer.indexes]
-        keys = _surviving(chunk.keys, chunk, index, later)
-        deleted = _surviving(chunk.deleted, None, index, later)
+    def _write(self, chunk: Chunk, seen: set[Any]) -> bool:
+        """Write what of a chunk isn't in a newer one; False if nothing is left of it."""
+        keys = [key for key in chunk.keys if key not in seen] if seen else chunk.keys
+        deleted = [key for key in chunk.deleted if key not in seen]
         if not keys and not deleted:
             return False
+        seen.update(keys, deleted)
         step_id = self._step_ids.get(chunk.step, f"number {chunk.step}")
         values, dues = chunk.table_values(self._codec, step_id, keys) if keys else ([], [])
         table_keys, deletes = chunk.table_keys(keys), chunk.table_keys(deleted)
@@ -202,12 +190,3 @@ class Applier:
         # The last committed epoch stays in the log: its kept rows may have to be published.
         log.collect(Epoch(min(self.flushed, committed - 1)))
 
-
-def _surviving(
-    keys: Sequence[Any], chunk: Chunk | None, index: Index, later: list[Index]
-) -> list[Any]:
-    """The keys whose newest state is the one in this chunk."""
-    left: Sequence[Any] = keys
-    for newer in reversed(later):
-        left = [key for key in left if key not in newer]
-    return [key for key in left if index[key] is chunk]

@@ -110,7 +110,7 @@ class Chunk:
         self._rows: dict[Any, bytes] | None = None
 
     def part(self) -> tuple[Any, ...]:
-        """The chunk as a part of a log record. Not after `rows`.
+        """The chunk as a part of a log record. Not after `row`.
 
         Raises:
             InternalError: One of the keys is no key.
@@ -138,21 +138,24 @@ class Chunk:
         """Whether its step has any."""
         return self._dues is not None
 
-    def rows(self, codec: Codec, step_id: str) -> dict[Any, bytes]:
-        """The encoded state of each key.
-
-        Raises:
-            DecodeError: A class is gone, or pickle isn't allowed.
-        """
+    def row(self, codec: Codec, step_id: str, key: Any) -> bytes:
+        """The encoded state of one key. Errors as `table_values`."""
         if self._rows is None:
-            try:
-                rows = codec.column_rows(self._column)
-            except Exception as ex:
-                # A user's class may raise anything when it is decoded.
-                raise decode_error(self._column, ex, step_id, None) from ex
-            self._rows = dict(zip(self.keys, rows, strict=True))
+            self._rows = dict(zip(self.keys, self._encoded(codec, step_id, self.keys), strict=True))
             self._column = b""
-        return self._rows
+        return self._rows[key]
+
+    def _encoded(self, codec: Codec, step_id: str, keys: Sequence[Any]) -> list[bytes]:
+        if self._rows is not None:
+            return [self._rows[key] for key in keys]
+        try:
+            if len(keys) == len(self.keys):
+                return codec.column_rows(self._column)
+            values = dict(zip(self.keys, codec.decode_column(self._column), strict=True))
+            return codec.encode_rows([values[key] for key in keys])
+        except Exception as ex:
+            # A user's class may raise anything when it is decoded.
+            raise decode_error(self._column, ex, step_id, None) from ex
 
     def due_us(self, key: Any) -> int | None:
         """When the timer of a key is due."""
@@ -164,20 +167,34 @@ class Chunk:
             return state_keys(self.step, keys)
         return partition_keys(self.step, keys)
 
+    def table_value(self, codec: Codec, step_id: str, key: Any) -> bytes:
+        """The value of one row in the table. Errors as `table_values`."""
+        row = self.row(codec, step_id, key)
+        if self.kind == PARTITION:
+            return partition_value(row, self.epoch)
+        return state_value(row, self.due_us(key), self.version)
+
     def table_values(
         self, codec: Codec, step_id: str, keys: Sequence[Any]
     ) -> tuple[list[bytes], list[int | None]]:
-        """The values of rows in the table, and when their timers are due. Errors as `rows`."""
-        rows = self.rows(codec, step_id)
+        """The values of rows in the table, and when their timers are due.
+
+        Args:
+            codec: For the states.
+            step_id: Of the step, for errors.
+            keys: All of the chunk's in their order, or some.
+
+        Raises:
+            DecodeError: A class is gone, or pickle isn't allowed.
+        """
+        rows, dues = self._encoded(codec, step_id, keys), self._dues
         if self.kind == PARTITION:
-            return [partition_value(rows[key], self.epoch) for key in keys], [None] * len(keys)
-        dues = self._dues
+            return [partition_value(row, self.epoch) for row in rows], [None] * len(rows)
         if dues is None and self.version == 1:
-            return [rows[key] for key in keys], [None] * len(keys)
+            return rows, [None] * len(rows)
         due_of_keys = [None if dues is None else dues[key] for key in keys]
         values = [
-            state_value(rows[key], due, self.version)
-            for key, due in zip(keys, due_of_keys, strict=True)
+            state_value(row, due, self.version) for row, due in zip(rows, due_of_keys, strict=True)
         ]
         return values, due_of_keys
 

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
+from itertools import chain
 from typing import Any, Final, cast
 
 from engine.recovery._extensions import (
@@ -71,6 +73,15 @@ class Codec:
 
     def encode_rows(self, values: Sequence[Any]) -> list[bytes]:
         """Each state as bytes of its own. Errors as `encode_row`."""
+        kinds = set(map(type, values))
+        if kinds == {tuple} and SCALARS.issuperset(map(type, chain.from_iterable(values))):
+            # Most steps have states of one kind: then what holds for one holds for all.
+            pack = self._packer.pack_flat_tuple
+            with suppress(UnicodeEncodeError):
+                return [FLAT_TUPLE + pack(value) for value in values]
+        return self._encode_various(values)
+
+    def _encode_various(self, values: Sequence[Any]) -> list[bytes]:
         rows: list[bytes] = []
         add, flat = rows.append, SCALARS.issuperset
         pack, pack_flat = self._packer.pack_scalars, self._packer.pack_flat_tuple

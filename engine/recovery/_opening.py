@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from engine.recovery._changes import Kept, decode_parts
+from engine.recovery._changes import Chunk, decode_parts
 from engine.recovery._codec import Codec
 from engine.recovery._disk import Disk, writing
 from engine.recovery._ids import WorkerIndex
@@ -54,19 +54,20 @@ def read_worker(spot: WorkerSpot, manifest: Manifest, folder: Path) -> tuple[App
 def recovered(
     contents: LogContents, manifest: Manifest, applied: Applied
 ) -> tuple[Overlay, KeptByStep]:
-    """The changes that are not applied, as one layer, and the rows kept for the last epoch."""
+    """The changes that are not applied, and the rows kept for the last epoch."""
     overlay = Overlay()
     kept: KeptByStep = {}
     for epoch, payloads in sorted(contents.epochs.items()):
         for payload in payloads:
+            chunks: list[Chunk] = []
             for part in decode_parts(payload, epoch):
-                if isinstance(part, Kept):
-                    if epoch == manifest.epoch:
-                        kept.setdefault(part.step, {}).setdefault(part.shard, []).extend(part.rows)
-                elif epoch > applied.epoch and part.step not in manifest.dropped:
-                    overlay.layer(manifest.epoch).add(part)
+                if isinstance(part, Chunk):
+                    chunks.append(part)
+                elif epoch == manifest.epoch:
+                    kept.setdefault(part.step, {}).setdefault(part.shard, []).extend(part.rows)
             if epoch > applied.epoch:
-                overlay.layer(manifest.epoch).nbytes += len(payload)
+                chunks = [chunk for chunk in chunks if chunk.step not in manifest.dropped]
+                overlay.waiting.add(chunks, len(payload))
     return overlay, kept
 
 

@@ -85,7 +85,7 @@ class StateView:
         elif chunk is None:
             value = None
         else:
-            (value,), _ = chunk.table_values(self._codec, step_id, [key])
+            value = chunk.table_value(self._codec, step_id, key)
         return MISSING if value is None else self._state(value, step_id, key)
 
     def get_rows(self, step_id: str, keys: Sequence[Any]) -> list[StoredState | Missing]:
@@ -133,7 +133,7 @@ class StateView:
             if isinstance(chunk, Missing):
                 unknown.append(i)
             elif chunk is not None:
-                (value,), _ = chunk.table_values(self._codec, step_id, [key])
+                value = chunk.table_value(self._codec, step_id, key)
                 found[i] = self._state(value, step_id, key)
         return unknown
 
@@ -157,8 +157,16 @@ class StateView:
                 yield key, self._state(value, step_id, key)
         for key, chunk in changed.items():
             if chunk is not None:
-                (value,), _ = chunk.table_values(self._codec, step_id, [key])
+                value = chunk.table_value(self._codec, step_id, key)
                 yield key, self._state(value, step_id, key)
+
+    def has_states(self, step_id: str) -> bool:
+        """Whether any key of a step may have a state; quickly found out."""
+        step = self._number(step_id)
+        if self._overlay.mentions(STATE, step):
+            return True
+        prefix = step_prefix(STATE, step)
+        return next(self._table.scan(prefix, after_prefix(prefix)), None) is not None
 
     def row_count(self, step_id: str) -> int:
         """How many keys of a step have a state. Reads them all."""
@@ -208,7 +216,7 @@ class StateView:
             if chunk is None:
                 values.pop(name, None)
             else:
-                ((values[name],), _) = chunk.table_values(self._codec, step_id, [name])
+                values[name] = chunk.table_value(self._codec, step_id, name)
         found: dict[str, StoredPartition] = {}
         for name, value in values.items():
             row, epoch = split_partition_value(value)

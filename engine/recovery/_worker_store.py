@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Final
 
 from engine.errors import InternalError
 from engine.recovery._apply import Applier, ApplyOptions
@@ -34,6 +35,8 @@ from engine.recovery._worker_files import (
     log_folder,
     table_folder,
 )
+
+_OVERDUE_FACTOR: Final = 10
 
 __all__ = ["StoreOptions", "WorkerSpot", "WorkerStore"]
 
@@ -133,11 +136,7 @@ class WorkerStore(StateView):
             return
         payload = encode_parts(written)
         self._log.append(epoch, payload)
-        layer = self._overlay.layer(epoch)
-        layer.nbytes += len(payload)
-        for one in written:
-            if isinstance(one, Chunk):
-                layer.add(one)
+        self._overlay.add([one for one in written if isinstance(one, Chunk)], len(payload))
 
     def prepare(self, epoch: Epoch) -> None:
         """Make all changes of the epoch safe, whatever happens to this process.
@@ -157,6 +156,7 @@ class WorkerStore(StateView):
             msg = f"epoch {epoch} is committed; prepared is {self._prepared}"
             raise InternalError(msg)
         self._log.note_committed(epoch)
+        self._overlay.commit()
         self.committed = epoch
         self._kept.clear()
 
@@ -166,11 +166,6 @@ class WorkerStore(StateView):
     def clean_through(self) -> Epoch:
         """The table holds all changes of epochs up to this one."""
         return self._applier.applied.epoch
-
-    @property
-    def overdue(self) -> bool:
-        """Whether so much waits to be applied that a worker should do that before all else."""
-        return self._applier.overdue(self.committed)
 
     def apply_slice(self, *, eager: bool = False) -> bool:
         """Apply some hundred changes; False if there is nothing to do.
@@ -184,7 +179,12 @@ class WorkerStore(StateView):
     def apply_some(
         self, budget_s: float, monotonic_s: Callable[[], float], *, eager: bool = False
     ) -> bool:
-        """Apply slices until the time is used up; False if there is nothing more to do."""
+        """Apply slices until the time is used up; False if there is nothing more to do.
+
+        Takes longer when so much waits that a restart would take long.
+        """
+        if self._applier.overdue:
+            budget_s *= _OVERDUE_FACTOR
         end_s = monotonic_s() + budget_s
         while self.apply_slice(eager=eager):
             if monotonic_s() >= end_s:

@@ -77,6 +77,8 @@ class RocksTables(Tables):
         options.set_write_buffer_size(self._write_buffer_bytes)
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
         options.set_paranoid_checks(True)
+        # One thread writes, so that the table need not guard against several.
+        options.set_allow_concurrent_memtable_write(False)  # noqa: FBT003 - by position only
         options.set_keep_log_file_num(_LOG_FILES_KEPT)
         return options
 

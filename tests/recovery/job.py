@@ -24,10 +24,10 @@ COUNT, TIMED, SOURCE, SINK = "flow.count", "flow.timed", "flow.in", "flow.out"
 WANTED = {
     COUNT: WantedStep("stateful"),
     TIMED: WantedStep("stateful"),
-    SOURCE: WantedStep("source"),
-    SINK: WantedStep("sink"),
+    SOURCE: WantedStep("input"),
+    SINK: WantedStep("output"),
 }
-SMALL = StoreOptions(apply=ApplyOptions(merge_epochs=2, flush_bytes=600, waiting_epochs_max=3))
+SMALL = StoreOptions(apply=ApplyOptions(merge_bytes=2500, flush_bytes=600, waiting_bytes_max=4000))
 KEYS: list[Any] = ["a", "b", b"a", 1, -1, 2**70, ("a", 1), ("a", "1"), "\ud800", "", (), *"cdefgh"]
 FAR_US = 1 << 50
 

@@ -90,7 +90,7 @@ def test_kill_9(tmp_path: Path, seed: int, soak: bool) -> None:
 
 def test_a_large_epoch_is_applied_and_survives(tmp_path: Path) -> None:
     """Many chunks, a background flush, and the log collected after it."""
-    options = StoreOptions(apply=ApplyOptions(merge_epochs=1, flush_bytes=1 << 20))
+    options = StoreOptions(apply=ApplyOptions(merge_bytes=1, flush_bytes=1 << 20))
     job = open_job(tmp_path / "store", "one", options=options)
     keys = [f"key-{i}" for i in range(30_000)]
     for epoch in (1, 2, 3):
