@@ -18,6 +18,13 @@ from engine._cli.exits import Exit, say
 from engine._version import __version__
 
 _DURATION = re.compile(r"(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)(?P<unit>ms|s|m|h)?")
+_SIZE = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+) *(?P<unit>|[kmg]i?b)", re.IGNORECASE)
+_UNIT_BYTES = {
+    "": 1,
+    **{f"{unit}b": 1000 ** (i + 1) for i, unit in enumerate("kmg")},
+    **{f"{unit}ib": 1024 ** (i + 1) for i, unit in enumerate("kmg")},
+}
+_SIZE_MIN = 1_000_000
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 _HELP_WIDTH = 96
 _PORT_MAX = 65535
@@ -145,6 +152,26 @@ datetime.timedelta(seconds=1, microseconds=500000))
     except OverflowError:
         msg = "is too long a duration"
         raise ValueError(msg) from None
+
+
+def size(text: str) -> int:
+    """A number of bytes, or of one of KB, MB, GB (powers of 1,000), KiB, MiB and GiB.
+
+    Raises:
+        ValueError: It isn't one, or less than 1 MB.
+
+    >>> size("256MB"), size("1 GiB")
+    (256000000, 1073741824)
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        msg = "must be a number of bytes, such as 256MB, 1.5GB or 512MiB"
+        raise ValueError(msg)
+    nbytes = int(float(match["number"]) * _UNIT_BYTES[match["unit"].lower()])
+    if nbytes < _SIZE_MIN:
+        msg = "must be at least 1MB"
+        raise ValueError(msg)
+    return nbytes
 
 
 def count(text: str) -> int:

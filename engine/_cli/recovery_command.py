@@ -4,46 +4,99 @@ from __future__ import annotations
 
 import argparse
 import ast
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
-from engine._cli.arguments import Parser, UsageError, exit_code_of
+from engine._cli.arguments import Parser, UsageError, count, exit_code_of, index
 from engine._cli.exits import Exit, say
 from engine._cli.output import finished
-from engine.errors import StoreError
+from engine._cli.recovery_output import (
+    OutputError,
+    counted,
+    json_of,
+    plain,
+    write,
+    write_json,
+    write_savepoints,
+    write_state,
+    write_summary,
+)
+from engine.errors import (
+    CorruptStoreError,
+    DecodeError,
+    InconsistentPartitionsError,
+    MissingPartitionsError,
+    NoPartitionsError,
+    StoreError,
+    StoreFormatError,
+    StoreInUseError,
+)
 from engine.keys import encode_key
 from engine.recovery._admin import (
+    StateRecord,
     StorePlace,
+    UnsettledSinkError,
     drop_step,
-    export,
     read_key,
     rename_step,
     save,
-    shown_time,
+    states,
     summary,
 )
 from engine.recovery._disk import RealDisk
 from engine.recovery._init import init_db_dir, new_token
-from engine.recovery._savepoint import (
+from engine.recovery._layout import is_store
+from engine.recovery._manifest import SINK_KIND
+from engine.recovery._restore import (
     RestorePlan,
-    read_savepoint,
+    SinkChoice,
+    UndecidedSinksError,
+    choices_of,
     restore,
-    savepoint_names,
 )
+from engine.recovery._savepoint import SavepointCopy, read_savepoint, savepoint_names
 from engine.recovery._verify import verify
 from engine.recovery.store import RocksTables
 
 _PROG = "python -m engine.recovery"
 _DESCRIPTION = "Show, check and mend the recovery store of a flow that is not running."
-_EPILOG = """\
-`python -m engine.recovery DIR N` makes an empty store in a folder that is there. That is only
-needed by programs that don't use -r, which makes the store itself; N is of no importance.
+_EPILOG = f"""\
+DIR is the folder that was given to `python -m engine.run` with -r. STEP is the full id of a step:
+flow.step. `{_PROG} COMMAND --help` tells more about a command.
+
+`{_PROG} DIR N` makes an empty store in a folder that is there. That is only needed by
+programs that don't use -r, which makes the store itself; N is of no importance.
+
+exit codes:
+  0    it is done, or the store is sound
+  1    it could not be done, or `verify` has found faults
+  2    the command line is wrong
+  130  Ctrl-C
+  141  nobody reads standard output any more
 """
 _SHOWN_KEYS = 100
+
+_COPY_HINT = "put the whole store back from one copy, or restore a savepoint"
+_SINKS_HINT = """\
+--sinks continue: go on in the targets, from where this copy was taken
+          --sinks new-target: begin anew, in others
+          --sinks STEP=continue: says it for one of several; see docs/recovery.md"""
+_HINTS: Sequence[tuple[type[StoreError], str]] = (
+    (UndecidedSinksError, _SINKS_HINT),
+    (UnsettledSinkError, "if they are out, say so with --sinks-settled"),
+    (DecodeError, "run this where the flow's modules can be imported: in their folder, for one"),
+    (StoreInUseError, "SIGTERM lets a run finish what it has read, and then ends it"),
+    (StoreFormatError, "use the engine that wrote it, or a newer one"),
+    (MissingPartitionsError, _COPY_HINT),
+    (InconsistentPartitionsError, _COPY_HINT),
+    (CorruptStoreError, f"`{_PROG} verify DIR` names all faults; {_COPY_HINT}"),
+    (NoPartitionsError, "DIR is the folder that was given to `python -m engine.run` with -r"),
+)
+"""What to do next, by the first that fits."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,44 +111,79 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _execute(argv: list[str]) -> int:
     if len(argv) == 2 and argv[0] not in _COMMANDS and argv[1].isdigit():
         argv = ["init", *argv]
-    arguments = _parser().parse_args(argv)
-    command: Callable[[argparse.Namespace], int] = _COMMANDS[arguments.command]
+    arguments = _parsed(argv)
     try:
-        code = command(arguments)
-    except BrokenPipeError:
-        return finished(Exit.BROKEN_PIPE)
+        code = _COMMANDS[arguments.command](arguments)
+    except OutputError as ex:
+        code = _unwritable(ex)
     except StoreError as ex:
-        say(f"error: {ex}")
-        code = Exit.FAILED
+        code = _failed(ex, arguments)
     except OSError as ex:
-        # No permission, for example, where a store is only read.
-        say(f"error: {ex}")
+        # Of a store that is only read; where one is written to, the error says what for.
+        say(f"error: {ex.filename or arguments.DIR}: {ex.strerror or ex}")
         code = Exit.FAILED
+    except KeyboardInterrupt:
+        say("KeyboardInterrupt")
+        code = Exit.INTERRUPTED
     return finished(code)
 
 
-def _parser() -> Parser:
+def _failed(error: StoreError, arguments: argparse.Namespace) -> Exit:
+    hint = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
+    makes_a_store = arguments.command in {"restore", "init"}
+    if isinstance(error, NoPartitionsError) and makes_a_store:
+        hint = None
+    if isinstance(error, DecodeError) and getattr(arguments, "no_pickle", False):
+        hint = "leave out --no-pickle if you trust whoever wrote the store"
+    say(f"error: {error}" + (f"\n  hint:   {hint}" if hint else ""))
+    return Exit.FAILED
+
+
+def _unwritable(error: OutputError) -> Exit:
+    if isinstance(error.__cause__, BrokenPipeError):
+        return Exit.BROKEN_PIPE
+    say(f"error: standard output can't be written: {error.__cause__}")
+    return Exit.FAILED
+
+
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    parser, parsers = _parsers()
+    if argv and argv[0] in parsers:
+        # Else `show DIR STEP --literal KEY` would not be understood, with KEY behind an option.
+        arguments = parsers[argv[0]].parse_intermixed_args(argv[1:])
+        arguments.command = argv[0]
+        return arguments
+    return parser.parse_args(argv)
+
+
+def _parsers() -> tuple[Parser, Mapping[str, argparse.ArgumentParser]]:
+    """The parser of the whole, and those of the commands."""
     parser = Parser(_PROG, _DESCRIPTION, _EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, *arguments: tuple[str, str]) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text, epilog="")
+        made = commands.add_parser(name, help=text, description=f"{text.capitalize()}.", epilog="")
         for argument, its_help in arguments:
             made.add_argument(argument, help=its_help)
         return made
 
     folder = ("DIR", "the store's folder")
-    add("ls", "show epochs, steps, keys and sizes", folder)
-    add("verify", "read and check everything; name each fault", folder)
+    either = ("DIR", "the folder of a store, or of savepoints")
+    add("ls", "show epochs, steps, keys and sizes", either)
+    add("verify", "read and check everything; name each fault", either)
     show = add("show", "show the states of a step", folder, ("STEP", "its full id: flow.step"))
     show.add_argument("KEY", nargs="?", help="one key; all, up to --limit, if left out")
     show.add_argument(
         "--literal", action="store_true", help="KEY is a Python literal: 1, b'a', ('a', 1)"
     )
     show.add_argument(
-        "--limit", type=int, default=_SHOWN_KEYS, help="most keys shown, 100 by default"
+        "--limit",
+        type=_number(count),
+        default=_SHOWN_KEYS,
+        metavar="N",
+        help="most keys shown, 100 by default",
     )
-    exported = add("export", "write states as lines of JSON to standard output", folder)
+    exported = add("export", "write states as lines of JSON", folder)
     exported.add_argument("STEP", nargs="*", help="whose; of all steps if left out")
     for reader in (show, exported):
         reader.add_argument(
@@ -105,22 +193,44 @@ def _parser() -> Parser:
         )
     old_new = (("OLD", "the id in the store"), ("NEW", "the id in the flow"))
     add("rename-step", "give a stored step the id that it has in the flow now", folder, *old_new)
-    add("drop-step", "forget a stored step and delete its states", folder, ("STEP", "its full id"))
-    target = ("TARGET", "the folder of savepoints")
-    saved = add("savepoint", "copy the whole store at its last epoch", folder, target)
-    saved.add_argument("--name", help="of the savepoint; epoch-N if left out")
-    saved.add_argument(
+    drop = add("drop-step", "forget a stored step and its states", folder, ("STEP", "its full id"))
+    drop.add_argument(
         "--sinks-settled",
         action="store_true",
-        help="what exactly-once sinks kept for the last epoch is known to be out",
+        help="what it kept, as a sink, for the last epoch is known to be out",
     )
+    _add_savepoint_commands(add)
+    add("init", "make an empty store", folder, ("N", "of no importance, at least 1"))
+    return parser, commands.choices
+
+
+def _add_savepoint_commands(add: Callable[..., argparse.ArgumentParser]) -> None:
+    folder, target = ("DIR", "the store's folder"), ("TARGET", "the folder of savepoints")
+    saved = add("savepoint", "copy the whole store at its last epoch", folder, target)
+    saved.add_argument("--name", help="of the savepoint; epoch-N if left out")
     new = ("DIR", "the new store's folder, empty or not there yet")
     restored = add("restore", "make a new store of a savepoint", target, new)
     which = restored.add_mutually_exclusive_group()
     which.add_argument("--name", help="of the savepoint; the one of the highest epoch if left out")
-    which.add_argument("--epoch", type=int, help="the savepoint of this epoch")
-    add("init", "make an empty store", folder, ("N", "of no importance, at least 1"))
-    return parser
+    which.add_argument("--epoch", type=_number(index), metavar="N", help="the one of this epoch")
+    restored.add_argument(
+        "--sinks",
+        action="append",
+        default=[],
+        metavar="[STEP=]CHOICE",
+        help="what exactly-once sinks do: `continue` at their targets, or write to a `new-target`",
+    )
+
+
+def _number(parse: Callable[[str], int]) -> Callable[[str], int]:
+    def parsed(text: str) -> int:
+        try:
+            return parse(text)
+        except ValueError as ex:
+            msg = f"{text!r} {ex}"
+            raise argparse.ArgumentTypeError(msg) from None
+
+    return parsed
 
 
 def _place(arguments: argparse.Namespace) -> StorePlace:
@@ -134,61 +244,77 @@ def _place(arguments: argparse.Namespace) -> StorePlace:
     )
 
 
-def _write(line: str) -> None:
-    sys.stdout.write(line.encode(errors="backslashreplace").decode() + "\n")
-
-
 def _ls(arguments: argparse.Namespace) -> int:
-    found = summary(_place(arguments))
-    newest = found.manifests[-1]
-    _write(f"flow {newest.flow_id!r}, store {newest.store_id}")
-    _write(
-        f"epoch {newest.epoch}, generation {newest.generation}, workers {newest.workers}, "
-        f"written {shown_time(int(newest.time_s * 1e6))}"
-    )
-    _write(f"tables {found.table_bytes:,} bytes, logs {found.log_bytes:,} bytes")
-    for manifest in found.manifests:
-        _write(
-            f"manifest {manifest.seq}: {manifest.kind}, generation {manifest.generation}, epoch "
-            f"{manifest.epoch}, {shown_time(int(manifest.time_s * 1e6))}"
-        )
-    for step_id, entry in sorted(newest.steps.items()):
-        holds = f"{found.keys[step_id]:,} keys"
-        if found.partitions[step_id]:
-            holds += f", {found.partitions[step_id]} partitions"
-        _write(f"step {step_id}: {entry.kind}, {holds}")
+    place = _place(arguments)
+    if names := _savepoints_in(place):
+        write_savepoints((name, read_savepoint(place.disk, place.root, name)) for name in names)
+    else:
+        write_summary(summary(place))
     return Exit.DONE
+
+
+def _savepoints_in(place: StorePlace) -> list[str]:
+    """The savepoints in the folder; none if it is a store."""
+    if is_store(place.disk, place.root):
+        return []
+    return savepoint_names(place.disk, place.root)
 
 
 def _verify(arguments: argparse.Namespace) -> int:
     place = _place(arguments)
+    if names := _savepoints_in(place):
+        return _verify_savepoints(place, names)
     report = verify(place.disk, place.tables, place.root)
     for fault in report.faults:
-        _write(f"fault: {fault}")
+        write(f"fault: {fault}")
     if report.sound:
         epoch = report.manifest.epoch if report.manifest else 0
-        _write(f"sound: epoch {epoch}, {report.rows.total():,} keys")
+        write(f"sound: epoch {epoch}, {counted(report.rows.total(), 'key')}")
         return Exit.DONE
-    _write(f"{len(report.faults)} faults")
+    write(counted(len(report.faults), "fault"))
     return Exit.FAILED
+
+
+def _verify_savepoints(place: StorePlace, names: list[str]) -> int:
+    code = Exit.DONE
+    for name in names:
+        try:
+            copy = SavepointCopy(place.disk, place.root, name)
+            copy.check()
+        except CorruptStoreError as ex:
+            write(f"fault: savepoint {plain(name)}: {ex}")
+            code = Exit.FAILED
+        else:
+            write(f"sound: savepoint {plain(name)}, epoch {copy.manifest.epoch}")
+    return code
 
 
 def _show(arguments: argparse.Namespace) -> int:
     place = _place(arguments)
     if arguments.KEY is None:
-        for number, record in enumerate(export(place, [arguments.STEP])):
-            if number == arguments.limit:
-                _write(f"... only {arguments.limit} are shown; see --limit")
-                break
-            _write(json.dumps(record, ensure_ascii=False))
+        with closing(cast("Any", states(place, [arguments.STEP]))) as records:
+            for number, record in enumerate(records):
+                if number == arguments.limit:
+                    say(f"only {counted(arguments.limit, 'state')} shown; --limit N shows more")
+                    break
+                write_state(record)
         return Exit.DONE
-    row = read_key(place, arguments.STEP, _key(arguments))
+    key = _key(arguments)
+    row = read_key(place, arguments.STEP, key)
     if row is None:
-        say(f"step {arguments.STEP!r} has no state of key {arguments.KEY!r}")
+        hint = "" if arguments.literal else "; keys that are no texts: --literal 1, --literal b'a'"
+        say(f"error: step {arguments.STEP!r} has no state of key {key!r}{hint}")
         return Exit.FAILED
-    _write(repr(row.value))
-    if row.due_us is not None:
-        _write(f"timer due at {shown_time(row.due_us)}")
+    write_state(
+        StateRecord(
+            arguments.STEP,
+            key,
+            of_partition=False,
+            state=row.value,
+            due_us=row.due_us,
+            version=row.version,
+        )
+    )
     return Exit.DONE
 
 
@@ -198,51 +324,76 @@ def _key(arguments: argparse.Namespace) -> Any:
     try:
         key = ast.literal_eval(arguments.KEY)
         encode_key(key)
-    except (ValueError, SyntaxError, TypeError) as ex:
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as ex:
         msg = f"{arguments.KEY!r} is no key: {ex}"
         raise UsageError(msg) from None
     return key
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    for record in export(_place(arguments), arguments.STEP):
-        _write(json.dumps(record, ensure_ascii=False))
+    with closing(cast("Any", states(_place(arguments), arguments.STEP))) as records:
+        for record in records:
+            write_json(json_of(record))
     return Exit.DONE
 
 
 def _rename_step(arguments: argparse.Namespace) -> int:
     rename_step(_place(arguments), arguments.OLD, arguments.NEW)
-    _write(f"step {arguments.OLD} is {arguments.NEW} now")
+    write(f"{plain(arguments.OLD)} is {plain(arguments.NEW)} now")
     return Exit.DONE
 
 
 def _drop_step(arguments: argparse.Namespace) -> int:
-    drop_step(_place(arguments), arguments.STEP)
-    _write(f"step {arguments.STEP} is dropped; its states are deleted at the next start")
+    entry = drop_step(_place(arguments), arguments.STEP, sinks_settled=arguments.sinks_settled)
+    then = {
+        "input": "a source of this id reads from its beginning",
+        SINK_KIND: "a sink of this id begins its output anew",
+    }.get(entry.kind, "a step of this id starts empty")
+    write(f"{plain(arguments.STEP)} is dropped: {then}")
     return Exit.DONE
 
 
 def _savepoint(arguments: argparse.Namespace) -> int:
-    path = save(
-        _place(arguments),
-        Path(arguments.TARGET),
-        arguments.name,
-        sinks_settled=arguments.sinks_settled,
-    )
-    _write(f"savepoint {path}")
+    path, savepoint = save(_place(arguments), Path(arguments.TARGET), arguments.name)
+    epoch, target = savepoint.manifest.epoch, path.parent.parent
+    write(f"savepoint {plain(path.stem)} of epoch {epoch} is in {target}")
     return Exit.DONE
 
 
 def _restore(arguments: argparse.Namespace) -> int:
     place, target = _place(arguments), Path(arguments.TARGET)
     name = arguments.name or _name_of(place, target, arguments.epoch)
-    plan = RestorePlan(target, name, place.token, place.time_s)
-    manifest = restore(place.disk, place.tables, place.root, plan)
-    _write(
-        f"{arguments.DIR} holds epoch {manifest.epoch} of flow {manifest.flow_id!r}, as a store of "
-        "its own: what its exactly-once sinks publish is told apart from what the first store's did"
-    )
+    copy = SavepointCopy(place.disk, target, name)
+    choice, by_step = _sink_choices(arguments.sinks)
+    plan = RestorePlan(place.token, place.time_s, choice, by_step)
+    manifest = restore(place.disk, place.tables, place.root, copy, plan)
+    what = f"epoch {manifest.epoch} of flow {plain(manifest.flow_id)}"
+    write(f"{place.root} holds {what}, as store {manifest.store_id}")
+    for step_id, chosen in choices_of(copy, plan).items():
+        write(f"{plain(step_id)} {_CHOICES[chosen]}")
     return Exit.DONE
+
+
+_CHOICES: Mapping[SinkChoice, str] = {
+    "continue": "goes on in its target; the first store must not run again",
+    "new-target": "begins anew: give it another target, or it overwrites what is there",
+}
+
+
+def _sink_choices(texts: Sequence[str]) -> tuple[SinkChoice | None, dict[str, SinkChoice]]:
+    """What all sinks do, and what some do in place of that."""
+    for_all: SinkChoice | None = None
+    by_step: dict[str, SinkChoice] = {}
+    for text in texts:
+        step_id, _, choice = text.rpartition("=")
+        if choice not in get_args(SinkChoice):
+            msg = f"--sinks {text}: must be `continue` or `new-target`, or STEP= and one of them"
+            raise UsageError(msg)
+        if step_id:
+            by_step[step_id] = cast("SinkChoice", choice)
+        else:
+            for_all = cast("SinkChoice", choice)
+    return for_all, by_step
 
 
 def _name_of(place: StorePlace, target: Path, epoch: int | None) -> str:
@@ -258,10 +409,12 @@ def _name_of(place: StorePlace, target: Path, epoch: int | None) -> str:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    if not arguments.N.isdigit() or int(arguments.N) < 1:
-        msg = f"N must be a whole number of at least 1; got {arguments.N!r}"
-        raise UsageError(msg)
-    init_db_dir(arguments.DIR, int(arguments.N))
+    try:
+        number = count(arguments.N)
+    except ValueError as ex:
+        msg = f"N {ex}; got {arguments.N!r}"
+        raise UsageError(msg) from None
+    init_db_dir(arguments.DIR, number)
     return Exit.DONE
 
 

@@ -18,6 +18,7 @@ from engine._cli.arguments import (
     duration,
     index,
     settings_of,
+    size,
 )
 from engine.recovery import RecoveryConfig
 from engine.runtime import DEFAULT_EPOCH_INTERVAL
@@ -110,6 +111,16 @@ SETTINGS = (
         "how long older epochs are kept; not supported yet",
     ),
     Setting(
+        "state_memory",
+        ("--state-memory",),
+        "ENGINE_STATE_MEMORY",
+        size,
+        None,
+        "SIZE",
+        "how much memory the states of a worker may take, such as 256MB; the rest stays in the "
+        "recovery store, which it needs (-r)",
+    ),
+    Setting(
         "drain_timeout",
         ("--drain-timeout",),
         "ENGINE_DRAIN_TIMEOUT",
@@ -150,14 +161,23 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
     given.update(_from_pod(given, environ))
     for problem in _unsupported(given):
         raise UsageError(problem)
-    folder = given["recovery_directory"].value
     return RunCommand(
         arguments.import_str,
         given["epoch_interval"].value,
         given["drain_timeout"].value,
-        None if folder is None else RecoveryConfig(folder, create=True),
+        _recovery(given),
         arguments.verbose,
     )
+
+
+def _recovery(given: Mapping[str, Given]) -> RecoveryConfig | None:
+    folder, memory = given["recovery_directory"].value, given["state_memory"]
+    if folder is not None:
+        return RecoveryConfig(folder, create=True, state_memory=memory.value)
+    if memory.value is not None:
+        msg = f"{memory.origin}: what doesn't fit in memory goes to a recovery store; give one (-r)"
+        raise UsageError(msg)
+    return None
 
 
 def _from_pod(given: Mapping[str, Given], environ: Mapping[str, str]) -> dict[str, Given]:

@@ -62,6 +62,10 @@ class RecordKernel(ABC):
     final = False
     """Whether the step emits only at end of input (`emit_final`), and nothing per record."""
 
+    def prefetches(self, step: StepContext) -> bool:
+        """Whether states should be brought to memory for a whole batch before it is worked on."""
+        return False
+
     @abstractmethod
     def write(self, code: RecordCode, value: Value, step: StepContext) -> Value | None:
         """Write the step's lines; gives what it emits per record, or None for nothing."""

@@ -2,9 +2,9 @@
 
 A keyed kernel reads and writes two dicts: `KeyedState.live`, the states in memory, and `touched`,
 those of the keys that the open epoch has worked on. A key that isn't in `live` may have state all
-the same: `KeyedState.miss` looks further, in the older half of memory and in the store. So a look-up
-is one dict look-up as long as a key is in memory, a change is one more entry, and what a barrier
-has to save is the dict of touched states itself.
+the same: `KeyedState.miss` looks further, in the older half of memory and in the store. So looking
+up is one look into a dict as long as a key is in memory, a change is one more entry, and what a
+barrier has to save is the dict of touched states itself.
 
 Without recovery nothing is ever saved, and `touched` is the same dict as `live`.
 
@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from engine.operators._keys import sorted_keys
+from engine.operators._stamps import unstamped
 from engine.operators._timers import Timers
 
 
@@ -42,6 +44,10 @@ class Stored(Protocol):
 
     def load(self, key: Any) -> Any:
         """What was stored for a key, or None."""
+        ...
+
+    def load_many(self, keys: list[Any]) -> list[Any]:
+        """As `load`, for many keys, in their order."""
         ...
 
     def is_empty(self) -> bool:
@@ -85,6 +91,7 @@ class KeyedState:
         self._gone: set[Any] = set()
         self._stored: Stored | None = None
         self._all_here = True
+        self._absent: set[Any] = set()
 
     def attach(self, stored: Stored) -> None:
         """From now on note what is touched, and look up in a store what isn't in memory."""
@@ -116,6 +123,41 @@ class KeyedState:
         self.live[key] = state
         return state
 
+    def prefetch(self, batch: list[Any]) -> None:
+        """Bring the states of all keys of a batch of ``(key, value)`` to memory, in one go.
+
+        What is no such record is passed over: whoever takes the batch finds out and says so.
+        """
+        if self._all_here or self._stored is None:
+            return
+        live, older, gone = self.live, self._older, self._gone
+        try:
+            keys = {key for key, _ in batch if key not in live}
+        except (TypeError, ValueError):
+            return
+        self._absent.clear()
+        unknown: list[Any] = []
+        for key in keys:
+            state = older.pop(key, None)
+            if state is not None:
+                live[key] = state
+            elif key not in gone:
+                unknown.append(key)
+        if unknown:
+            self._load_many(unknown, self._stored)
+
+    def _load_many(self, keys: list[Any], stored: Stored) -> None:
+        for key, found in zip(keys, stored.load_many(keys), strict=True):
+            if found is None:
+                self._absent.add(key)
+            else:
+                self.live[key] = self._revived(key, found)
+
+    def _revived(self, key: Any, stored: Any) -> Any:
+        """The state in what was stored for a key, for memory."""
+        # The time stamp is from a run in which the step had a time to live.
+        return self.form.from_stored(key, unstamped(stored)[0])
+
     def get(self, key: Any) -> Any:
         """The state of a key, which counts as touched; None if it has none."""
         state = self.live.get(key)
@@ -137,10 +179,10 @@ class KeyedState:
 
     def _load(self, key: Any) -> Any:
         # Until the first key leaves memory there is nothing to be found for a new one.
-        if self._all_here or self._stored is None or key in self._gone:
+        if self._all_here or self._stored is None or key in self._gone or key in self._absent:
             return None
         stored = self._stored.load(key)
-        return None if stored is None else self.form.from_stored(key, stored)
+        return None if stored is None else self._revived(key, stored)
 
     def discard(self, key: Any) -> None:
         """Forget a key."""
@@ -157,6 +199,10 @@ class KeyedState:
         if self._stored is not None and not self._all_here:
             stored: Iterable[Any] = self._stored.keys()
             yield from (key for key in stored if not self.knows(key))
+
+    def keys_at_end(self) -> list[Any]:
+        """The keys that have state when all input has ended, in key order."""
+        return sorted_keys(self.all_keys())
 
     def clear(self) -> None:
         """Discard all keys, stored ones too."""

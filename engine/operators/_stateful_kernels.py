@@ -23,6 +23,10 @@ from engine.operators._keys import sorted_keys
 class _KeyedRecordKernel(RecordKernel):
     keyed = True
 
+    def prefetches(self, step: StepContext) -> bool:
+        """Wherever there is a store, and records come as pairs."""
+        return step.state.tracked
+
     @staticmethod
     def write_read(code: RecordCode, key: str, step: StepContext) -> tuple[str, str]:
         """Write the look-up of a key's state; gives its name, and the start of an assignment to it.
@@ -134,6 +138,10 @@ class CountFinalKernel(_FinalKernel):
     """`count_final`: how many records have a key."""
 
     key: Callable[[Any], Any]
+
+    def prefetches(self, step: StepContext) -> bool:  # noqa: ARG002 - as in the base class
+        """Never: its keys are not known before it has worked on the records."""
+        return False
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key(record)] += 1``."""

@@ -2,8 +2,9 @@
 
 A slice is one chunk, so that a worker can do as many as it has time for between two batches. What
 was committed before a round begins is merged, so that a key that changes in every epoch is written
-once: therefore a round waits until there are many bytes. Nothing here needs to survive a crash: until the table is flushed together with the row that
-says how far it has come, the log is kept, and a recovery applies it again.
+once: therefore a round waits until there are many bytes. Nothing here needs to survive a crash:
+until the table is flushed together with the row that says how far it has come, the log is kept, and
+a recovery applies it again.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from engine.recovery._rows import (
 from engine.recovery._table import Row, Table
 from engine.recovery._worker_files import Applied, encode_applied
 
-
 _EMPTY_EPOCHS: Final = 100
 
 
@@ -44,6 +44,8 @@ class ApplyOptions:
     """More should not wait: a restart has to read them, and they take memory."""
     flush_bytes: int = 64 << 20
     """Make the table durable after this many bytes of log."""
+    files_max: int = 16
+    """Or when the log has more files. Each start begins one, however little it goes on to write."""
 
 
 class Applier:
@@ -85,10 +87,11 @@ class Applier:
         """Whether more waits than should."""
         return self._overlay.nbytes > self._options.waiting_bytes_max
 
-    def slice(self, committed: Epoch, *, eager: bool) -> bool:
+    def slice(self, log: LogWriter, committed: Epoch, *, eager: bool) -> bool:
         """Do about a millisecond's work; False if there is none.
 
         Args:
+            log: The log.
             committed: The last epoch that was committed.
             eager: Don't wait for more epochs to merge.
         """
@@ -97,7 +100,8 @@ class Applier:
             if not waiting.chunks:
                 self._pass_empty(committed, eager=eager)
                 return False
-            if not eager and waiting.nbytes < self._options.merge_bytes:
+            worth_it = waiting.nbytes >= self._options.merge_bytes
+            if not (eager or worth_it or log.files > self._options.files_max):
                 return False
             self._round = self._apply(self._overlay.begin_applying(), committed)
         if next(self._round, self) is self:
@@ -172,7 +176,8 @@ class Applier:
         """Begin a flush if enough was written since the last, and collect the log after one."""
         if self._flushing is None:
             unflushed = log.bytes_written - self._flushed_bytes
-            if unflushed >= self._options.flush_bytes and self.applied.epoch > self.flushed:
+            enough = unflushed >= self._options.flush_bytes or log.files > self._options.files_max
+            if enough and self.applied.epoch > self.flushed:
                 self._flushing, self._flushed_bytes = self.applied.epoch, log.bytes_written
                 self._table.begin_flush()
         elif self._table.flush_done():
@@ -189,4 +194,3 @@ class Applier:
             self.flushed, self._flushing = self._flushing, None
         # The last committed epoch stays in the log: its kept rows may have to be published.
         log.collect(Epoch(min(self.flushed, committed - 1)))
-

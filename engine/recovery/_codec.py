@@ -26,6 +26,7 @@ from engine.recovery._extensions import (
     UnpackableError,
     items_of,
     unpack,
+    unpack_flat_tuple,
 )
 
 MSGPACK: Final = b"m"
@@ -120,7 +121,7 @@ class Codec:
         """
         kind = row[0]
         if kind == _FLAT_TUPLE_BYTE:
-            return tuple(unpack(row[1:]))
+            return unpack_flat_tuple(row[1:])
         if kind == _MSGPACK_BYTE:
             return unpack(row[1:])
         if kind != _PICKLE_BYTE:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +16,9 @@ class RecoveryConfig:
         backup_interval: How long older epochs are kept. Not supported yet: leave it out.
         create: Make a store if the folder is empty or isn't there. Without it a folder without a
             store is an error, so that a wrong path doesn't start a job from nothing.
+        state_memory: How many bytes of memory the states of each worker may take. What is used
+            least stays in the store alone and is read when it is needed. All states stay in memory
+            if None.
 
     Raises:
         NotImplementedError: A `backup_interval` was given.
@@ -26,7 +29,8 @@ class RecoveryConfig:
 
     db_dir: Path | str
     backup_interval: timedelta | None = None
-    create: bool = False
+    create: bool = field(default=False, kw_only=True)
+    state_memory: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.backup_interval is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeAlias, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -187,3 +188,13 @@ def _from_extension(code: int, payload: bytes) -> Any:
         msg = f"unknown msgpack extension {code}"
         raise ValueError(msg)
     return how(unpack(payload))
+
+
+unpack_flat_tuple: Callable[[bytes], tuple[Any, ...]] = partial(
+    msgpack.unpackb,
+    use_list=False,
+    ext_hook=_from_extension,
+    strict_map_key=False,
+    unicode_errors="surrogatepass",
+)
+"""What `Packer.pack_flat_tuple` packed."""

@@ -71,6 +71,11 @@ class LogWriter:
         """The file that is written to."""
         return SegmentName(self._generation, self._number)
 
+    @property
+    def files(self) -> int:
+        """How many files the log has."""
+        return len(self._older) + 1
+
     def append(self, epoch: Epoch, payload: bytes) -> None:
         """Write changes of an epoch, safe once that is prepared."""
         if self._length > SEGMENT_BYTES_MAX and not self._open_epochs:

@@ -74,7 +74,7 @@ class Layer:
 
 
 class Overlay:
-    """Three layers: the open epoch, the committed epochs that wait, those that are being applied."""
+    """Three layers: the open epoch, committed ones that wait, and those that are being applied."""
 
     def __init__(self) -> None:
         self._open = Layer()

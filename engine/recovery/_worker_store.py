@@ -37,6 +37,8 @@ from engine.recovery._worker_files import (
 )
 
 _OVERDUE_FACTOR: Final = 10
+_MERGE_BYTES_MIN: Final = 8 << 20
+"""Merging less would write the same rows again and again."""
 
 __all__ = ["StoreOptions", "WorkerSpot", "WorkerStore"]
 
@@ -48,6 +50,18 @@ class StoreOptions:
     allow_pickle: bool = True
     """Whether states of users' own classes may be written and read."""
     apply: ApplyOptions = field(default_factory=ApplyOptions)
+
+
+def bounded(state_memory: int) -> StoreOptions:
+    """Options for a worker whose states in memory are bounded: what waits takes its share.
+
+    Args:
+        state_memory: The bound, in bytes.
+    """
+    merge_bytes = max(_MERGE_BYTES_MIN, min(ApplyOptions().merge_bytes, state_memory // 16))
+    return StoreOptions(
+        apply=ApplyOptions(merge_bytes=merge_bytes, waiting_bytes_max=2 * merge_bytes)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +188,7 @@ class WorkerStore(StateView):
             eager: Don't wait for more epochs to merge: for a worker that has nothing else to do.
         """
         self._applier.look_after_flush(self._log, self.committed)
-        return self._applier.slice(self.committed, eager=eager)
+        return self._applier.slice(self._log, self.committed, eager=eager)
 
     def apply_some(
         self, budget_s: float, monotonic_s: Callable[[], float], *, eager: bool = False
@@ -194,7 +208,7 @@ class WorkerStore(StateView):
     def apply_all(self) -> None:
         """Apply everything that is committed, and make the table durable."""
         while self._applier.applied.epoch < self.committed:
-            self._applier.slice(self.committed, eager=True)
+            self._applier.slice(self._log, self.committed, eager=True)
         self._applier.flush(self._log, self.committed)
 
     def savepoint(self, folder: Path) -> None:
@@ -205,12 +219,8 @@ class WorkerStore(StateView):
         self.apply_all()
         self._table.checkpoint(folder)
 
-    def close(self, *, apply: bool = False) -> None:
-        """Let go of the store.
-
-        Args:
-            apply: Apply and flush first, so that the next start has nothing to read.
-        """
+    def close(self) -> None:
+        """Let go of the store. What is in the log alone, the next start reads from there."""
         if self._closed:
             return
         self._closed = True
@@ -218,8 +228,6 @@ class WorkerStore(StateView):
             stack.callback(self._lock.release)
             stack.callback(self._table.close)
             stack.callback(self._log.close)
-            if apply:
-                self.apply_all()
 
 
 def _open(

@@ -96,7 +96,13 @@ class RunNode(Node):
             if out:
                 down_push(out)
 
-        self.push: Push = push
+        def fetch_and_push(batch: list[Any]) -> None:
+            prefetch(batch)
+            push(batch)
+
+        first_kernel, first_step = run[0]
+        prefetch = first_step.state.prefetch
+        self.push: Push = fetch_and_push if first_kernel.prefetches(first_step) else push
 
     def finish(self) -> None:
         """Emit what the last step kept for the end of input."""
@@ -190,17 +196,19 @@ class PassNode(Node):
 class KeyedNode(Node):
     """A keyed step with inputs of its own kinds, or with timers."""
 
-    def __init__(self, step_id: str, logic: KeyedLogic, down: Target, inputs: int) -> None:
-        super().__init__(step_id, inputs)
+    def __init__(self, step: StepContext, logic: KeyedLogic, down: Target, inputs: int) -> None:
+        super().__init__(step.step_id, inputs)
         self.logic = logic
+        self._state = step.state
         self._down = down
 
     def port(self, number: int) -> Push:
         """The function that takes batches of one input."""
-        on_batch, down_push = self.logic.on_batch, self._down.push
+        on_batch, down_push, prefetch = self.logic.on_batch, self._down.push, self._state.prefetch
 
         # `step_id` is a local for `engine.runtime._failure` to find in the frame.
         def push(batch: list[Any], step_id: str = self.step_id) -> None:  # noqa: ARG001
+            prefetch(batch)
             out = on_batch(number, batch)
             if out:
                 down_push(out)

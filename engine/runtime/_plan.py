@@ -141,13 +141,22 @@ def plan(flow: Dataflow, workers: int = 1, *, kernels: bool = True) -> Plan:
     return Plan(flow.flow_id, workers, steps, edges, stages, stage_edges)
 
 
-def runs_of(plan: Plan, stage: Stage) -> list[list[PlannedStep]]:
-    """A stage's steps in topological order, those that share one loop in one list."""
+def runs_of(plan: Plan, stage: Stage, *, cut_before_keyed: bool = False) -> list[list[PlannedStep]]:
+    """A stage's steps in topological order, those that share one loop in one list.
+
+    Args:
+        plan: The plan.
+        stage: One of its stages.
+        cut_before_keyed: Let each keyed step begin a loop, so that the keys of a batch are known
+            before it runs and their states can be read in one go.
+    """
     runs: list[list[PlannedStep]] = []
     run_of: dict[int, list[PlannedStep]] = {}
     for index in stage.steps:
         step = plan.steps[index]
         before = _fusible_with(plan, stage, step)
+        if cut_before_keyed and is_keyed(step.kernel):
+            before = None
         run = None if before is None else run_of[before.index]
         if run is None or run[-1] is not before:
             run = list[PlannedStep]()

@@ -9,65 +9,54 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from engine.dataflow import Dataflow, fingerprint
-from engine.errors import InconsistentPartitionsError
-from engine.operators._kernels import InputKernel, OutputKernel
+from engine.operators._state_options import StateOptions
 from engine.recovery._changes import Changes, KeptRows, KeyedChanges, PartitionChanges
-from engine.recovery._disk import Disk
-from engine.recovery._evolution import Evolution, WantedStep, evolve
 from engine.recovery._ids import Epoch as StoredEpoch
-from engine.recovery._ids import WorkerIndex as StoredWorker
 from engine.recovery._overlay import Missing
 from engine.recovery._rescale import newest_partitions
-from engine.recovery._store_folder import JobIdentity, StoreFolder
-from engine.recovery._table import Tables
-from engine.recovery._worker_store import WorkerSpot, WorkerStore
+from engine.recovery._store_folder import StoreFolder
+from engine.recovery._worker_store import WorkerStore
+from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
-from engine.runtime._plan import Plan, PlannedStep, is_keyed
-from engine.runtime._ports import Clock, Entropy
+from engine.runtime._plan import Plan
+from engine.runtime._ports import Clock
 from engine.runtime._sink_node import Job
 from engine.runtime._store import StepChanges
+from engine.runtime._store_start import (
+    OpenStore,
+    RecoveredJob,
+    StoreWorld,
+    open_store,
+    partitions_of,
+)
+
+__all__ = ["JobStore", "RecoveredJob", "StoreWorld", "WorkerRecovery"]
 
 _MICROSECONDS = 1_000_000
-
-
-@dataclass(frozen=True, slots=True)
-class RecoveredJob:
-    """What is to run, and the folder it saves its epochs in."""
-
-    root: Path
-    flow: Dataflow
-    planned: Plan
-    create: bool
-    """Make a store if there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreWorld:
-    """What a store is made of and told the time by."""
-
-    disk: Disk
-    tables: Tables
-    clock: Clock
-    entropy: Entropy
 
 
 class JobStore:
     """The open store of a job all of whose workers are in this process."""
 
-    def __init__(self, folder: StoreFolder, workers: list[WorkerStore], clock: Clock) -> None:
-        manifest = workers[0].manifest
+    def __init__(self, opened: OpenStore, planned: Plan, clock: Clock) -> None:
+        manifest = opened.folder.started()
         self.epoch = Epoch(manifest.epoch)
         """The last epoch that was committed when the store was opened; 0 for none."""
-        self.job = Job(manifest.store_id, manifest.generation)
-        self._folder = folder
-        self._stores = workers
+        self.job = Job(manifest.job_id, manifest.generation)
+        self.deal = opened.deal
+        """Which worker has which partition."""
+        self._folder = opened.folder
+        self._stores = opened.workers
+        self._steps = opened.evolution.saved_steps
         self._clock = clock
-        self.workers = [WorkerRecovery(self, store, clock) for store in workers]
+        options = options_of(planned)
+        stale = self._stale_partitions()
+        self.workers = [
+            WorkerRecovery(self, store, options, rows)
+            for store, rows in zip(self._stores, stale, strict=True)
+        ]
         """What each worker is given as its store."""
 
     @staticmethod
@@ -75,30 +64,45 @@ class JobStore:
         """Go back to the last epoch that was committed, and claim the store for this run.
 
         Raises:
-            StoreError: The store can't be opened, or isn't this flow's. It is left as it was.
+            StoreError: The store can't be opened, or doesn't fit the flow. It is in force as it
+                was.
+            EngineRuntimeError: A source or sink can't name its partitions, or the target of a sink
+                can't be reached. As above.
         """
-        with ExitStack() as stack:
-            root, token = wanted.root, world.entropy.token()
-            folder = StoreFolder.open(world.disk, root, token, create=wanted.create)
-            stack.callback(folder.close)
-            job = JobIdentity(wanted.flow.flow_id, fingerprint(wanted.flow))
-            folder.check_flow(job)
-            evolution = _evolution(folder, wanted.planned)
-            count = wanted.planned.workers
-            manifest = folder.start_generation(job, evolution, count, world.clock.time_s())
-            workers: list[WorkerStore] = []
-            for index in range(count):
-                spot = WorkerSpot(world.disk, world.tables, root, StoredWorker(index))
-                workers.append(WorkerStore.open(spot, manifest))
-                stack.callback(workers[-1].close)
-            stack.pop_all()
-        return JobStore(folder, workers, world.clock)
+        opened = open_store(wanted, world)
+        try:
+            return JobStore(opened, wanted.planned, world.clock)
+        except BaseException:
+            _close(opened.folder, opened.workers)
+            raise
+
+    def _stale_partitions(self) -> list[dict[str, list[str]]]:
+        """For each worker, by step, the rows of partitions that another worker has now.
+
+        They are to be deleted in the first epoch, in which the other one saves its own.
+        """
+        stale: list[dict[str, list[str]]] = [{} for _ in self._stores]
+        if len(stale) == 1:
+            return stale
+        for step_id, dealt in (*self.deal.sources.items(), *self.deal.sinks.items()):
+            stored = [store.partitions(step_id) for store in self._stores]
+            owners, _ = newest_partitions([{n: (p.epoch, p) for n, p in s.items()} for s in stored])
+            owners.update(dealt)
+            for worker, rows in enumerate(stored):
+                names = [name for name in rows if owners[name] != worker]
+                if names:
+                    stale[worker][step_id] = names
+        return stale
+
+    @property
+    def clock(self) -> Clock:
+        """What tells the time."""
+        return self._clock
 
     def positions(self, step_id: str) -> dict[str, Any]:
         """The newest positions of a step's partitions, whichever worker saved them."""
-        stored = [store.partitions(step_id) for store in self._stores]
-        owners, _ = newest_partitions([{n: (p.epoch, p) for n, p in s.items()} for s in stored])
-        return {name: stored[worker][name].value for name, worker in owners.items()}
+        found = partitions_of(self._stores, step_id)
+        return {name: partition.value for name, partition in found.items()}
 
     def kept_rows(self, step_id: str, shard: str) -> list[bytes]:
         """What a shard of a sink gave away in the last committed epoch, to whichever worker."""
@@ -116,28 +120,39 @@ class JobStore:
         """
         before = epoch - 1
         published = {step: dict.fromkeys(shards, before) for step, shards in marked.items()}
-        self._folder.commit(StoredEpoch(epoch), published, self._clock.time_s())
+        self._folder.commit(StoredEpoch(epoch), published, self._clock.time_s(), self._steps)
 
-    def close(self, *, apply: bool) -> None:
-        """Let go of the store; after a clean end with all of it in the table."""
-        with ExitStack() as stack:
-            stack.callback(self._folder.close)
-            for store in self._stores:
-                stack.callback(store.close, apply=apply)
+    def close(self) -> None:
+        """Let go of the store. What is in its log alone, the next start reads from there."""
+        _close(self._folder, self._stores)
+
+
+def _close(folder: StoreFolder, stores: Sequence[WorkerStore]) -> None:
+    with ExitStack() as stack:
+        stack.callback(folder.close)
+        for store in stores:
+            stack.callback(store.close)
 
 
 class WorkerRecovery:
     """One worker's part of the store: the port that `engine.runtime._store.Store` describes."""
 
-    def __init__(self, job: JobStore, store: WorkerStore, clock: Clock) -> None:
+    def __init__(
+        self,
+        job: JobStore,
+        store: WorkerStore,
+        options: Mapping[str, StateOptions],
+        stale: dict[str, list[str]],
+    ) -> None:
         self.epoch = job.epoch
         self._job = job
         self._store = store
-        self._clock = clock
+        self._options = options
+        self._stale = stale
 
     def state(self, step_id: str) -> _StepState:
         """As in `Store`."""
-        return _StepState(self._store, step_id)
+        return _StepState(self._store, step_id, Migration(step_id, self._options[step_id]))
 
     def timers(self, step_id: str, until_s: float) -> Iterator[tuple[float, Any]]:
         """As in `Store`."""
@@ -152,16 +167,41 @@ class WorkerRecovery:
         """As in `Store`."""
         return self._job.kept_rows(step_id, shard)
 
-    def published(self, step_id: str, shard: str) -> int:
+    def published(self, step_id: str, shard: str) -> int | None:
         """As in `Store`."""
-        return self._store.manifest.published.get(step_id, {}).get(shard, 0)
+        return self._store.manifest.published.get(step_id, {}).get(shard)
 
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         """As in `Store`."""
-        self._store.append(StoredEpoch(epoch), [part for step in changes for part in _parts(step)])
+        parts = [part for step in changes for part in self._parts(step)]
+        self._store.append(StoredEpoch(epoch), parts)
+
+    def _parts(self, changes: StepChanges) -> Iterator[Changes]:
+        """A step's changes in the words of the store."""
+        state = changes.state
+        if state is not None and (state.keys or state.gone):
+            dues = state.due_s
+            yield KeyedChanges(
+                changes.step_id,
+                state.keys,
+                state.stored,
+                None
+                if dues is None
+                else [None if s is None else int(s * _MICROSECONDS) for s in dues],
+                state.gone,
+                self._options[changes.step_id].version,
+            )
+        if changes.positions:
+            yield PartitionChanges(changes.step_id, changes.positions)
+        for shard, rows in changes.kept_rows.items():
+            if rows:
+                yield KeptRows(changes.step_id, shard, rows)
 
     def prepare(self, epoch: Epoch) -> None:
         """As in `Store`."""
+        stale, self._stale = self._stale, {}
+        gone = [PartitionChanges(step_id, {}, names) for step_id, names in stale.items()]
+        self._store.append(StoredEpoch(epoch), gone)
         self._store.prepare(StoredEpoch(epoch))
 
     def commit(self, epoch: Epoch) -> None:
@@ -170,63 +210,34 @@ class WorkerRecovery:
 
     def apply_some(self, budget_s: float, *, eager: bool) -> bool:
         """As in `Store`."""
-        return self._store.apply_some(budget_s, self._clock.monotonic_s, eager=eager)
+        return self._store.apply_some(budget_s, self._job.clock.monotonic_s, eager=eager)
 
 
 class _StepState:
     """What the store has of one step's state."""
 
-    def __init__(self, worker: WorkerStore, step_id: str) -> None:
+    def __init__(self, worker: WorkerStore, step_id: str, migration: Migration) -> None:
         self._worker = worker
         self._step_id = step_id
+        self._migration = migration
 
     def load(self, key: Any) -> Any:
         """As in `Stored`."""
         (row,) = self._worker.get_rows(self._step_id, [key])
-        return None if isinstance(row, Missing) else row.value
+        return None if isinstance(row, Missing) else self._migration.current(key, row)
+
+    def load_many(self, keys: list[Any]) -> list[Any]:
+        """As in `Stored`."""
+        current = self._migration.current
+        return [
+            None if isinstance(row, Missing) else current(key, row)
+            for key, row in zip(keys, self._worker.get_rows(self._step_id, keys), strict=True)
+        ]
+
+    def is_empty(self) -> bool:
+        """As in `Stored`."""
+        return not self._worker.has_states(self._step_id)
 
     def keys(self) -> Iterable[Any]:
         """As in `Stored`."""
         return (key for key, _ in self._worker.scan_step(self._step_id))
-
-
-def _evolution(folder: StoreFolder, planned: Plan) -> Evolution:
-    """How the stored steps become those of this flow; refused if state would be lost."""
-    stored = folder.manifest
-    wanted = {step.step_id: WantedStep(_kind(step)) for step in planned.steps if _kind(step)}
-    evolution = evolve(stored.steps if stored else {}, stored.next_step if stored else 1, wanted)
-    if evolution.gone or evolution.changed:
-        steps = ", ".join(map(repr, (*evolution.gone, *evolution.changed)))
-        msg = (
-            f"{folder.root} has saved state of steps that this flow hasn't, or that are another "
-            f"kind of step now: {steps}. Give the steps their old names and operators back, or "
-            "use another folder"
-        )
-        raise InconsistentPartitionsError(msg)
-    return evolution
-
-
-def _kind(step: PlannedStep) -> str:
-    """What a step saves, by the operator that the user chose; empty if nothing."""
-    if is_keyed(step.kernel):
-        return step.kind
-    return step.kind if isinstance(step.kernel, InputKernel | OutputKernel) else ""
-
-
-def _parts(changes: StepChanges) -> Iterator[Changes]:
-    """A step's changes in the words of the store."""
-    state = changes.state
-    if state is not None and (state.keys or state.gone):
-        dues = state.due_s
-        yield KeyedChanges(
-            changes.step_id,
-            state.keys,
-            state.stored,
-            None if dues is None else [None if s is None else int(s * _MICROSECONDS) for s in dues],
-            state.gone,
-        )
-    if changes.positions:
-        yield PartitionChanges(changes.step_id, changes.positions)
-    for shard, rows in changes.kept_rows.items():
-        if rows:
-            yield KeptRows(changes.step_id, shard, rows)

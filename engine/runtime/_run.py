@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+import logging
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
+from engine.errors import StoreError
+from engine.operators._kernels import OutputKernel
 from engine.recovery import RecoveryConfig
 from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
@@ -59,6 +62,8 @@ class RunOptions:
     drain: Drain = field(default_factory=Drain)
     recovery: RecoveryConfig | None = None
     """Where to save epochs; None saves nothing."""
+    tell: Callable[[str], None] = logging.getLogger("engine").info
+    """Takes lines about the run's recovery that people may want to read."""
 
 
 def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
@@ -93,19 +98,33 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Job
         return
     # Loads RocksDB, which runs without recovery need not wait for.
     from engine.recovery._disk import RealDisk  # noqa: PLC0415
+    from engine.recovery._worker_store import bounded  # noqa: PLC0415
     from engine.recovery.store import RocksTables  # noqa: PLC0415
     from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld  # noqa: PLC0415
 
     root = Path(config.db_dir)
     job = RecoveredJob(root, flow, planned, create=config.create)
-    world = StoreWorld(RealDisk(), RocksTables(), options.clock, options.entropy)
+    world = StoreWorld(
+        RealDisk(), RocksTables(), options.clock, options.entropy, options.waiter, options.tell
+    )
+    if config.state_memory is not None:
+        world = replace(world, options=bounded(config.state_memory))
     recovery = JobStore.open(job, world)
     try:
+        for step in planned.steps:
+            if isinstance(step.kernel, OutputKernel):
+                # One that isn't of our classes, but quacks, need not say.
+                delivery = getattr(step.kernel.sink, "delivery", "at-least-once")
+                options.tell(f"sink {step.step_id!r} is {delivery}")
         yield recovery
-    except BaseException:
-        recovery.close(apply=False)
+    except BaseException as ex:
+        try:
+            recovery.close()
+        except StoreError as closing:
+            # A full disk fails this too, and what it failed first is the one to report.
+            ex.add_note(f"and then, in closing the recovery store: {name_of(closing)}")
         raise
-    recovery.close(apply=True)
+    recovery.close()
 
 
 def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
@@ -116,8 +135,12 @@ def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
         1, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
     )
     store = None if recovery is None else recovery.workers[0]
-    site = WorkerSite(WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, store)
-    worker = Worker(planned, deal_partitions(planned), site, epoch_per_batch=interval_s == 0)
+    bytes_max = None if options.recovery is None else options.recovery.state_memory
+    site = WorkerSite(
+        WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, store, bytes_max
+    )
+    deal = deal_partitions(planned) if recovery is None else recovery.deal
+    worker = Worker(planned, deal, site, epoch_per_batch=interval_s == 0)
     with closing([worker]):
         _drive(worker, coordinator, options, recovery)
 

@@ -16,11 +16,12 @@ from engine.connectors import (
     SinkSession,
     StatefulSinkPartition,
 )
-from engine.errors import ConnectorError, InconsistentPartitionsError
+from engine.errors import ConnectorError
 from engine.operators._keys import check_key, refuse_unkeyed
 from engine.operators._shown import shown
 from engine.runtime._ids import Epoch
 from engine.runtime._nodes import Node
+from engine.runtime._settling import KnownShard, as_partition
 from engine.runtime._store import StepChanges, Store
 
 
@@ -50,13 +51,10 @@ class SinkNode(Node):
 
     def take(self, name: str, part: Any) -> Any:
         """Take over a partition that was just built: write it, and close it in the end."""
-        if not isinstance(part, SinkPartition):
-            msg = f"what was built for partition {name!r} must be a partition; got {shown(part)}"
-            raise ConnectorError(msg)
-        self.parts[name] = part
+        self.parts[name] = as_partition(name, part)
         part.begin(SinkSession(self._job.store_id, self._job.generation, self.step_id, name))
         self._out[name] = part.published()
-        return part  # pyright: ignore[reportUnknownVariableType]
+        return part
 
     def prepare(self, epoch: Epoch) -> Iterator[None]:
         """Flush, prepare and snapshot all partitions; yields as often as one is pending."""
@@ -80,33 +78,11 @@ class SinkNode(Node):
             InconsistentPartitionsError: The target's marker can't be right.
         """
         for name, part in self.parts.items():
-            out = self._out[name]
-            if out is None:
-                continue
-            self._check_marker(name, out, store)
-            if out < store.epoch:
-                rows = store.kept_rows(self.step_id, name)
+            rows, noted = store.kept_rows(self.step_id, name), store.published(self.step_id, name)
+            known = KnownShard(self.step_id, name, store.epoch, noted, rows)
+            if known.is_behind(self._out[name]):
                 while part.publish(store.epoch, rows) is PENDING:
                     yield
-
-    def _check_marker(self, name: str, out: int, store: Store) -> None:
-        """See that the target has what the store knows to be out, and nothing newer."""
-        noted = store.published(self.step_id, name)
-        if noted <= out <= store.epoch:
-            return
-        lost = f"only epoch {out} is" if out else "nothing is"
-        said = (
-            f"the store knows that epoch {noted} is out, but at the target {lost}: it has lost its "
-            "marker, or is another target"
-            if out < noted
-            else f"at the target epoch {out} is out, but the store is at epoch {store.epoch}: it "
-            "is an older copy"
-        )
-        msg = (
-            f"shard {name!r} of sink {self.step_id!r}: {said}. Publishing again might double "
-            "records. Bring target and store back together, or begin with a new store"
-        )
-        raise InconsistentPartitionsError(msg)
 
     def marked_shards(self) -> list[str]:
         """The shards that keep a marker at the target."""

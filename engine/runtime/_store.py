@@ -50,8 +50,11 @@ class Store(Protocol):
         """What a shard of a sink gave away in the last committed epoch, at the start of a run."""
         ...
 
-    def published(self, step_id: str, shard: str) -> int:
-        """The last epoch that was known to be out at the target when the last one was committed."""
+    def published(self, step_id: str, shard: str) -> int | None:
+        """The last epoch that was known to be out at the target when the last one was committed.
+
+        None for a shard that kept no marker then.
+        """
         ...
 
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:

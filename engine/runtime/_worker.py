@@ -17,6 +17,7 @@ from typing import Any
 from engine.errors import InternalError
 from engine.runtime._build import Deal, WorkerSite, build_stages
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
     CloseEpoch,
     Command,
@@ -72,6 +73,11 @@ class Worker:
         self._inbox: deque[Command] = deque()
         self._batches_max = 1 if epoch_per_batch else _BATCHES_PER_POLL_MAX
         self._epoch_per_batch = epoch_per_batch
+        self._memory: StateMemory | None = None
+        if site.state_bytes_max is not None:
+            states = [state for stage in self.stages for state in stage.states.values()]
+            self._memory = StateMemory(states, site.state_bytes_max)
+        self._crowded = False
         self._hold = False
         self._final = False
         self._source_turn = 0
@@ -117,7 +123,7 @@ class Worker:
         wait_s = math.inf
         if not self._final and self._settling is None:
             wait_s = self._fire_timers() if self._timed else math.inf
-            if not self._hold:
+            if not self._hold and not self._crowded:
                 wait_s = min(wait_s, self._poll())
         if worked or self._inbox or self._settling is not None:
             return 0.0
@@ -170,7 +176,7 @@ class Worker:
             due_s = node.logic.next_due_s()
             if due_s is not None and not node.ended and have_room(senders):
                 yield due_s - self._time_s(), functools.partial(self._notify, node)
-        for source, senders in () if self._hold else self._sources:
+        for source, senders in () if self._hold or self._crowded else self._sources:
             if not source.ended and have_room(senders):
                 yield source.wait_s(), functools.partial(self._poll_one, source, senders)
 
@@ -180,6 +186,8 @@ class Worker:
         """Take one item out of a channel and follow up on it."""
         if stage.consume(entry, channel, self.network, self.index):
             self._pass_barrier(stage)
+        if self._memory is not None:
+            self._look_at_memory(self._memory)
         self._report_end()
 
     def _consume(self, stage: RunningStage) -> bool:
@@ -227,6 +235,8 @@ class Worker:
         """Poll one source; gives in how many seconds it is due again."""
         # There is room for one batch, so where batches are sent on only one may come.
         batches, wait_s = node.poll(1 if senders else self._batches_max)
+        if self._memory is not None:
+            self._look_at_memory(self._memory)
         if node.ended:
             self._report_end()
             return 0.0
@@ -239,6 +249,12 @@ class Worker:
         """Fire a step's timers that are due."""
         node.notify()
         if self._epoch_per_batch:
+            self.reports.append(EpochRequest())
+
+    def _look_at_memory(self, memory: StateMemory) -> None:
+        """Ask for the next epoch when states take too much; sources wait until it has made room."""
+        if not self._crowded and memory.full():
+            self._crowded = True
             self.reports.append(EpochRequest())
 
     def _report_end(self) -> None:
@@ -279,6 +295,8 @@ class Worker:
         if self._store is not None:
             states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
             self._store.append(epoch, [*states, *(sink.changes() for sink in stage.sinks)])
+            if self._memory is not None:
+                self._memory.make_room(stage.states.values())
         stage.pass_barrier(epoch)
         self._stages_behind -= 1
         if self._stages_behind == 0:
@@ -293,6 +311,7 @@ class Worker:
             )
             self._store.prepare(epoch)
         self._epoch = Epoch(epoch + 1)
+        self._crowded = False
         self.reports.append(Prepared(epoch))
 
     def _resume(self) -> Iterator[None]:

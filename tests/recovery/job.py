@@ -68,7 +68,9 @@ class Job:
 
     def close(self, *, apply: bool) -> None:
         """End in an orderly way."""
-        self.store.close(apply=apply)
+        if apply:
+            self.store.apply_all()
+        self.store.close()
         self.folder.close()
 
 

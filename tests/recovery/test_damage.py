@@ -28,7 +28,7 @@ from engine.recovery._worker_store import StoreOptions
 from engine.recovery.store import RocksTables
 from tests.recovery.job import COUNT, SINK, SOURCE, TIMED, Job, Model, check
 
-OPTIONS = StoreOptions(apply=ApplyOptions(merge_epochs=1, flush_bytes=1 << 30))
+OPTIONS = StoreOptions(apply=ApplyOptions(merge_bytes=1, flush_bytes=1 << 30))
 KEYS = [f"key-{i}" for i in range(700)]
 
 

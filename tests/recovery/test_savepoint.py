@@ -15,17 +15,15 @@ from engine.errors import (
     NoPartitionsError,
     StoreError,
 )
-from engine.recovery._changes import KeptRows
 from engine.recovery._disk import Disk, RealDisk
 from engine.recovery._fakes import FakeDisk, MemoryTables, SimulatedCrash
-from engine.recovery._ids import Epoch
 from engine.recovery._layout import StorePaths
+from engine.recovery._manifest import Manifest
+from engine.recovery._restore import RestorePlan, restore
 from engine.recovery._savepoint import (
-    RestorePlan,
     Savepoint,
-    check_savepoint,
+    SavepointCopy,
     read_savepoint,
-    restore,
     save_worker,
     savepoint_names,
     write_savepoint,
@@ -33,7 +31,7 @@ from engine.recovery._savepoint import (
 from engine.recovery._table import Tables
 from engine.recovery._verify import verify
 from engine.recovery.store import RocksTables
-from tests.recovery.job import SINK, Model
+from tests.recovery.job import Model
 from tests.recovery.test_rescale import Gang, run
 
 
@@ -46,12 +44,16 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Disk, Tables,
 
 
 def save(gang: Gang, target: Path, name: str) -> None:
-    workers = tuple(
-        save_worker(gang.disk, store, target, kept_rows_settled=True) for store in gang.stores
-    )
+    workers = tuple(save_worker(gang.disk, store, target) for store in gang.stores)
     manifest = gang.folder.manifest
     assert manifest is not None
     write_savepoint(gang.disk, target, name, Savepoint(manifest, workers))
+
+
+def put_back(disk: Disk, tables: Tables, root: Path, target: Path, name: str) -> Manifest:
+    """Restore a savepoint as a store of the id "id"."""
+    copy = SavepointCopy(disk, target, name)
+    return restore(disk, tables, root, copy, RestorePlan("id", 0.0, "continue"))
 
 
 def test_a_savepoint_is_restored_to_a_store_of_its_own(place: tuple[Disk, Tables, Path]) -> None:
@@ -66,8 +68,10 @@ def test_a_savepoint_is_restored_to_a_store_of_its_own(place: tuple[Disk, Tables
     gang.check(model)
     gang.close()
     told: list[tuple[int, int]] = []
-    plan = RestorePlan(base / "saved", "monday", "new-id", 0.0, lambda a, b: told.append((a, b)))
-    manifest = restore(disk, tables, base / "copy", plan)
+    plan = RestorePlan("new-id", 0.0, "continue", progress=lambda a, b: told.append((a, b)))
+    manifest = restore(
+        disk, tables, base / "copy", SavepointCopy(disk, base / "saved", "monday"), plan
+    )
     assert told[-1][0] == told[-1][1] > 0
     assert (manifest.epoch, manifest.store_id) == (3, "new-id")
     assert verify(disk, tables, base / "copy").faults == []
@@ -90,7 +94,7 @@ def test_a_restored_store_can_be_rescaled(place: tuple[Disk, Tables, Path]) -> N
     run(rng, gang, model, 3)
     save(gang, base / "saved", "s")
     gang.close()
-    restore(disk, tables, base / "copy", RestorePlan(base / "saved", "s", "id", 0.0))
+    put_back(disk, tables, base / "copy", base / "saved", "s")
     copy = Gang(disk, tables, base / "copy")
     copy.rescale(2)
     copy.check(model)
@@ -121,7 +125,7 @@ def test_parts_of_two_stores_do_not_mix(place: tuple[Disk, Tables, Path]) -> Non
     run(random.Random(6), gang, model, 2)
     save(gang, base / "saved", "a")
     gang.close()
-    restore(disk, tables, base / "copy", RestorePlan(base / "saved", "a", "id", 0.0))
+    put_back(disk, tables, base / "copy", base / "saved", "a")
     one, two = (StorePaths(base / name).shards(1) / "worker-0000" for name in ("store", "copy"))
     disk.rename(one, one.with_name("aside"))
     disk.make_folder(one)
@@ -151,17 +155,16 @@ def test_damage_to_a_savepoint_is_found_before_anything_is_made() -> None:
     name = disk.names(objects)[0]
     data = disk.read(objects / name)
     disk.put_durable(objects / name, data[:-1] + bytes([data[-1] ^ 1]))
-    plan = RestorePlan(target, "a", "id", 0.0)
     with pytest.raises(CorruptStoreError, match="is damaged"):
-        restore(disk, MemoryTables(disk), Path("/copy"), plan)
+        put_back(disk, MemoryTables(disk), Path("/copy"), target, "a")
     disk.unlink(objects / name)
     with pytest.raises(CorruptStoreError, match="is missing"):
-        restore(disk, MemoryTables(disk), Path("/copy"), plan)
+        put_back(disk, MemoryTables(disk), Path("/copy"), target, "a")
     assert not disk.exists(Path("/copy"))
     text = disk.read(target / "savepoints" / "a.json")
     disk.put_durable(target / "savepoints" / "a.json", text.replace(b"DATA", b"DATE"))
     with pytest.raises(CorruptStoreError, match=r"a\.json: the savepoint is damaged"):
-        check_savepoint(disk, target, "a")
+        read_savepoint(disk, target, "a")
     with pytest.raises(NoPartitionsError, match="there is no savepoint 'b' in /saved; there: a"):
         read_savepoint(disk, target, "b")
     with pytest.raises(StoreError, match="can't be the name"):
@@ -172,26 +175,14 @@ def test_a_savepoint_is_not_restored_over_something() -> None:
     """The folder must be empty."""
     disk, target, _ = saved()
     with pytest.raises(NoPartitionsError, match="is not empty"):
-        restore(disk, MemoryTables(disk), Path("/store"), RestorePlan(target, "a", "id", 0.0))
-
-
-def test_kept_rows_must_be_settled_first() -> None:
-    """They are no part of a savepoint."""
-    disk = FakeDisk()
-    gang = Gang(disk, MemoryTables(disk), Path("/store"), 1)
-    gang.stores[0].append(Epoch(1), [KeptRows(SINK, "s", [b"row"])])
-    gang.stores[0].prepare(Epoch(1))
-    gang.folder.commit(Epoch(1), {}, 0.0)
-    gang.close()
-    again = Gang(disk, MemoryTables(disk), Path("/store"))
-    with pytest.raises(StoreError, match="may not be out yet"):
-        save_worker(disk, again.stores[0], Path("/saved"))
+        put_back(disk, MemoryTables(disk), Path("/store"), target, "a")
 
 
 def test_a_crash_leaves_no_half_savepoint() -> None:
     """Before each operation; it can be made again, and the store is as it was."""
-    total = 60
-    for crash_at in range(1, total, 2):
+    crashed, crash_at = True, 0
+    while crashed:
+        crash_at += 1
         rng, model = random.Random(8), Model()
         disk = FakeDisk()
         disk.make_folder(Path("/store"))
@@ -199,16 +190,18 @@ def test_a_crash_leaves_no_half_savepoint() -> None:
         gang = Gang(disk, MemoryTables(disk), Path("/store"), 2)
         run(rng, gang, model, 3)
         disk.crash_at = disk.ops + crash_at
+        crashed = True
         with suppress(SimulatedCrash):
             save(gang, Path("/saved"), "a")
+            crashed = False
         disk = disk.after_crash(crash_at)
         gang = Gang(disk, MemoryTables(disk), Path("/store"))
         gang.check(model)
         if savepoint_names(disk, Path("/saved")):
-            check_savepoint(disk, Path("/saved"), "a")
+            SavepointCopy(disk, Path("/saved"), "a").check()
         else:
             save(gang, Path("/saved"), "a")
-        restore(disk, MemoryTables(disk), Path("/copy"), RestorePlan(Path("/saved"), "a", "i", 0.0))
+        put_back(disk, MemoryTables(disk), Path("/copy"), Path("/saved"), "a")
         copy = Gang(disk, MemoryTables(disk), Path("/copy"))
         copy.check(model)
         copy.close()

@@ -280,3 +280,21 @@ def test_applying_stops_when_the_time_is_up() -> None:
     assert job.store.clean_through == 0
     assert not job.store.apply_some(90, lambda: next(now), eager=True)
     assert job.store.clean_through == 1
+
+
+def test_many_short_lives_leave_few_files() -> None:
+    """However little each life writes, a start never has many files of the log to read."""
+    disk = FakeDisk()
+    logs = ROOT / "shards-0001" / "worker-0000" / "log"
+    for life in range(1, 60):
+        job = open_job(disk, f"t{life}", options=StoreOptions())
+        assert job.store.get_many(COUNT, ["a"]) == [life - 1 or MISSING]
+        job.store.append(Epoch(life), [KeyedChanges(COUNT, ["a"], [life])])
+        job.store.prepare(Epoch(life))
+        job.folder.commit(Epoch(life), {}, 0.0)
+        job.store.commit(Epoch(life))
+        while job.store.apply_slice():
+            pass
+        job.store.apply_slice()
+        assert len(disk.names(logs)) < 20
+        job.close(apply=False)

@@ -69,7 +69,9 @@ class Traced:
 
     def close(self, *, apply: bool = False) -> None:
         for store in self.stores:
-            store.close(apply=apply)
+            if apply:
+                store.apply_all()
+            store.close()
         self.folder.close()
 
 

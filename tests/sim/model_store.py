@@ -171,5 +171,8 @@ class _StepState:
         value = self.store._view.get(("state", self.step_id, key))
         return None if value is None else pickle.loads(value)[0]
 
+    def is_empty(self) -> bool:
+        return not self.keys()
+
     def keys(self) -> list[Any]:
         return [row[0] for row, _ in self.store._rows("state", self.step_id)]

@@ -1,0 +1,97 @@
+"""How much memory the states of a worker take, and making room when they take too much.
+
+States are measured by samples: a worker has millions of them. The bound is for states in both
+halves of `KeyedState`, so the younger half may take half of it; when it does, the worker asks for
+the next epoch, polls no source until that one's barriers pass, and rotates the halves behind them.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import sys
+from collections.abc import Collection
+from types import FunctionType, ModuleType
+from typing import Any
+
+from engine.operators._state import KeyedState
+
+_SAMPLE = 16
+_OBJECTS_MAX = 5000
+_ENTRY_BYTES = 220
+"""What a key takes in the two dicts of `KeyedState`, whatever key and state are."""
+_NOT_STATE = (type, ModuleType, FunctionType)
+_GROWTH = 1.25
+
+
+class StateMemory:
+    """The memory that all keyed steps of one worker share.
+
+    Args:
+        states: The states of the steps.
+        bytes_max: How much they may take.
+    """
+
+    def __init__(self, states: Collection[KeyedState], bytes_max: int) -> None:
+        self._sized = [_Sized(state) for state in states]
+        self._young_max = bytes_max / 2
+
+    def full(self) -> bool:
+        """Whether it is time to make room."""
+        return sum(sized.nbytes() for sized in self._sized) >= self._young_max
+
+    def make_room(self, states: Collection[KeyedState]) -> None:
+        """Rotate some of the states if it is time to; right after their barrier."""
+        if self.full():
+            for state in states:
+                state.rotate()
+
+
+class _Sized:
+    """A step's states with what one of them takes on average."""
+
+    def __init__(self, state: KeyedState) -> None:
+        self._state = state
+        self._measured_at = 0
+        self._bytes_each = 0.0
+
+    def nbytes(self) -> float:
+        count = self._state.count
+        if count > self._measured_at * _GROWTH:
+            self._measured_at = count
+            self._measure()
+        elif count < self._measured_at / _GROWTH:
+            self._measured_at = count
+        return count * self._bytes_each
+
+    def _measure(self) -> None:
+        live = self._state.live
+        # The oldest and the newest: steps whose states grow have the largest in front.
+        sample = [*itertools.islice(live.items(), _SAMPLE)]
+        sample += itertools.islice(reversed(live.items()), _SAMPLE)
+        if sample:
+            total = sum(map(deep_bytes, sample))
+            self._bytes_each = _ENTRY_BYTES + total / len(sample)
+
+
+def deep_bytes(value: Any) -> int:
+    """About how many bytes a value takes with all that it refers to.
+
+    Classes, modules and functions don't count, and of a very large value only a part is looked at.
+
+    >>> deep_bytes(["x" * 1000]) > 1000
+    True
+    """
+    seen: set[int] = set()
+    pending = [value]
+    total = 0
+    while pending and len(seen) < _OBJECTS_MAX:
+        item = pending.pop()
+        if id(item) in seen or isinstance(item, _NOT_STATE):
+            continue
+        seen.add(id(item))
+        total += sys.getsizeof(item)
+        pending += gc.get_referents(item)
+    if pending:
+        total = total * (len(seen) + len(pending)) // len(seen)
+    return total
