@@ -71,6 +71,7 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         drain=drain,
         waiter=waiter,
         recovery=command.recovery,
+        tell=lambda line: say(f"info: {line}"),
     )
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:

@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from engine._cli.arguments import Parser, UsageError, count, exit_code_of, index
+from engine._cli.arguments import Parser, UsageError, count, exit_code_of
 from engine._cli.exits import Exit, say
 from engine._cli.output import finished
 from engine._cli.recovery_output import (
@@ -51,9 +51,11 @@ from engine.recovery._disk import RealDisk
 from engine.recovery._init import init_db_dir, new_token
 from engine.recovery._layout import is_store
 from engine.recovery._manifest import SINK_KIND
+from engine.recovery._older_epochs import epoch_of_store
 from engine.recovery._restore import (
     RestorePlan,
     SinkChoice,
+    StoreCopy,
     UndecidedSinksError,
     choices_of,
     restore,
@@ -208,11 +210,14 @@ def _add_savepoint_commands(add: Callable[..., argparse.ArgumentParser]) -> None
     folder, target = ("DIR", "the store's folder"), ("TARGET", "the folder of savepoints")
     saved = add("savepoint", "copy the whole store at its last epoch", folder, target)
     saved.add_argument("--name", help="of the savepoint; epoch-N if left out")
+    old = ("FROM", "the folder of savepoints, or of a store")
     new = ("DIR", "the new store's folder, empty or not there yet")
-    restored = add("restore", "make a new store of a savepoint", target, new)
+    restored = add("restore", "make a new store of a savepoint, or of an older epoch", old, new)
     which = restored.add_mutually_exclusive_group()
     which.add_argument("--name", help="of the savepoint; the one of the highest epoch if left out")
-    which.add_argument("--epoch", type=_number(index), metavar="N", help="the one of this epoch")
+    which.add_argument(
+        "--epoch", type=_number(count), metavar="N", help="this one; the last if left out"
+    )
     restored.add_argument(
         "--sinks",
         action="append",
@@ -361,11 +366,21 @@ def _savepoint(arguments: argparse.Namespace) -> int:
 
 
 def _restore(arguments: argparse.Namespace) -> int:
-    place, target = _place(arguments), Path(arguments.TARGET)
-    name = arguments.name or _name_of(place, target, arguments.epoch)
-    copy = SavepointCopy(place.disk, target, name)
+    place, source = _place(arguments), Path(arguments.FROM)
     choice, by_step = _sink_choices(arguments.sinks)
     plan = RestorePlan(place.token, place.time_s, choice, by_step)
+    if not is_store(place.disk, source):
+        name = arguments.name or _name_of(place, source, arguments.epoch)
+        return _restore_copy(place, SavepointCopy(place.disk, source, name), plan)
+    if arguments.name is not None:
+        msg = f"--name is for savepoints, and {source} is a store"
+        raise UsageError(msg)
+    opened = epoch_of_store(place.disk, place.tables, source, new_token(), arguments.epoch)
+    with opened as copy:
+        return _restore_copy(place, copy, plan)
+
+
+def _restore_copy(place: StorePlace, copy: StoreCopy, plan: RestorePlan) -> int:
     manifest = restore(place.disk, place.tables, place.root, copy, plan)
     what = f"epoch {manifest.epoch} of flow {plain(manifest.flow_id)}"
     write(f"{place.root} holds {what}, as store {manifest.store_id}")

@@ -25,7 +25,7 @@ def write(line: str) -> None:
     """
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
         return  # The process was started without one.
-    encoding = sys.stdout.encoding
+    encoding = _encoding()
     try:
         sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     except OSError as ex:
@@ -34,8 +34,12 @@ def write(line: str) -> None:
 
 def write_json(record: dict[str, Any]) -> None:
     """Write an object as a line of JSON. Errors as `write`."""
-    in_utf8 = sys.stdout is not None and sys.stdout.encoding.lower() == "utf-8"  # pyright: ignore[reportUnnecessaryComparison]
-    write(json.dumps(record, ensure_ascii=not in_utf8))
+    write(json.dumps(record, ensure_ascii=_encoding().lower() != "utf-8"))
+
+
+def _encoding() -> str:
+    """That of standard output, which may be no real file."""
+    return getattr(sys.stdout, "encoding", None) or "utf-8"
 
 
 def write_table(rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> None:
@@ -58,8 +62,8 @@ def write_table(rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> N
 def plain(text: str) -> str:
     r"""A text on one line: as it is, or as Python writes it if it holds what isn't printable.
 
-    >>> plain("flow.out"), plain("flow.\t")
-    ('flow.out', "'flow.\t'")
+    >>> plain("flow.out"), plain("flow.\u200b")
+    ('flow.out', "'flow.\\u200b'")
     """
     return text if text.isprintable() else repr(text)
 
@@ -109,6 +113,7 @@ def write_summary(found: StoreSummary) -> None:
             ("size", f"{size(found.table_bytes)} of tables, {size(found.log_bytes)} of logs"),
         ]
     )
+    _write_older(found)
     rows = [("step", "kind", "keys", "partitions")]
     for step_id, entry in sorted(newest.steps.items()):
         keys, partitions = found.keys[step_id], found.partitions[step_id]
@@ -117,6 +122,14 @@ def write_summary(found: StoreSummary) -> None:
         )
     write("")
     write_table(rows, numbers=(2, 3))
+
+
+def _write_older(found: StoreSummary) -> None:
+    if not found.older:
+        return
+    write("")
+    write(f"epochs {found.older[0].epoch} to {found.manifest.epoch} can be restored; copied at")
+    write_table(((str(kept.epoch), time_of(kept.time_s)) for kept in found.older), numbers=(0,))
 
 
 def _count(number: int) -> str:

@@ -108,7 +108,7 @@ SETTINGS = (
         duration,
         None,
         "TIME",
-        "how long older epochs are kept; not supported yet",
+        "how long older epochs are kept, to be restored with `python -m engine.recovery`",
     ),
     Setting(
         "state_memory",
@@ -172,8 +172,12 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
 
 def _recovery(given: Mapping[str, Given]) -> RecoveryConfig | None:
     folder, memory = given["recovery_directory"].value, given["state_memory"]
+    backup = given["backup_interval"]
     if folder is not None:
-        return RecoveryConfig(folder, create=True, state_memory=memory.value)
+        return RecoveryConfig(folder, backup.value, create=True, state_memory=memory.value)
+    if backup.value is not None:
+        msg = f"{backup.origin}: older epochs are kept in a recovery store; give one (-r)"
+        raise UsageError(msg)
     if memory.value is not None:
         msg = f"{memory.origin}: what doesn't fit in memory goes to a recovery store; give one (-r)"
         raise UsageError(msg)
@@ -210,5 +214,3 @@ def _unsupported(given: Mapping[str, Given]) -> Iterator[str]:
         yield f"{hosts.origin}: a cluster of several processes is not supported yet"
     if given["process_id"].value:
         yield f"{given['process_id'].origin}: a process other than 0 needs more addresses"
-    if given["backup_interval"].value is not None:
-        yield f"{given['backup_interval'].origin}: keeping older epochs is not supported yet"

@@ -3,12 +3,15 @@
 The files, from the bottom: `_disk` and `_table` are ports, `store` is the table on RocksDB and
 `_fakes` has both in memory, with crashes. `_codec` makes bytes of states. `_log` and `_log_reader`
 are a worker's log, `_manifest` and `_chain` the files that commit epochs. `_worker_store` puts a
-worker's parts together, `_store_folder` the whole store. `_rescale`, `_savepoint`, `_verify` and
-`_admin` work on it while no job runs; ``python -m engine.recovery`` is their command line.
+worker's parts together, `_store_folder` the whole store; `_backups` keeps older epochs. While no job
+runs, `_rescale`, `_savepoint`, `_older_epochs`, `_restore`, `_verify` and `_admin` work on a store;
+``python -m engine.recovery`` is their command line.
 """
 
 from engine.errors import (
     CorruptStoreError,
+    DecodeError,
+    EncodeError,
     FencedError,
     ForeignStoreError,
     InconsistentPartitionsError,
@@ -17,12 +20,15 @@ from engine.errors import (
     StoreError,
     StoreFormatError,
     StoreInUseError,
+    StoreWriteError,
 )
 from engine.recovery._config import RecoveryConfig
 from engine.recovery._init import init_db_dir
 
 __all__ = [
     "CorruptStoreError",
+    "DecodeError",
+    "EncodeError",
     "FencedError",
     "ForeignStoreError",
     "InconsistentPartitionsError",
@@ -32,5 +38,6 @@ __all__ = [
     "StoreError",
     "StoreFormatError",
     "StoreInUseError",
+    "StoreWriteError",
     "init_db_dir",
 ]

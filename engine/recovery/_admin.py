@@ -19,15 +19,24 @@ from engine.errors import StoreError
 from engine.recovery._disk import Disk
 from engine.recovery._ids import WorkerIndex
 from engine.recovery._layout import StorePaths
-from engine.recovery._manifest import Manifest
+from engine.recovery._manifest import Manifest, StepEntry
+from engine.recovery._older_epochs import KeptEpoch, kept_epochs
 from engine.recovery._opening import WorkerSpot, view
 from engine.recovery._overlay import Missing
-from engine.recovery._savepoint import SavedFile, Savepoint, save_worker, write_savepoint
+from engine.recovery._savepoint import (
+    SavedWorker,
+    Savepoint,
+    check_target,
+    save_worker,
+    write_savepoint,
+)
 from engine.recovery._state_view import StateView, StoredState
 from engine.recovery._store_folder import StoreFolder
 from engine.recovery._table import Tables
 from engine.recovery._worker_store import WorkerStore
 
+_INT_MAX = 1 << 4096
+"""Python refuses to write numbers much longer than that in decimal."""
 _EPOCH_START = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -74,20 +83,23 @@ def views(place: StorePlace, manifest: Manifest) -> Iterator[StateView]:
 class StoreSummary:
     """What a store holds, in short."""
 
-    manifests: list[Manifest]
+    manifest: Manifest
+    """The newest."""
     keys: Counter[str] = field(default_factory=Counter[str])
     """How many keys of each step have a state."""
     partitions: Counter[str] = field(default_factory=Counter[str])
     """How many partitions of each step have a state."""
     table_bytes: int = 0
     log_bytes: int = 0
+    older: list[KeptEpoch] = field(default_factory=list[KeptEpoch])
+    """Copies from which older epochs can be restored, and all epochs after the first of them."""
 
 
 def summary(place: StorePlace) -> StoreSummary:
     """What a store holds; reads all keys to count them."""
     with opened(place) as folder:
         manifest = folder.started()
-        found = StoreSummary(folder.manifests())
+        found = StoreSummary(manifest)
         for state in views(place, manifest):
             for step_id in manifest.steps:
                 found.keys[step_id] += state.row_count(step_id)
@@ -95,6 +107,7 @@ def summary(place: StorePlace) -> StoreSummary:
         shards = StorePaths(place.root).shards(manifest.shards)
         found.table_bytes = _size(place.disk, shards, "table")
         found.log_bytes = _size(place.disk, shards, "log")
+        found.older = kept_epochs(place.disk, place.root, manifest)
         return found
 
 
@@ -126,8 +139,22 @@ def read_key(place: StorePlace, step_id: str, key: Any) -> StoredState | None:
     return None
 
 
-def export(place: StorePlace, step_ids: Sequence[str] = ()) -> Iterator[dict[str, Any]]:
-    """All states, as what JSON can hold.
+@dataclass(frozen=True, slots=True)
+class StateRecord:
+    """A state that a store holds."""
+
+    step_id: str
+    key: Any
+    """The key that it is of, or the name of the partition."""
+    of_partition: bool
+    state: Any
+    due_us: int | None = None
+    """When its timer is due, in microseconds since 1970 UTC."""
+    version: int = 1
+
+
+def states(place: StorePlace, step_ids: Sequence[str] = ()) -> Iterator[StateRecord]:
+    """All states, in no order.
 
     Args:
         place: The store.
@@ -142,40 +169,58 @@ def export(place: StorePlace, step_ids: Sequence[str] = ()) -> Iterator[dict[str
             _require_step(manifest, step_id)
         for state in views(place, manifest):
             for step_id in step_ids or manifest.steps:
-                yield from _export_step(state, step_id)
+                yield from _states_of(state, step_id)
 
 
-def _export_step(state: StateView, step_id: str) -> Iterator[dict[str, Any]]:
+def _states_of(state: StateView, step_id: str) -> Iterator[StateRecord]:
     for key, row in state.scan_step(step_id):
-        record = {"step": step_id, "key": as_json(key), "state": as_json(row.value)}
-        if row.due_us is not None:
-            record["due"] = shown_time(row.due_us)
-        if row.version != 1:
-            record["version"] = row.version
-        yield record
+        yield StateRecord(
+            step_id,
+            key,
+            of_partition=False,
+            state=row.value,
+            due_us=row.due_us,
+            version=row.version,
+        )
     for name, part in state.partitions(step_id).items():
-        yield {"step": step_id, "partition": name, "state": as_json(part.value)}
+        yield StateRecord(step_id, name, of_partition=True, state=part.value)
 
 
 def as_json(value: Any) -> Any:
     """A value as JSON can hold it; what it can't hold exactly is told by its `repr`.
 
-    >>> as_json({"a": [1, None]}), as_json((1, 2))
-    ({'a': [1, None]}, {'repr': '(1, 2)'})
+    >>> as_json({"a": [1, None]}), as_json((1, 2)), as_json({"repr": "x"})
+    ({'a': [1, None]}, {'repr': '(1, 2)'}, {'repr': "{'repr': 'x'}"})
     """
-    return value if _is_json(value) else {"repr": repr(value)}
+    return value if _is_json(value) else {"repr": shown(value)}
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it.
+
+    >>> shown(b"a"), shown(10**5000)[:40]
+    ("b'a'", '<int: Exceeds the limit (4300 digits) fo')
+    """
+    try:
+        return repr(value)
+    except Exception as ex:  # noqa: BLE001 - it may be of a user's own class, which raises anything
+        return f"<{type(value).__qualname__}: {ex}>"
 
 
 def _is_json(value: Any) -> bool:
     kind = cast("type[Any]", type(value))
     if kind is float:
         return math.isfinite(value)
+    if kind is int:
+        return bool(abs(value) < _INT_MAX)
     if kind is list:
         return all(map(_is_json, cast("list[Any]", value)))
     if kind is dict:
         items = cast("dict[Any, Any]", value)
-        return all(map(_is_text, items)) and all(map(_is_json, items.values()))
-    return kind in {int, bool, type(None)} or _is_text(value)
+        # One key "repr" would be taken for what stands for another value.
+        plain = set(items) != {"repr"} and all(map(_is_text, items))
+        return plain and all(map(_is_json, items.values()))
+    return kind in {bool, type(None)} or _is_text(value)
 
 
 def _is_text(value: Any) -> bool:
@@ -190,47 +235,80 @@ def _is_text(value: Any) -> bool:
 
 
 def shown_time(time_us: int) -> str:
-    """Microseconds since 1970 UTC as a date, where there is one."""
+    """Microseconds since 1970 UTC as a date, where there is one.
+
+    >>> shown_time(1_700_000_000_000_000)
+    '2023-11-14 22:13:20 UTC'
+    """
     try:
-        return (_EPOCH_START + timedelta(microseconds=time_us)).isoformat()
+        when = _EPOCH_START + timedelta(microseconds=time_us)
     except OverflowError:
         return f"{time_us} us"
+    return f"{when.replace(tzinfo=None).isoformat(' ')} UTC"
 
 
 def rename_step(place: StorePlace, old: str, new: str) -> None:
     """Give a stored step another id: for a flow in which its step was renamed.
 
     Raises:
-        StoreError: There is no step of the old id, or one of the new id.
+        StoreError: There is no step of the old id, or one of the new id, or it can't have that id.
     """
     with opened(place) as folder:
         manifest = folder.started()
         _require_step(manifest, old)
-        if new in manifest.steps:
-            msg = f"{place.root} has a step {new!r} already"
+        _require_free(manifest, new)
+        if _marked(place, manifest, old):
+            msg = (
+                f"sink {old!r} marks at its target, under its id, what is out, and a sink of "
+                "another id can't read that; with its last rows out, it can be dropped and the new "
+                "one begins with markers of its own: `drop-step`"
+            )
             raise StoreError(msg)
         folder.change(
             place.time_s,
             steps={new if s == old else s: entry for s, entry in manifest.steps.items()},
-            published={new if s == old else s: p for s, p in manifest.published.items()},
         )
 
 
-def drop_step(place: StorePlace, step_id: str) -> None:
-    """Forget a stored step; its rows are deleted at the next start.
+def drop_step(place: StorePlace, step_id: str, *, sinks_settled: bool = False) -> StepEntry:
+    """Forget a stored step; its rows are deleted at the next start. Gives what it was.
+
+    Args:
+        place: The store.
+        step_id: The step.
+        sinks_settled: Whether what it kept, as a sink, for the last epoch is known to be out.
 
     Raises:
-        StoreError: There is no such step.
+        StoreError: There is no such step, or it kept rows that are not settled.
     """
     with opened(place) as folder:
         manifest = folder.started()
         _require_step(manifest, step_id)
+        if not sinks_settled and any(s.kept_rows(step_id) for s in views(place, manifest)):
+            msg = (
+                f"sink {step_id!r} has rows of epoch {manifest.epoch} that may not be out yet, and "
+                "that would be lost. They are out if the last run has ended by itself or after "
+                "SIGTERM"
+            )
+            raise UnsettledSinkError(msg)
         folder.change(
             place.time_s,
             steps={s: entry for s, entry in manifest.steps.items() if s != step_id},
             published={s: p for s, p in manifest.published.items() if s != step_id},
             dropped=(*manifest.dropped, manifest.steps[step_id].number),
         )
+        return manifest.steps[step_id]
+
+
+class UnsettledSinkError(StoreError):
+    """A sink has rows of the last epoch of which nobody knows here whether they are out."""
+
+
+def _marked(place: StorePlace, manifest: Manifest, step_id: str) -> bool:
+    """Whether a sink keeps markers at its target."""
+    return step_id in manifest.published or any(
+        state.kept_rows(step_id) for state in views(place, manifest)
+    )
 
 
 def _require_step(manifest: Manifest, step_id: str) -> None:
@@ -240,30 +318,50 @@ def _require_step(manifest: Manifest, step_id: str) -> None:
         raise StoreError(msg)
 
 
-def save(place: StorePlace, target: Path, name: str | None, *, sinks_settled: bool) -> Path:
-    """Make a savepoint of a store; gives the path of its description.
+def _require_free(manifest: Manifest, step_id: str) -> None:
+    """See that a step of the stored flow can get this id."""
+    if step_id in manifest.steps:
+        msg = f"the store has a step {step_id!r} already"
+        raise StoreError(msg)
+    flow_id, *names = step_id.split(".")
+    if flow_id != manifest.flow_id or not all(names) or not names:
+        msg = (
+            f"no step of flow {manifest.flow_id!r} has the id {step_id!r}: its steps are called "
+            f"{manifest.flow_id + '.step'!r}"
+        )
+        raise StoreError(msg)
+
+
+def save(place: StorePlace, target: Path, name: str | None) -> tuple[Path, Savepoint]:
+    """Make a savepoint of a store; gives the path of its description, and the savepoint.
 
     Args:
         place: The store.
         target: The folder for it, which may hold others.
         name: Its name; ``epoch-N`` if None.
-        sinks_settled: Whether what exactly-once sinks kept for the last epoch is known to be out.
 
     Raises:
-        StoreError: The store can't be opened, or a sink's rows are not settled.
+        StoreError: The store can't be opened, or the savepoint not be made there.
     """
     with opened(place) as folder:
-        folder.remove_leftovers()
+        before = folder.started()
+        if before.epoch == 0:
+            msg = f"no epoch of the store in {place.root} is durable yet: there is nothing to save"
+            raise StoreError(msg)
+        name = name or f"epoch-{before.epoch}"
+        check_target(place.disk, target, name)
+        for _ in views(place, before):
+            # Before anything changes: each can be read.
+            pass
         manifest = folder.change(place.time_s)
-        saved: list[tuple[SavedFile, ...]] = []
+        folder.remove_leftovers()
+        saved: list[SavedWorker] = []
         for index in range(manifest.workers):
             spot = WorkerSpot(place.disk, place.tables, place.root, WorkerIndex(index))
             store = WorkerStore.open(spot, manifest)
             try:
-                saved.append(
-                    save_worker(place.disk, store, target, kept_rows_settled=sinks_settled)
-                )
+                saved.append(save_worker(place.disk, store, target))
             finally:
                 store.close()
         savepoint = Savepoint(manifest, tuple(saved))
-        return write_savepoint(place.disk, target, name or f"epoch-{manifest.epoch}", savepoint)
+        return write_savepoint(place.disk, target, name, savepoint), savepoint

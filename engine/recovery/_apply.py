@@ -108,6 +108,16 @@ class Applier:
             self._round = None
         return True
 
+    def finish(self, committed: Epoch) -> None:
+        """Apply all that waits, at one go: the table holds the last committed epoch then."""
+        for _ in self._round or ():
+            pass
+        self._round = None
+        if self._overlay.waiting.chunks:
+            for _ in self._apply(self._overlay.begin_applying(), committed):
+                pass
+        self._pass_empty(committed, eager=True)
+
     def _pass_empty(self, committed: Epoch, *, eager: bool) -> None:
         """Note epochs without changes now and then, so that their log can go."""
         behind = committed - self.applied.epoch
@@ -178,10 +188,15 @@ class Applier:
             unflushed = log.bytes_written - self._flushed_bytes
             enough = unflushed >= self._options.flush_bytes or log.files > self._options.files_max
             if enough and self.applied.epoch > self.flushed:
-                self._flushing, self._flushed_bytes = self.applied.epoch, log.bytes_written
-                self._table.begin_flush()
+                self.begin_flush(log)
         elif self._table.flush_done():
             self._end_flush(log, committed)
+
+    def begin_flush(self, log: LogWriter) -> None:
+        """Begin to make what is applied durable, unless that is under way."""
+        if self._flushing is None:
+            self._flushing, self._flushed_bytes = self.applied.epoch, log.bytes_written
+            self._table.begin_flush()
 
     def flush(self, log: LogWriter, committed: Epoch) -> None:
         """Make all that is applied durable, now."""

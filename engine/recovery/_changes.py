@@ -141,11 +141,15 @@ class Chunk:
     def row(self, codec: Codec, step_id: str, key: Any) -> bytes:
         """The encoded state of one key. Errors as `table_values`."""
         if self._rows is None:
-            self._rows = dict(zip(self.keys, self._encoded(codec, step_id, self.keys), strict=True))
+            rows = self._encoded(codec, step_id, self.keys, key)
+            self._rows = dict(zip(self.keys, rows, strict=True))
             self._column = b""
         return self._rows[key]
 
-    def _encoded(self, codec: Codec, step_id: str, keys: Sequence[Any]) -> list[bytes]:
+    def _encoded(
+        self, codec: Codec, step_id: str, keys: Sequence[Any], wanted: Any = None
+    ) -> list[bytes]:
+        """The encoded states of keys; an error names the one that is `wanted`, if it is known."""
         if self._rows is not None:
             return [self._rows[key] for key in keys]
         try:
@@ -155,7 +159,7 @@ class Chunk:
             return codec.encode_rows([values[key] for key in keys])
         except Exception as ex:
             # A user's class may raise anything when it is decoded.
-            raise decode_error(self._column, ex, step_id, None) from ex
+            raise decode_error(self._column, ex, step_id, wanted) from ex
 
     def due_us(self, key: Any) -> int | None:
         """When the timer of a key is due."""

@@ -13,7 +13,8 @@ class RecoveryConfig:
 
     Args:
         db_dir: The store's folder.
-        backup_interval: How long older epochs are kept. Not supported yet: leave it out.
+        backup_interval: How long older epochs are kept, so that a store can be made of one of them
+            (``python -m engine.recovery restore``). A run without it drops those that are there.
         create: Make a store if the folder is empty or isn't there. Without it a folder without a
             store is an error, so that a wrong path doesn't start a job from nothing.
         state_memory: How many bytes of memory the states of each worker may take. What is used
@@ -21,7 +22,7 @@ class RecoveryConfig:
             if None.
 
     Raises:
-        NotImplementedError: A `backup_interval` was given.
+        ValueError: `backup_interval` is negative.
 
     >>> RecoveryConfig("state", create=True).create
     True
@@ -33,6 +34,6 @@ class RecoveryConfig:
     state_memory: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if self.backup_interval is not None:
-            msg = "keeping older epochs is not supported yet; leave out `backup_interval`"
-            raise NotImplementedError(msg)
+        if self.backup_interval is not None and self.backup_interval < timedelta(0):
+            msg = f"backup_interval must not be negative; got {self.backup_interval}"
+            raise ValueError(msg)

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -210,10 +210,26 @@ class RealDisk(Disk):
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            holder = _holder_of(handle)
             os.close(handle)
-            msg = f"{path.parent}: another process has this store open; stop it first"
+            who = "" if holder is None else f" (pid {holder})"
+            msg = f"{path.parent}: another process{who} has this store open; stop it first"
             raise StoreInUseError(msg) from None
         return _RealLock(handle)
+
+
+def _holder_of(handle: int) -> int | None:
+    """The process that has a file locked, if the system tells. Not in every container it does."""
+    status = os.fstat(handle)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    with suppress(OSError):
+        for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
+            match line.split():
+                case [_, "FLOCK", _, _, pid, its_file, *_] if its_file == file and int(pid) > 0:
+                    return int(pid)
+                case _:
+                    pass
+    return None
 
 
 class _RealFile(AppendFile):

@@ -70,14 +70,27 @@ class _Folder:
 _Node: TypeAlias = _File | _Folder
 
 
+class _Platter:
+    """What all processes that see a disk share."""
+
+    def __init__(self) -> None:
+        self.root = _Folder()
+        self.holders: dict[Path, FakeDisk] = {}
+        """Who has a file locked."""
+        self.processes = 0
+
+
 class FakeDisk(Disk):
-    """A disk in memory. Paths may be anything; the root is there from the start.
+    """A disk in memory, as one process sees it. The root is there from the start.
+
+    A process loses its locks to one that comes later (`shared`), as one does that is paused for so
+    long that a server on the network takes it for dead.
 
     Args:
-        locks: False lets several processes in at a time, as a shared folder without locks does.
+        locks: False lets several users in at a time, as a folder without locks does.
     """
 
-    def __init__(self, *, locks: bool = True) -> None:
+    def __init__(self, *, locks: bool = True, platter: _Platter | None = None) -> None:
         self.ops = 0
         """How many operations that change something there have been."""
         self.trace: list[str] = []
@@ -86,22 +99,50 @@ class FakeDisk(Disk):
         """Crash before the operation of this number, counted from 1."""
         self.failures: dict[int, int] = {}
         """Which operations fail, and with which `errno`."""
-        self._root = _Folder()
+        self._platter = platter or _Platter()
+        self._platter.processes += 1
+        self._number = self._platter.processes
+        self._root = self._platter.root
         self._crashed = False
-        self._locks: set[Path] | None = set() if locks else None
+        self._locks = locks
         self._tables: list[MemoryTable] = []
+        self.before_op: Callable[[str, Path], None] | None = None
+        """Called before each operation, with what and where: others may have their turn there."""
 
-    def after_crash(self, seed: int) -> FakeDisk:
-        """The disk as the next process finds it; this one is dead from now on."""
+    def after_crash(self, seed: int, *, power: bool = True) -> FakeDisk:
+        """The disk as the next process finds it; this one is dead from now on.
+
+        Args:
+            seed: Draws what is lost.
+            power: False for a process that dies alone: nothing is lost then of what the system
+                knows, only what tables have in memory.
+        """
         rng = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+        self.kill(rng)
+        if power:
+            self._root.crash(rng)
+        return self.shared()
+
+    def kill(self, rng: random.Random) -> None:
+        """End the process that sees the disk so: it can do nothing any more."""
         self._crashed = False
         for table in self._tables:
             table.crash(rng)
+        self._tables.clear()
         self._crashed = True
-        disk = FakeDisk(locks=self._locks is not None)
-        disk._root = self._root
-        disk._root.crash(rng)
-        return disk
+
+    def shared(self) -> FakeDisk:
+        """The same disk as one more process sees it, which takes locks away from this one."""
+        return FakeDisk(locks=self._locks, platter=self._platter)
+
+    def synced(self, folder: Path) -> dict[str, bytes]:
+        """The files of a folder that no crash can take away any more, by name."""
+        entries = self._folder(folder).synced.items()
+        return {name: node.synced for name, node in entries if isinstance(node, _File)}
+
+    def keeps_locks_from(self, other: FakeDisk) -> bool:
+        """Whether a process that holds a lock is alive, and not taken for dead by the other."""
+        return not self._crashed and self._number >= other._number
 
     def create(self, path: Path) -> AppendFile:
         """As in `Disk`."""
@@ -154,10 +195,14 @@ class FakeDisk(Disk):
     def rename(self, source: Path, target: Path) -> None:
         """As in `Disk`; within one folder."""
         self.op("rename", target)
-        folder = self._folder(source.parent)
-        node = folder.entries[source.name]
-        if source.parent != target.parent or target.name in folder.entries:
+        folder, node = self._folder(source.parent), self._find(source)
+        if node is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(source))
+        if source.parent != target.parent:
             raise NotImplementedError(source, target)
+        there = folder.entries.get(target.name)
+        if isinstance(there, _Folder) and there.entries:
+            raise OSError(errno.ENOTEMPTY, "Directory not empty", str(target))
 
         def how(entries: dict[str, _Node]) -> None:
             entries.pop(source.name, None)
@@ -189,18 +234,24 @@ class FakeDisk(Disk):
         self.op("fsync", folder)
         self._folder(folder).sync()
 
-    def lock(self, path: Path) -> Lock:
+    def lock(self, path: Path) -> FakeLock:
         """As in `Disk`."""
-        if self._locks is None:
-            return _FakeLock(set(), path)
-        if path in self._locks:
+        if self.before_op is not None:
+            self.before_op("lock", path)
+        if self._crashed:
+            raise SimulatedCrash
+        holders = self._platter.holders
+        holder = holders.get(path) if self._locks else None
+        if holder is not None and holder.keeps_locks_from(self):
             msg = f"{path.parent}: another process has this store open; stop it first"
             raise StoreInUseError(msg)
-        self._locks.add(path)
-        return _FakeLock(self._locks, path)
+        holders[path] = self
+        return FakeLock(holders, path, self)
 
     def op(self, what: str, path: Path) -> None:
         """Count an operation, and crash or fail if it is its turn."""
+        if self.before_op is not None:
+            self.before_op(what, path)
         if self._crashed:
             raise SimulatedCrash
         self.ops += 1
@@ -222,7 +273,8 @@ class FakeDisk(Disk):
 
     def detach(self, table: MemoryTable) -> None:
         """Forget a table that is closed."""
-        self._tables.remove(table)
+        if table in self._tables:
+            self._tables.remove(table)
 
     def _find(self, path: Path) -> _Node | None:
         if self._crashed:
@@ -273,13 +325,23 @@ class _FakeFile(AppendFile):
         """Nothing is held."""
 
 
-class _FakeLock(Lock):
-    def __init__(self, locks: set[Path], path: Path) -> None:
-        self._locks = locks
+class FakeLock(Lock):
+    """A lock on a `FakeDisk`."""
+
+    def __init__(self, holders: dict[Path, FakeDisk], path: Path, holder: FakeDisk) -> None:
+        self._holders = holders
         self._path = path
+        self._holder = holder
+
+    @property
+    def held(self) -> bool:
+        """Whether no later process has taken it away."""
+        return self._holders.get(self._path) is self._holder
 
     def release(self) -> None:
-        self._locks.discard(self._path)
+        """As in `Lock`."""
+        if self.held:
+            del self._holders[self._path]
 
 
 _Write: TypeAlias = Callable[[dict[bytes, bytes]], None]
@@ -287,9 +349,12 @@ _DATA = "DATA"
 
 
 class MemoryTable(Table):
-    """A table in memory, whose flushed rows are a file of a `FakeDisk`."""
+    """A table in memory, whose flushed rows are a file of a `FakeDisk`.
 
-    def __init__(self, disk: FakeDisk, folder: Path, lock: Lock) -> None:
+    Without its lock it writes nothing: two that write one table would ruin it, whatever they write.
+    """
+
+    def __init__(self, disk: FakeDisk, folder: Path, lock: FakeLock) -> None:
         self._disk = disk
         self._path = folder / _DATA
         self._lock = lock
@@ -340,8 +405,7 @@ class MemoryTable(Table):
         self._change("table delete_range", how)
 
     def _change(self, what: str, how: _Write) -> None:
-        with writing(self._path.parent, what):
-            self._disk.op(what, self._path.parent)
+        self._op(what)
         how(self._rows)
         self._unflushed.append(how)
         self._order = None
@@ -357,17 +421,24 @@ class MemoryTable(Table):
 
     def flush_done(self) -> bool:
         """As in `Table`."""
-        with writing(self._path.parent, "table flush"):
-            self._disk.op("table flush", self._path.parent)
+        self._op("table flush")
         self._persist(self._flushing)
         self._flushing = 0
         return True
+
+    def _op(self, what: str) -> None:
+        with writing(self._path.parent, what):
+            self._disk.op(what, self._path.parent)
+        if not self._lock.held:
+            msg = f"{self._path.parent}: another process has taken its lock"
+            raise StoreInUseError(msg)
 
     def _persist(self, writes: int) -> None:
         for how in self._unflushed[:writes]:
             how(self._flushed)
         del self._unflushed[:writes]
-        self._disk.put_durable(self._path, pickle.dumps(self._flushed))
+        with writing(self._path.parent, "write a table"):
+            self._disk.put_durable(self._path, pickle.dumps(self._flushed))
 
     def checkpoint(self, folder: Path) -> None:
         """As in `Table`."""
@@ -383,7 +454,8 @@ class MemoryTable(Table):
 
     def crash(self, rng: random.Random) -> None:
         """Keep a prefix of what was not flushed: a real table flushes when it likes."""
-        self._persist(rng.choice((0, rng.randint(0, len(self._unflushed)))))
+        if self._lock.held and self._disk.exists(self._path):
+            self._persist(rng.choice((0, rng.randint(0, len(self._unflushed)))))
 
 
 class MemoryTables(Tables):
@@ -402,6 +474,8 @@ class MemoryTables(Tables):
     def open(self, folder: Path, *, read_only: bool = False) -> Table:
         """As in `Tables`."""
         del read_only
+        lock = self._disk.lock(folder / "LOCK")
         if not self._disk.exists(folder / _DATA):
+            lock.release()
             raise CorruptStoreError(folder, "the table's data is missing")
-        return MemoryTable(self._disk, folder, self._disk.lock(folder / "LOCK"))
+        return MemoryTable(self._disk, folder, lock)

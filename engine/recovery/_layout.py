@@ -6,6 +6,7 @@
         shards-0001/worker-0000/   the store of one worker, made whole and then renamed to this
                         log/       what changed, epoch by epoch
                         table/     RocksDB: the rows
+        RESTORING                  only while `_restore` makes the store; FORMAT comes last then
 
 All of it can be entered by its owner only.
 """
@@ -13,6 +14,7 @@ All of it can be entered by its owner only.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from engine.recovery._disk import Disk, write_synced, writing
 from engine.recovery._ids import WorkerIndex
 from engine.recovery._manifest import FORMAT, ManifestTextError, NewerFormatError, seal, unseal
 
+_UNFINISHED = re.compile(r"FORMAT\..*\.tmp")
 _SHARDS = re.compile(r"shards-(\d{4,})")
 
 
@@ -41,6 +44,11 @@ class StorePaths:
         return self.root / "LOCK"
 
     @property
+    def restoring(self) -> Path:
+        """What says that the folder is to become a store, and holds nothing else of value."""
+        return self.root / "RESTORING"
+
+    @property
     def manifests(self) -> Path:
         """The folder of the chain."""
         return self.root / "manifests"
@@ -59,6 +67,12 @@ class StorePaths:
         return sorted(int(match[1]) for match in matches if match)
 
 
+def remove_unfinished(disk: Disk, paths: StorePaths) -> None:
+    """Delete what processes left that died while they made the store."""
+    for name in filter(_UNFINISHED.fullmatch, disk.names(paths.root)):
+        disk.unlink(paths.root / name)
+
+
 def is_store(disk: Disk, root: Path) -> bool:
     """Whether a folder is a recovery store."""
     return disk.exists(StorePaths(root).format)
@@ -74,34 +88,73 @@ def create_store(disk: Disk, root: Path, store_id: str) -> None:
     """
     paths = StorePaths(root)
     with writing(root, "make a recovery store"):
-        _make_folders(disk, root)
+        make_folders(disk, root)
         if disk.exists(paths.format):
+            # Whoever made it may have been killed before its name was safe.
+            disk.sync_folder(root)
             return
+        _sync_above(disk, root)
         _refuse_others(disk, paths)
-        if not disk.exists(paths.manifests):
+        # Nothing is locked yet: of two processes that begin at the same time, one makes the store.
+        with suppress(FileExistsError):
             disk.make_folder(paths.manifests)
-        # FORMAT comes last, so that where it is, the rest is.
-        disk.sync_folder(root)
-        temporary = paths.format.with_name("FORMAT.tmp")
-        write_synced(disk, temporary, seal({"format": FORMAT, "store_id": store_id}))
-        disk.rename(temporary, paths.format)
-        disk.sync_folder(root)
+        with suppress(FileExistsError):
+            write_format(disk, paths, store_id)
 
 
-def _make_folders(disk: Disk, folder: Path) -> None:
+def _sync_above(disk: Disk, folder: Path) -> None:
+    """Make the name of a folder safe, and of those it is in: a process may have made them and died.
+
+    One that may not be read is passed over: it was not made by anybody who would make a store.
+    """
+    for parent in folder.parents:
+        with suppress(PermissionError):
+            disk.sync_folder(parent)
+
+
+def write_format(disk: Disk, paths: StorePaths, store_id: str) -> None:
+    """Make a folder a store that holds all the rest: where FORMAT is, the rest is.
+
+    Raises:
+        FileExistsError: Another process has made it one meanwhile.
+    """
+    disk.sync_folder(paths.root)
+    temporary = paths.root / f"FORMAT.{store_id}.tmp"
+    write_synced(disk, temporary, seal({"format": FORMAT, "store_id": store_id}))
+    try:
+        disk.link(temporary, paths.format)
+    finally:
+        disk.unlink(temporary)
+    disk.sync_folder(paths.root)
+
+
+def make_folders(disk: Disk, folder: Path) -> None:
+    """Make a folder, and those it is in, if they aren't there.
+
+    Raises:
+        NoPartitionsError: One of them is a file.
+    """
     if disk.exists(folder):
         if not disk.is_folder(folder):
             msg = f"{folder} is a file; a recovery store is a folder"
             raise NoPartitionsError(msg)
         return
-    _make_folders(disk, folder.parent)
-    disk.make_folder(folder)
+    make_folders(disk, folder.parent)
+    # Another process may be at the same.
+    with suppress(FileExistsError):
+        disk.make_folder(folder)
     disk.sync_folder(folder.parent)
 
 
 def _refuse_others(disk: Disk, paths: StorePaths) -> None:
     """Refuse a folder with files that aren't of a store, or that was one."""
-    names = set(disk.names(paths.root)) - {"LOCK", "FORMAT.tmp"}
+    names = {name for name in disk.names(paths.root) if not _UNFINISHED.fullmatch(name)} - {"LOCK"}
+    if disk.exists(paths.restoring):
+        msg = (
+            f"{paths.root} holds a store that was not restored to the end; restore it once more, "
+            "which begins anew, or delete the folder"
+        )
+        raise NoPartitionsError(msg)
     if disk.exists(paths.manifests) and not disk.names(paths.manifests):
         names.discard("manifests")
     if "manifests" in names or any(map(_SHARDS.fullmatch, names)):

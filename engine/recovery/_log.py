@@ -62,6 +62,8 @@ class LogWriter:
         self._older = list(older)
         self._last_epoch = last_epoch
         self._open_epochs: dict[Epoch, tuple[int, int]] = {}
+        self.keep_from: SegmentName | None = None
+        """This file and later ones are not deleted: older epochs are restored from them."""
         self._file, self._length = self._start_segment()
         self.bytes_written = 0
         """Bytes of records since the start."""
@@ -75,6 +77,16 @@ class LogWriter:
     def files(self) -> int:
         """How many files the log has."""
         return len(self._older) + 1
+
+    @property
+    def oldest(self) -> SegmentName:
+        """The first file that a recovery may need."""
+        return self._older[0].name if self._older else self.segment
+
+    def first_after(self, epoch: Epoch) -> SegmentName:
+        """The first file with changes of later epochs."""
+        later = (prior.name for prior in self._older if prior.last_epoch > epoch)
+        return next(later, self.segment)
 
     def append(self, epoch: Epoch, payload: bytes) -> None:
         """Write changes of an epoch, safe once that is prepared."""
@@ -95,14 +107,22 @@ class LogWriter:
         self._sync(f"sync the recovery log of epoch {epoch}")
         self._last_epoch = epoch
 
-    def note_committed(self, epoch: Epoch) -> None:
-        """Note that the epoch's manifest is durable, without a sync."""
-        self._write(RecordKind.COMMITTED, epoch, b"")
+    def note_committed(self, epoch: Epoch, manifest: bytes = b"") -> None:
+        """Note that the epoch's manifest is durable, without a sync.
+
+        Args:
+            epoch: The epoch.
+            manifest: What is stored from now on, if that has changed and has to be known later.
+        """
+        self._write(RecordKind.COMMITTED, epoch, manifest)
 
     def collect(self, through: Epoch) -> None:
         """Delete files all of whose epochs are at most `through`; never the one written to."""
         while self._older and self._older[0].last_epoch <= through:
-            path = self._folder / str(self._older.pop(0).name)
+            name = self._older.pop(0).name
+            if self.keep_from is not None and name >= self.keep_from:
+                continue
+            path = self._folder / str(name)
             with writing(path, "delete a file of the recovery log"):
                 self._disk.unlink(path)
 

@@ -6,6 +6,7 @@ manifest names lies whole before it; anything else is an error that names file a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from zlib import crc32
@@ -105,6 +106,78 @@ def _contents(segments: list[_Segment], target: LogTarget) -> LogContents:
     # Nothing was committed since the table was made, so the log begins anew.
     contents.chain.clear()
     return contents
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedEpoch:
+    """An epoch as the log has it."""
+
+    epoch: Epoch
+    payloads: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedNote:
+    """What is stored from the end of an epoch on, where the log says that this has changed."""
+
+    epoch: Epoch
+    manifest: bytes
+
+
+def read_epochs(
+    disk: Disk, folder: Path, identity: LogIdentity, after: Epoch, through: Epoch
+) -> Iterator[LoggedEpoch | LoggedNote]:
+    """Read whole epochs, in order, and the notes between them; holds one file in memory.
+
+    Args:
+        disk: Where.
+        folder: The log's folder.
+        identity: Whose log it must be.
+        after: The epoch before the first.
+        through: The last one, which must be committed.
+
+    Raises:
+        StoreError: An epoch is missing or damaged. As `read_log`.
+    """
+    names = segments_in(disk, folder)
+    prior = Prior(names[-1], -1, through) if names else None
+    files: list[Prior] = []
+    while prior is not None and (prior.last_epoch > after or not files):
+        path = folder / str(prior.name)
+        if not disk.exists(path):
+            raise CorruptStoreError(path, "this file of the recovery log is missing")
+        files.append(prior)
+        prior = _read_segment(disk, path, prior, identity).prior
+    expected = after
+    for file in reversed(files):
+        segment = _read_segment(disk, folder / str(file.name), file, identity)
+        for found in _epochs_of(segment, after, through):
+            if isinstance(found, LoggedEpoch):
+                expected = Epoch(expected + 1)
+                if found.epoch != expected:
+                    raise CorruptStoreError(segment.path, f"it lacks epoch {expected}")
+            yield found
+    if expected != through:
+        what = f"the recovery log ends with epoch {expected}, before epoch {through}"
+        raise CorruptStoreError(folder, what)
+
+
+def _epochs_of(
+    segment: _Segment, after: Epoch, through: Epoch
+) -> Iterator[LoggedEpoch | LoggedNote]:
+    open_epochs: dict[Epoch, list[Record]] = {}
+    for record in segment.records:
+        if record.epoch > through:
+            return
+        if record.kind is RecordKind.CHANGES:
+            open_epochs.setdefault(record.epoch, []).append(record)
+        elif record.kind is RecordKind.PREPARED:
+            changes = open_epochs.pop(record.epoch, [])
+            _check_whole(segment, record, changes)
+            if record.epoch > after:
+                yield LoggedEpoch(record.epoch, [change.payload for change in changes])
+        elif record.kind is RecordKind.COMMITTED and record.payload:
+            yield LoggedNote(record.epoch, record.payload)
 
 
 def segments_in(disk: Disk, folder: Path) -> list[SegmentName]:

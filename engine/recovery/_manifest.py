@@ -17,6 +17,14 @@ from engine.recovery._ids import Epoch, Generation, StepNumber
 FORMAT: Final = 1
 """The format of a store's files; one with a higher number is left alone."""
 
+NO_EPOCH: Final = Epoch(0)
+"""The last durable epoch of a store that has none."""
+
+SINK_KIND: Final = "output"
+"""What `StepEntry.kind` is of every sink."""
+
+_TEXTS: Final = ("store_id", "flow_id", "fingerprint", "took_over")
+
 ManifestKind: TypeAlias = Literal["generation", "epoch"]
 Published: TypeAlias = Mapping[str, Mapping[str, int]]
 """Per sink step and shard, the last epoch that is known to be out at the target."""
@@ -29,9 +37,13 @@ class StepEntry:
     number: StepNumber
     """What stands for it in rows and log records; never given to another step."""
     kind: str
-    """What its rows are, such as ``"stateful"`` or ``"source"``."""
+    """The operator that the user chose, such as ``"stateful_map"``, ``"input"`` or ``"output"``."""
     state_version: int = 1
-    """The version of its states that the flow had last."""
+    """The newest version that states of it were saved in."""
+    since: Epoch = NO_EPOCH
+    """The last durable epoch when the step was new: it has nothing saved before the next one."""
+    stateless: bool = False
+    """It is a source or sink without named partitions: all it may have is a sink's kept rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,7 @@ class Manifest:
     """Of the flow's graph."""
     workers: int
     shards: int
-    """The number of the folder that holds the workers' stores; each re-shard makes a new one."""
+    """The number of the folder that holds the workers' stores: the generation that made it."""
     shards_epoch: Epoch
     """The epoch that those were made with."""
     steps: Mapping[str, StepEntry] = field(default_factory=dict[str, StepEntry])
@@ -62,9 +74,22 @@ class Manifest:
     published: Published = field(default_factory=dict[str, Mapping[str, int]])
     time_s: float = 0.0
     """When it was written, in seconds since 1970 UTC."""
+    took_over: str = ""
+    """The id of the store whose sinks this one was restored to go on with; empty for none."""
 
-    def after_epoch(self, epoch: Epoch, published: Published, time_s: float) -> Manifest:
-        """The link that makes an epoch durable."""
+    @property
+    def job_id(self) -> str:
+        """What sinks know the job by, so that their markers count on in a store that took over."""
+        return self.took_over or self.store_id
+
+    def after_epoch(
+        self,
+        epoch: Epoch,
+        published: Published,
+        time_s: float,
+        steps: Mapping[str, StepEntry] | None = None,
+    ) -> Manifest:
+        """The link that makes an epoch durable; `steps` are the same as before if None."""
         return replace(
             self,
             seq=self.seq + 1,
@@ -72,6 +97,7 @@ class Manifest:
             epoch=epoch,
             published=published,
             time_s=time_s,
+            steps=self.steps if steps is None else steps,
         )
 
     def after_start(self, time_s: float, **changes: Any) -> Manifest:
@@ -142,7 +168,11 @@ def _from_body(body: dict[str, Any]) -> Manifest:
     del body["format"]
     steps = {
         step_id: StepEntry(
-            StepNumber(_whole(entry["number"])), str(entry["kind"]), _whole(entry["state_version"])
+            StepNumber(_whole(entry["number"])),
+            str(entry["kind"]),
+            _whole(entry["state_version"]),
+            Epoch(_whole(entry["since"])),
+            bool(entry["stateless"]),
         )
         for step_id, entry in body.pop("steps").items()
     }
@@ -158,7 +188,7 @@ def _from_body(body: dict[str, Any]) -> Manifest:
         for step_id, shards in body.pop("published").items()
     }
     dropped = tuple(_whole(number) for number in body.pop("dropped"))
-    texts = {name: str(body.pop(name)) for name in ("store_id", "flow_id", "fingerprint")}
+    texts = {name: str(body.pop(name)) for name in _TEXTS}
     time_s = float(body.pop("time_s"))
     if body:
         msg = f"unknown fields {sorted(body)}"

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from engine.errors import FencedError
 from engine.recovery._changes import Chunk, decode_parts
 from engine.recovery._codec import Codec
 from engine.recovery._disk import Disk, writing
@@ -15,6 +16,7 @@ from engine.recovery._layout import StorePaths
 from engine.recovery._log_reader import LogContents, LogTarget, read_log
 from engine.recovery._manifest import Manifest
 from engine.recovery._overlay import Overlay
+from engine.recovery._records import SegmentName
 from engine.recovery._state_view import KeptByStep, StateView
 from engine.recovery._table import Tables
 from engine.recovery._worker_files import (
@@ -48,7 +50,25 @@ def read_worker(spot: WorkerSpot, manifest: Manifest, folder: Path) -> tuple[App
     identity = identity_of(manifest, spot.worker).of_log
     target = LogTarget(manifest.epoch, applied.epoch, manifest.shards_epoch)
     contents = read_log(spot.disk, log_folder(folder), identity, target)
+    _check_fenced(contents, manifest, folder)
     return applied, contents
+
+
+def _check_fenced(contents: LogContents, manifest: Manifest, folder: Path) -> None:
+    """See that no newer generation writes a log here: an older one must not delete it.
+
+    Raises:
+        FencedError: One does.
+    """
+    names = filter(None, map(SegmentName.parse, contents.leftovers))
+    newest = max((name.generation for name in names), default=manifest.generation)
+    if newest > manifest.generation:
+        msg = (
+            f"{log_folder(folder)} is written by generation {newest} of the job, and this is "
+            f"generation {manifest.generation}: a newer one has taken over, or the manifests are "
+            "older than this worker's store"
+        )
+        raise FencedError(msg)
 
 
 def recovered(

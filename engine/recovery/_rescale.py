@@ -23,7 +23,7 @@ from engine.keys import KEY_GROUPS, key_group, owner
 from engine.recovery._disk import Disk, remove_tree, writing
 from engine.recovery._ids import StepNumber, WorkerIndex
 from engine.recovery._layout import StorePaths
-from engine.recovery._manifest import Manifest
+from engine.recovery._manifest import Manifest, Published
 from engine.recovery._rows import (
     APPLIED_KEY,
     META,
@@ -59,6 +59,8 @@ class RescalePlan:
     """Now, in seconds since 1970 UTC."""
     kept_rows_settled: bool = False
     """Whether what sinks kept for the last epoch has been published; it isn't taken along."""
+    published: Published | None = None
+    """Then: what is out, of the shards that will go on; as it was known before if None."""
     partition_owner: Callable[[str, str], WorkerIndex] | None = None
     """Which worker gets the row of a step's partition; by the partition's key group if None."""
     progress: Callable[[int, int], None] | None = None
@@ -91,9 +93,13 @@ def rescale(
     if before is None or before.kind != "generation" or len(stores) != before.workers:
         msg = "a store is rescaled right after its generation was started, from all its workers"
         raise InternalError(msg)
-    shards = max(StorePaths(folder.root).shards_there(disk), default=0) + 1
     after = before.after_start(
-        plan.time_s, workers=plan.workers, shards=shards, shards_epoch=before.epoch
+        plan.time_s,
+        workers=plan.workers,
+        # By its generation, so that an older one which wakes up knows it for none of its leftovers.
+        shards=before.generation + 1,
+        shards_epoch=before.epoch,
+        published=before.published if plan.published is None else plan.published,
     )
     for store in stores:
         _settle(store, folder.root, plan)

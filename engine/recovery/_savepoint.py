@@ -1,29 +1,35 @@
-"""Copies of a whole store at one epoch, in another folder, and stores made of them.
+"""Copies of a whole store at one epoch, in another folder.
 
     TARGET/objects/0123abcd...     files of tables, by the SHA-256 of what they hold
            savepoints/NAME.json    which files make up which worker's table, and the manifest
 
 Several savepoints share the files that they have in common: RocksDB's never change. A savepoint is
 there when its NAME.json is; a crash before leaves objects that the next one uses or nobody does.
-
-A restored store is a new one. It gets an id of its own, so that what its sinks publish can't be
-mistaken for what the first store's published; its epochs go on from the savepoint's.
+`_restore` makes a store of one.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from engine.errors import CorruptStoreError, NoPartitionsError, StoreError, StoreFormatError
-from engine.recovery._chain import ManifestChain
+from engine.errors import (
+    CorruptStoreError,
+    DecodeError,
+    NoPartitionsError,
+    StoreError,
+    StoreFormatError,
+)
+from engine.recovery._changes import Kept, decode_parts, encode_parts
 from engine.recovery._disk import Disk, remove_tree, write_synced, writing
 from engine.recovery._ids import WorkerIndex
-from engine.recovery._layout import StorePaths, create_store
+from engine.recovery._layout import is_store, make_folders
 from engine.recovery._manifest import (
     FORMAT,
+    SINK_KIND,
     Manifest,
     ManifestTextError,
     NewerFormatError,
@@ -32,26 +38,19 @@ from engine.recovery._manifest import (
     seal,
     unseal,
 )
-from engine.recovery._rows import APPLIED_KEY, IDENTITY_KEY
-from engine.recovery._table import Tables
-from engine.recovery._worker_files import (
-    Identity,
-    encode_applied,
-    encode_identity,
-    identity_of,
-    log_folder,
-    read_meta,
-    seal_worker,
-    table_folder,
-)
+from engine.recovery._restore import SinkTies
+from engine.recovery._state_view import StateView
+from engine.recovery._table import Table
+from engine.recovery._worker_files import CHECKPOINT
 from engine.recovery._worker_store import WorkerStore
 
-_NOT_COPIED = ("LOG", "LOCK", "OPTIONS-")
+NOT_COPIED = ("LOG", "LOCK", "OPTIONS-")
+"""What the names begin with of a table's files that a copy does without."""
 
 
 @dataclass(frozen=True, slots=True)
 class SavedFile:
-    """A file of a table in a savepoint."""
+    """A file in a savepoint."""
 
     name: str
     sha256: str
@@ -59,17 +58,31 @@ class SavedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class SavedWorker:
+    """What a savepoint has of one worker."""
+
+    files: tuple[SavedFile, ...]
+    """Of its table."""
+    kept: SavedFile | None
+    """The rows that its sinks kept for the epoch."""
+    sinks: Mapping[str, SinkTies]
+    """Its sinks that are tied to their targets."""
+
+
+@dataclass(frozen=True, slots=True)
 class Savepoint:
     """A store at one epoch."""
 
     manifest: Manifest
-    workers: tuple[tuple[SavedFile, ...], ...]
-    """The files of each worker's table."""
+    workers: tuple[SavedWorker, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes its files have."""
+        return sum(file.size for worker in self.workers for file in worker.files)
 
 
-def save_worker(
-    disk: Disk, store: WorkerStore, target: Path, *, kept_rows_settled: bool = False
-) -> tuple[SavedFile, ...]:
+def save_worker(disk: Disk, store: WorkerStore, target: Path) -> SavedWorker:
     """Copy a worker's table, as it is at the last committed epoch, to a savepoint's objects.
 
     Applies what is committed first.
@@ -78,52 +91,71 @@ def save_worker(
         disk: Where.
         store: The worker's open store.
         target: The folder that the savepoint will be in.
-        kept_rows_settled: Whether what sinks kept for that epoch has been published; it isn't
-            taken along.
 
     Raises:
         StoreWriteError: The disk refused.
-        StoreError: A sink's kept rows are not settled.
     """
-    kept = [step_id for step_id in store.manifest.steps if store.kept_rows(step_id)]
-    if kept and not kept_rows_settled:
-        msg = (
-            f"sink {kept[0]!r} has rows of epoch {store.committed} that may not be out yet; they "
-            "must be before a savepoint is made"
-        )
-        raise StoreError(msg)
+    kept = kept_of(store)
+    objects, whose = target / "objects", store.folder.name
     with writing(target, "copy a table to a savepoint"):
-        _make_folders(disk, target)
-        checkpoint = store.folder / "savepoint.tmp"
+        for folder in (objects, target / "savepoints"):
+            make_folders(disk, folder)
+        checkpoint = store.folder / CHECKPOINT
         for leftover in (checkpoint, checkpoint.with_name(checkpoint.name + ".tmp")):
             remove_tree(disk, leftover)
         store.savepoint(checkpoint)
         saved = [
-            _save_file(disk, checkpoint / name, target / "objects", store.folder.name)
+            _save_object(disk, name, disk.read(checkpoint / name), objects, whose)
             for name in disk.names(checkpoint)
-            if not name.startswith(_NOT_COPIED)
+            if not name.startswith(NOT_COPIED)
         ]
-        disk.sync_folder(target / "objects")
+        saved_kept = None
+        if kept:
+            saved_kept = _save_object(disk, "kept rows", encode_parts(kept), objects, whose)
+        disk.sync_folder(objects)
         remove_tree(disk, checkpoint)
-    return tuple(saved)
+    return SavedWorker(tuple(saved), saved_kept, ties_of(store))
 
 
-def _make_folders(disk: Disk, target: Path) -> None:
-    for folder in (target, target / "objects", target / "savepoints"):
-        if not disk.exists(folder):
-            disk.make_folder(folder)
-            disk.sync_folder(folder.parent)
-
-
-def _save_file(disk: Disk, path: Path, objects: Path, whose: str) -> SavedFile:
-    data = disk.read(path)
+def _save_object(disk: Disk, name: str, data: bytes, objects: Path, whose: str) -> SavedFile:
     digest = hashlib.sha256(data).hexdigest()
     if not disk.exists(objects / digest):
         # Another worker's process may be saving a file that holds the same.
         temporary = objects / f"{digest}-{whose}.tmp"
         write_synced(disk, temporary, data)
         disk.rename(temporary, objects / digest)
-    return SavedFile(path.name, digest, len(data))
+    return SavedFile(name, digest, len(data))
+
+
+def ties_of(store: StateView) -> dict[str, SinkTies]:
+    """What ties the sinks of a worker to their targets."""
+    manifest = store.manifest
+    ties = {
+        step_id: SinkTies(
+            marked=step_id in manifest.published or bool(store.kept_rows(step_id)),
+            positioned=_has_positions(store, step_id),
+        )
+        for step_id, entry in manifest.steps.items()
+        if entry.kind == SINK_KIND
+    }
+    return {step_id: tie for step_id, tie in ties.items() if tie != SinkTies()}
+
+
+def kept_of(store: StateView) -> list[Kept]:
+    """The rows that the sinks of a worker kept for the last epoch."""
+    return [
+        Kept(entry.number, shard, rows)
+        for step_id, entry in store.manifest.steps.items()
+        for shard, rows in store.kept_rows(step_id).items()
+    ]
+
+
+def _has_positions(store: StateView, step_id: str) -> bool:
+    try:
+        return bool(store.partitions(step_id))
+    except DecodeError:
+        # It is there all the same, and whoever restores it may have its class.
+        return True
 
 
 def write_savepoint(disk: Disk, target: Path, name: str, savepoint: Savepoint) -> Path:
@@ -137,9 +169,7 @@ def write_savepoint(disk: Disk, target: Path, name: str, savepoint: Savepoint) -
     body = {
         "format": FORMAT,
         "manifest": encode_manifest(savepoint.manifest).decode(),
-        "workers": [
-            [[file.name, file.sha256, file.size] for file in files] for files in savepoint.workers
-        ],
+        "workers": [asdict(worker) for worker in savepoint.workers],
     }
     with writing(path, "write a savepoint"):
         temporary = path.with_name(path.name + ".tmp")
@@ -147,12 +177,28 @@ def write_savepoint(disk: Disk, target: Path, name: str, savepoint: Savepoint) -
         try:
             disk.link(temporary, path)
         except FileExistsError:
-            msg = f"there is a savepoint {name!r} in {target} already"
-            raise StoreError(msg) from None
+            raise _taken(target, name) from None
         finally:
             disk.unlink(temporary)
         disk.sync_folder(path.parent)
     return path
+
+
+def check_target(disk: Disk, target: Path, name: str) -> None:
+    """See that a savepoint of this name can be made in a folder.
+
+    Raises:
+        StoreError: There is one already, or the folder is a store.
+    """
+    if disk.exists(_path(target, name)):
+        raise _taken(target, name)
+    if is_store(disk, target):
+        msg = f"{target} is a recovery store; savepoints go to a folder of their own"
+        raise StoreError(msg)
+
+
+def _taken(target: Path, name: str) -> StoreError:
+    return StoreError(f"there is a savepoint {name!r} in {target} already; give another name")
 
 
 def _path(target: Path, name: str) -> Path:
@@ -186,8 +232,8 @@ def read_savepoint(disk: Disk, target: Path, name: str) -> Savepoint:
     try:
         body = unseal(disk.read(path))
         manifest = decode_manifest(body["manifest"].encode())
-        workers = tuple(tuple(SavedFile(*file) for file in files) for files in body["workers"])
-    except (ManifestTextError, KeyError, TypeError) as ex:
+        workers = tuple(map(_saved_worker, body["workers"]))
+    except (ManifestTextError, KeyError, TypeError, AttributeError) as ex:
         raise CorruptStoreError(path, f"the savepoint is damaged: {ex}") from ex
     except NewerFormatError as ex:
         msg = f"{path}: {ex}"
@@ -197,13 +243,12 @@ def read_savepoint(disk: Disk, target: Path, name: str) -> Savepoint:
     return Savepoint(manifest, workers)
 
 
-def check_savepoint(disk: Disk, target: Path, name: str) -> Savepoint:
-    """Read a savepoint and all its files, and compare their checksums. Errors as the two below."""
-    savepoint = read_savepoint(disk, target, name)
-    for files in savepoint.workers:
-        for file in files:
-            _read_object(disk, target, file)
-    return savepoint
+def _saved_worker(body: dict[str, Any]) -> SavedWorker:
+    return SavedWorker(
+        tuple(SavedFile(**file) for file in body["files"]),
+        body["kept"] and SavedFile(**body["kept"]),
+        {step_id: SinkTies(**ties) for step_id, ties in body["sinks"].items()},
+    )
 
 
 def _read_object(disk: Disk, target: Path, file: SavedFile) -> bytes:
@@ -221,90 +266,56 @@ def _read_object(disk: Disk, target: Path, file: SavedFile) -> bytes:
     return data
 
 
-@dataclass(frozen=True, slots=True)
-class RestorePlan:
-    """What to make a store of."""
-
-    target: Path
-    """The folder that the savepoint is in."""
-    name: str
-    """The savepoint."""
-    store_id: str
-    """For the new store: random."""
-    time_s: float
-    """Now, in seconds since 1970 UTC."""
-    progress: Callable[[int, int], None] | None = None
-    """Called now and then with the bytes copied and how many there are."""
-
-
-def restore(disk: Disk, tables: Tables, root: Path, plan: RestorePlan) -> Manifest:
-    """Make a store of a savepoint, in a folder that is empty or isn't there yet.
-
-    The folder is a store when this returns; after a crash before that, it is none, and has to be
-    emptied before another try.
+class SavepointCopy:
+    """A savepoint as something to restore: a `StoreCopy`.
 
     Raises:
-        NoPartitionsError: There is no such savepoint, or the folder isn't empty.
-        CorruptStoreError: The savepoint is damaged.
-        StoreWriteError: The disk refused.
+        StoreError: As `read_savepoint`.
     """
-    savepoint = check_savepoint(disk, plan.target, plan.name)
-    if disk.exists(root) and disk.names(root):
-        msg = f"{root} is not empty; a savepoint is restored to a folder of its own"
-        raise NoPartitionsError(msg)
-    create_store(disk, root, plan.store_id)
-    before = savepoint.manifest
-    after = replace(
-        before.after_start(plan.time_s, store_id=plan.store_id, published={}),
-        seq=1,
-        shards=1,
-        shards_epoch=before.epoch,
-    )
-    copied, total = 0, sum(file.size for files in savepoint.workers for file in files)
-    with writing(root, "restore a savepoint"):
-        disk.make_folder(StorePaths(root).shards(1))
-        disk.sync_folder(root)
-        for index, files in enumerate(savepoint.workers):
-            folder = StorePaths(root).worker(1, WorkerIndex(index))
-            identity = identity_of(after, WorkerIndex(index))
-            objects = {file.name: _read_object(disk, plan.target, file) for file in files}
-            _restore_worker(disk, tables, folder, objects, after, identity)
-            copied += sum(file.size for file in files)
-            if plan.progress is not None:
-                plan.progress(copied, total)
-    ManifestChain(disk, StorePaths(root).manifests, plan.store_id).link(after)
-    return after
+
+    def __init__(self, disk: Disk, target: Path, name: str) -> None:
+        savepoint = read_savepoint(disk, target, name)
+        self.manifest = savepoint.manifest
+        self.sinks = merged_ties([worker.sinks for worker in savepoint.workers])
+        self.nbytes = savepoint.nbytes
+        self._disk = disk
+        self._target = target
+        self._workers = savepoint.workers
+
+    def check(self) -> None:
+        """As in `StoreCopy`: reads all files and compares their checksums."""
+        for worker in self._workers:
+            for file in (*worker.files, *([worker.kept] if worker.kept else [])):
+                _read_object(self._disk, self._target, file)
+
+    def table_files(self, worker: WorkerIndex) -> Iterator[tuple[str, bytes]]:
+        """As in `StoreCopy`."""
+        for file in self._workers[worker].files:
+            yield file.name, _read_object(self._disk, self._target, file)
+
+    def bring_up(self, worker: WorkerIndex, table: Table) -> None:
+        """As in `StoreCopy`: there is nothing to do."""
+
+    def kept(self, worker: WorkerIndex) -> Sequence[Kept]:
+        """As in `StoreCopy`."""
+        file = self._workers[worker].kept
+        if file is None:
+            return []
+        payload = _read_object(self._disk, self._target, file)
+        parts = decode_parts(payload, self.manifest.epoch)
+        return [part for part in parts if isinstance(part, Kept)]
 
 
-def _restore_worker(
-    disk: Disk,
-    tables: Tables,
-    folder: Path,
-    objects: Mapping[str, bytes],
-    manifest: Manifest,
-    identity: Identity,
-) -> None:
-    """Make a worker's folder of its saved files, and let its table say whose it is now."""
-    temporary = folder.with_name(folder.name + ".tmp")
-    path = table_folder(temporary)
-    for made in (temporary, log_folder(temporary), path):
-        disk.make_folder(made)
-    for name, data in objects.items():
-        write_synced(disk, path / name, data)
-    disk.sync_folder(path)
-    table = tables.open(path)
-    try:
-        _, applied = read_meta(path, table)
-        if applied.epoch != manifest.epoch:
-            msg = f"a saved table holds epoch {applied.epoch}, not {manifest.epoch}"
-            raise CorruptStoreError(path, msg)
-        applied = replace(applied, generation=manifest.generation)
-        rows = [
-            (IDENTITY_KEY, encode_identity(identity)),
-            (APPLIED_KEY, encode_applied(applied)),
-        ]
-        table.write(rows, [])
-        table.flush()
-    finally:
-        table.close()
-    seal_worker(disk, temporary, folder)
+def merged_ties(of_workers: Sequence[Mapping[str, SinkTies]]) -> dict[str, SinkTies]:
+    """What ties the sinks of all workers to their targets.
+
+    >>> ties = merged_ties([{"out": SinkTies(marked=True)}, {"out": SinkTies(positioned=True)}])
+    >>> ties["out"].marked, ties["out"].positioned
+    (True, True)
+    """
+    step_ids = sorted({step_id for ties in of_workers for step_id in ties})
+    all_ties = {s: [ties[s] for ties in of_workers if s in ties] for s in step_ids}
+    return {
+        step_id: SinkTies(any(t.marked for t in ties), any(t.positioned for t in ties))
+        for step_id, ties in all_ties.items()
+    }

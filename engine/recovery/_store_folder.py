@@ -6,6 +6,7 @@ open their own parts (`_worker_store`) with the manifest that `start_generation`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,14 @@ from engine.recovery._chain import ManifestChain
 from engine.recovery._disk import Disk, Lock, remove_tree, writing
 from engine.recovery._evolution import Evolution
 from engine.recovery._ids import Epoch, Generation
-from engine.recovery._layout import StorePaths, create_store, read_store_id
-from engine.recovery._manifest import Manifest, Published
+from engine.recovery._layout import (
+    StorePaths,
+    create_store,
+    read_store_id,
+    remove_unfinished,
+)
+from engine.recovery._manifest import Manifest, Published, StepEntry
+from engine.recovery._worker_files import CHECKPOINT, TEMPORARY
 
 MANIFESTS_KEPT = 3
 
@@ -156,6 +163,7 @@ class StoreFolder:
                 fingerprint=job.fingerprint,
                 steps=evolution.steps,
                 next_step=evolution.next_step,
+                dropped=(*before.dropped, *evolution.dropped),
             )
         self.add(manifest)
         return manifest
@@ -196,13 +204,20 @@ class StoreFolder:
         self.manifest = manifest
         self._chain.collect(before=manifest.seq - MANIFESTS_KEPT + 1)
 
-    def commit(self, epoch: Epoch, published: Published, time_s: float) -> Manifest:
+    def commit(
+        self,
+        epoch: Epoch,
+        published: Published,
+        time_s: float,
+        steps: Mapping[str, StepEntry] | None = None,
+    ) -> Manifest:
         """Make an epoch durable that all workers have prepared.
 
         Args:
             epoch: The one after the last.
             published: Per sink step and shard, the last epoch that is out at the target.
             time_s: Now, in seconds since 1970 UTC.
+            steps: Those that have rows from this epoch on; the same as before if left out.
 
         Raises:
             FencedError: A newer generation has taken over.
@@ -212,19 +227,33 @@ class StoreFolder:
         if before is None or epoch != before.epoch + 1:
             msg = f"epoch {epoch} is committed after {before and before.epoch}"
             raise InternalError(msg)
-        manifest = before.after_epoch(epoch, published, time_s)
+        manifest = before.after_epoch(epoch, published, time_s, steps)
         self.add(manifest)
         return manifest
 
     def remove_leftovers(self) -> None:
-        """Delete what dead processes left unfinished: temporary files, and shards out of use."""
+        """Delete what dead processes left unfinished: temporary files, and shards out of use.
+
+        Shards with the number of a newer generation are left alone: this process may be the one
+        that is taken for dead.
+        """
         manifest = self.manifest
         paths = StorePaths(self.root)
         with writing(self.root, "delete what was left unfinished"):
             self._chain.remove_leftovers()
+            remove_unfinished(self._disk, paths)
+            remove_tree(self._disk, paths.restoring)
             for number in paths.shards_there(self._disk):
-                if manifest is not None and number != manifest.shards:
+                if manifest is not None and manifest.generation >= number != manifest.shards:
                     remove_tree(self._disk, paths.shards(number))
+            if manifest is not None and self._disk.exists(paths.shards(manifest.shards)):
+                self._remove_checkpoints(paths.shards(manifest.shards))
+
+    def _remove_checkpoints(self, shards: Path) -> None:
+        """Delete links that were made for a savepoint; they would keep old rows on the disk."""
+        for name in self._disk.names(shards):
+            for leftover in (CHECKPOINT, CHECKPOINT + TEMPORARY):
+                remove_tree(self._disk, shards / name / leftover)
 
     def close(self) -> None:
         """Unlock the store."""

@@ -13,16 +13,18 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from engine.errors import CorruptStoreError, StoreError
 from engine.keys import encode_key, key_group, owner
+from engine.recovery._backups import read_backups
 from engine.recovery._chain import ManifestChain
-from engine.recovery._changes import decode_parts
+from engine.recovery._changes import Chunk, Kept, decode_parts
 from engine.recovery._codec import PICKLE, Codec
 from engine.recovery._disk import Disk, writing
 from engine.recovery._ids import Epoch, StepNumber, WorkerIndex
 from engine.recovery._layout import StorePaths, read_store_id
-from engine.recovery._log_reader import LogTarget, read_log
+from engine.recovery._log_reader import LogTarget, read_epochs, read_log
 from engine.recovery._manifest import Manifest
 from engine.recovery._rows import (
     META,
@@ -50,6 +52,9 @@ from engine.recovery._worker_files import (
 _BATCH_ROWS = 1000
 _FAULTS_MAX = 100
 
+_Changed: TypeAlias = dict[StepNumber, dict[Any, bool]]
+"""Keys whose states the log has changed since the table was written; whether they have one now."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -70,7 +75,7 @@ class VerifyReport:
     manifest: Manifest | None = None
     """The newest, if it could be read."""
     rows: Counter[str] = field(default_factory=Counter[str])
-    """How many rows of states each step has in the tables of all workers."""
+    """How many keys of each step have a state."""
 
     @property
     def sound(self) -> bool:
@@ -90,23 +95,25 @@ def verify(disk: Disk, tables: Tables, root: Path) -> VerifyReport:
         StoreFormatError: A newer engine made it.
     """
     report = VerifyReport()
-    with writing(root, "lock the recovery store"):
-        lock = disk.lock(StorePaths(root).lock) if disk.is_folder(root) else None
     try:
-        for fault in islice(_faults(disk, tables, root, report), _FAULTS_MAX):
-            report.faults.append(fault)
+        # First of all: a folder of something else gets no lock.
+        store_id = read_store_id(disk, root)
+    except CorruptStoreError as ex:
+        report.faults.append(Fault(ex.path, ex.what))
+        return report
+    with writing(root, "lock the recovery store"):
+        lock = disk.lock(StorePaths(root).lock)
+    try:
+        faults = _faults(disk, tables, root, store_id, report)
+        report.faults.extend(islice(faults, _FAULTS_MAX))
     finally:
-        if lock is not None:
-            lock.release()
+        lock.release()
     return report
 
 
-def _faults(disk: Disk, tables: Tables, root: Path, report: VerifyReport) -> Iterator[Fault]:
-    try:
-        store_id = read_store_id(disk, root)
-    except CorruptStoreError as ex:
-        yield Fault(ex.path, ex.what)
-        return
+def _faults(
+    disk: Disk, tables: Tables, root: Path, store_id: str, report: VerifyReport
+) -> Iterator[Fault]:
     manifests = yield from _check_manifests(disk, root, store_id)
     paths = StorePaths(root)
     if not manifests:
@@ -177,10 +184,12 @@ def _check_worker(spot: _Worker, report: VerifyReport) -> Iterator[Fault]:
         table = spot.tables.open(path, read_only=True)
         try:
             applied = check_meta(path, table, spot.manifest, spot.worker)
-            yield from _check_log(spot, applied)
-            yield from _RowCheck(spot, table, report).rows()
+            changed: _Changed = {}
+            yield from _check_log(spot, applied, changed)
+            yield from _RowCheck(spot, table, report, changed).rows()
         finally:
             table.close()
+        yield from _check_backups(spot)
     except CorruptStoreError as ex:
         yield Fault(ex.path, ex.what)
     except StoreError as ex:
@@ -189,7 +198,7 @@ def _check_worker(spot: _Worker, report: VerifyReport) -> Iterator[Fault]:
         lock.release()
 
 
-def _check_log(spot: _Worker, applied: Applied) -> Iterator[Fault]:
+def _check_log(spot: _Worker, applied: Applied, changed: _Changed) -> Iterator[Fault]:
     manifest, folder = spot.manifest, log_folder(spot.folder)
     target = LogTarget(manifest.epoch, applied.epoch, manifest.shards_epoch)
     try:
@@ -204,26 +213,62 @@ def _check_log(spot: _Worker, applied: Applied) -> Iterator[Fault]:
     known = {entry.number for entry in manifest.steps.values()} | set(manifest.dropped)
     for epoch, payloads in contents.epochs.items():
         for payload in payloads:
-            yield from _check_payload(folder, epoch, payload, known)
+            try:
+                parts = list(decode_parts(payload, epoch))
+            except (ValueError, TypeError) as ex:
+                yield Fault(str(folder), f"changes of epoch {epoch} make no sense: {ex}")
+                continue
+            if epoch > applied.epoch:
+                _note_changed(parts, changed)
+            yield from _check_steps(folder, epoch, {part.step for part in parts} - known)
 
 
-def _check_payload(folder: Path, epoch: Epoch, payload: bytes, known: set[int]) -> Iterator[Fault]:
-    try:
-        steps = {part.step for part in decode_parts(payload, epoch)}
-    except (ValueError, TypeError) as ex:
-        yield Fault(str(folder), f"changes of epoch {epoch} make no sense: {ex}")
-        return
-    for step in steps - known:
+def _note_changed(parts: list[Chunk | Kept], changed: _Changed) -> None:
+    for part in parts:
+        if isinstance(part, Chunk) and part.kind == STATE:
+            keys = changed.setdefault(part.step, {})
+            keys.update(dict.fromkeys(part.keys, True))
+            keys.update(dict.fromkeys(part.deleted, False))
+
+
+def _check_steps(folder: Path, epoch: Epoch, unknown: set[StepNumber]) -> Iterator[Fault]:
+    for step in unknown:
         yield Fault(str(folder), f"epoch {epoch} changes step number {step}, which nobody knows")
+
+
+def _check_backups(spot: _Worker) -> Iterator[Fault]:
+    """Check that the older epochs that should be can be restored."""
+    backups = read_backups(spot.disk, spot.folder)
+    for backup in backups:
+        table = spot.tables.open(backup.folder, read_only=True)
+        try:
+            holds = check_meta(backup.folder, table, spot.manifest, spot.worker).epoch
+            if holds != backup.manifest.epoch:
+                what = f"the table holds epoch {holds}, not {backup.manifest.epoch}"
+                yield Fault(str(backup.folder), what)
+            for _ in table.scan(b"", b"\xff"):
+                # RocksDB compares checksums.
+                pass
+        finally:
+            table.close()
+    if backups:
+        identity, log = identity_of(spot.manifest, spot.worker).of_log, log_folder(spot.folder)
+        oldest, newest = backups[0].manifest.epoch, spot.manifest.epoch
+        for _ in read_epochs(spot.disk, log, identity, oldest, newest):
+            # This compares checksums too.
+            pass
 
 
 class _RowCheck:
     """Checks the rows of one table."""
 
-    def __init__(self, spot: _Worker, table: Table, report: VerifyReport) -> None:
+    def __init__(
+        self, spot: _Worker, table: Table, report: VerifyReport, changed: _Changed
+    ) -> None:
         self._path = str(table_folder(spot.folder))
         self._table = table
         self._report = report
+        self._changed = changed
         self._worker = spot.worker
         self._workers = spot.manifest.workers
         self._step_ids = {e.number: step_id for step_id, e in spot.manifest.steps.items()}
@@ -236,6 +281,9 @@ class _RowCheck:
         rows = self._table.scan(b"", b"\xff")
         while batch := list(islice(rows, _BATCH_ROWS)):
             yield from self._batch(batch)
+        for step, keys in self._changed.items():
+            if step in self._step_ids:
+                self._report.rows[self._step_ids[step]] += sum(keys.values())
         for step in self._timers.keys() | self._dues.keys():
             if self._timers[step] != self._dues[step]:
                 what = (
@@ -270,7 +318,8 @@ class _RowCheck:
             self._check_owner(key)
             row, due_us, _ = split_state_value(value)
             _check_row(self._codec, row)
-            self._report.rows[self._step_ids[step]] += 1
+            if key_of_state(key) not in self._changed.get(step, {}):
+                self._report.rows[self._step_ids[step]] += 1
             if due_us is not None:
                 self._dues[step] += 1
                 yield timer_key(key, due_us)

@@ -21,6 +21,8 @@ from engine.recovery._rows import APPLIED_KEY, IDENTITY_KEY
 from engine.recovery._table import Table, Tables
 
 TEMPORARY = ".tmp"
+CHECKPOINT = "savepoint.tmp"
+"""In a worker's folder: the links that a savepoint is made from; left behind by a crash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,15 @@ def log_folder(folder: Path) -> Path:
 
 def create_worker(disk: Disk, tables: Tables, folder: Path, rows: dict[bytes, bytes]) -> None:
     """Make the folder of a worker's store, with rows that say what it is, unless it is there."""
-    if disk.exists(folder):
-        return
     temporary = folder.with_name(folder.name + TEMPORARY)
     with writing(folder, "make the store of a worker"):
         if not disk.exists(folder.parent):
             disk.make_folder(folder.parent)
-            disk.sync_folder(folder.parent.parent)
+        # Whoever made what is there may have been killed before its name was safe.
+        disk.sync_folder(folder.parent.parent)
+        if disk.exists(folder):
+            disk.sync_folder(folder.parent)
+            return
         remove_tree(disk, temporary)
         disk.make_folder(temporary)
         disk.make_folder(log_folder(temporary))

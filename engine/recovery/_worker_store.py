@@ -16,15 +16,18 @@ from typing import Final
 
 from engine.errors import InternalError
 from engine.recovery._apply import Applier, ApplyOptions
+from engine.recovery._backups import BackupOptions, Backups
 from engine.recovery._changes import Changes, Chunk, encode_changes, encode_parts
 from engine.recovery._codec import Codec
 from engine.recovery._disk import Lock, writing
 from engine.recovery._ids import Epoch
 from engine.recovery._layout import StorePaths
 from engine.recovery._log import LogWriter
+from engine.recovery._log_reader import LogContents
 from engine.recovery._manifest import Manifest
 from engine.recovery._opening import WorkerSpot, read_worker, recovered
 from engine.recovery._overlay import Overlay
+from engine.recovery._records import SegmentName
 from engine.recovery._state_view import KeptByStep, StateView
 from engine.recovery._table import Table
 from engine.recovery._worker_files import (
@@ -50,6 +53,8 @@ class StoreOptions:
     allow_pickle: bool = True
     """Whether states of users' own classes may be written and read."""
     apply: ApplyOptions = field(default_factory=ApplyOptions)
+    backup: BackupOptions | None = None
+    """How long older epochs are kept; None leaves alone what an earlier run has kept."""
 
 
 def bounded(state_memory: int) -> StoreOptions:
@@ -76,6 +81,7 @@ class _Parts:
     overlay: Overlay
     kept: KeptByStep
     codec: Codec
+    backups: Backups
 
 
 class WorkerStore(StateView):
@@ -93,6 +99,7 @@ class WorkerStore(StateView):
         self._prepared = manifest.epoch
         self._log = parts.log
         self._applier = parts.applier
+        self._backups = parts.backups
         self._lock = parts.lock
         self._closed = False
 
@@ -141,6 +148,7 @@ class WorkerStore(StateView):
         if epoch <= self._prepared:
             msg = f"changes of epoch {epoch} come after it was prepared"
             raise InternalError(msg)
+        changes = list(changes)
         written = [
             one
             for change in changes
@@ -150,6 +158,7 @@ class WorkerStore(StateView):
             return
         payload = encode_parts(written)
         self._log.append(epoch, payload)
+        self._backups.saw(epoch, changes)
         self._overlay.add([one for one in written if isinstance(one, Chunk)], len(payload))
 
     def prepare(self, epoch: Epoch) -> None:
@@ -169,7 +178,7 @@ class WorkerStore(StateView):
         if epoch != self._prepared or epoch != self.committed + 1:
             msg = f"epoch {epoch} is committed; prepared is {self._prepared}"
             raise InternalError(msg)
-        self._log.note_committed(epoch)
+        self._log.note_committed(epoch, self._backups.note_of(epoch))
         self._overlay.commit()
         self.committed = epoch
         self._kept.clear()
@@ -188,7 +197,27 @@ class WorkerStore(StateView):
             eager: Don't wait for more epochs to merge: for a worker that has nothing else to do.
         """
         self._applier.look_after_flush(self._log, self.committed)
+        wanted = self._backups.wanted(self.committed)
+        if wanted is not None:
+            return self._back_up(wanted)
         return self._applier.slice(self._log, self.committed, eager=eager)
+
+    def _back_up(self, wanted: Epoch) -> bool:
+        """Do a slice of what a copy of the table takes; False to go on when more is committed.
+
+        Nothing is applied while the table is flushed in the background, so that the copy itself
+        is a matter of milliseconds.
+        """
+        applier = self._applier
+        if applier.applied.epoch < wanted:
+            # From the end of the round that gets there on, no other has begun.
+            applier.slice(self._log, self.committed, eager=True)
+            return True
+        if applier.flushed < applier.applied.epoch:
+            applier.begin_flush(self._log)
+            return False
+        self._backups.make(applier.applied.epoch, self._table, self._log)
+        return True
 
     def apply_some(
         self, budget_s: float, monotonic_s: Callable[[], float], *, eager: bool = False
@@ -207,8 +236,7 @@ class WorkerStore(StateView):
 
     def apply_all(self) -> None:
         """Apply everything that is committed, and make the table durable."""
-        while self._applier.applied.epoch < self.committed:
-            self._applier.slice(self._log, self.committed, eager=True)
+        self._applier.finish(self.committed)
         self._applier.flush(self._log, self.committed)
 
     def savepoint(self, folder: Path) -> None:
@@ -239,12 +267,15 @@ def _open(
     stack.callback(lock.release)
     applied, contents = read_worker(spot, manifest, folder)
     overlay, kept = recovered(contents, manifest, applied)
+    backups = Backups(disk, folder, options.backup)
     identity = identity_of(manifest, spot.worker).of_log
     log = LogWriter(disk, logs, identity, manifest.generation, contents.chain, manifest.epoch)
     stack.callback(log.close)
     with writing(folder, "delete files that are no part of the recovery log"):
         for name in contents.leftovers:
-            disk.unlink(logs / name)
+            if not _is_older(name, contents, backups):
+                disk.unlink(logs / name)
+    backups.begin(manifest, log)
     table = spot.tables.open(table_folder(folder))
     stack.callback(table.close)
     codec = Codec(allow_pickle=options.allow_pickle)
@@ -258,4 +289,12 @@ def _open(
             purged_steps=frozenset(manifest.dropped),
         )
     )
-    return _Parts(folder, lock, table, log, applier, overlay, kept, codec)
+    return _Parts(folder, lock, table, log, applier, overlay, kept, codec, backups)
+
+
+def _is_older(name: str, contents: LogContents, backups: Backups) -> bool:
+    """Whether a file that this start doesn't need is a part of the log for older epochs."""
+    segment = SegmentName.parse(name)
+    if segment is None or not contents.chain or segment > contents.chain[0].name:
+        return False
+    return backups.needs(segment)

@@ -24,7 +24,10 @@ _BLOCK_CACHE_BYTES = 32 << 20
 _WRITE_BUFFER_BYTES = 32 << 20
 _BLOOM_BITS_PER_KEY = 10
 _LOG_FILES_KEPT = 2
-_REFUSALS = ("No space left", "Permission denied", "Read-only file system", "Disk quota exceeded")
+_REFUSALS = (
+    *("No space left", "Permission denied", "Read-only file system", "Disk quota exceeded"),
+    *("Input/output error", "Too many open files"),
+)
 """What RocksDB's errors say if the table isn't to blame."""
 
 
@@ -78,7 +81,7 @@ class RocksTables(Tables):
         options.set_compression_type(rocksdict.DBCompressionType.lz4())
         options.set_paranoid_checks(True)
         # One thread writes, so that the table need not guard against several.
-        options.set_allow_concurrent_memtable_write(False)  # noqa: FBT003 - by position only
+        options.set_allow_concurrent_memtable_write(False)
         options.set_keep_log_file_num(_LOG_FILES_KEPT)
         return options
 

@@ -6,6 +6,7 @@ where its output goes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from engine.operators._kernels import (
 )
 from engine.operators._keys import refuse_unkeyed
 from engine.operators._shown import shown
+from engine.operators._state import KeyedState
+from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import KeyOwners, Owners
 from engine.runtime._channel import Channel
 from engine.runtime._failure import blaming, name_of
@@ -256,14 +259,27 @@ class _StageBuilder:
         return fan_out(targets)
 
     def _context(self, step: PlannedStep) -> StepContext:
-        site = self._site
-        context = StepContext(
-            step.step_id, site.index, site.count, self._running.progress, site.clock.time_s
-        )
-        if site.store is not None and is_keyed(step.kernel):
-            context.state.attach(site.store.state(step.step_id))
-            self._running.states[step.step_id] = context.state
-        return context
+        site, progress = self._site, self._running.progress
+        now_s, state = site.clock.time_s, self._state(step)
+        return StepContext(step.step_id, site.index, site.count, progress, now_s, state)
+
+    def _state(self, step: PlannedStep) -> KeyedState:
+        """The state that a step begins with: empty, or what the store has."""
+        store, step_id = self._site.store, step.step_id
+        ttl = step.kernel.state_options.ttl if is_keyed(step.kernel) else None
+        if ttl is None:
+            state = KeyedState()
+            if store is None or not is_keyed(step.kernel):
+                return state
+            state.attach(store.state(step_id))
+        else:
+            state = expiring = ExpiringState(ttl, self._site.clock.time_s)
+            self._running.expiring.append(expiring)
+            if store is None:
+                return state
+            expiring.attach(store.state(step_id), functools.partial(store.timers, step_id))
+        self._running.states[step_id] = state
+        return state
 
     def _source(self, step: PlannedStep, down: Target) -> SourceNode:
         source, site = step.kernel.source, self._site

@@ -16,7 +16,7 @@ from engine.dataflow import f_repr
 from engine.errors import InconsistentPartitionsError, UserCodeError
 from engine.operators._kernels import InputKernel, OutputKernel
 from engine.operators._shown import shortened
-from engine.operators._state_options import DEFAULT_STATE, StateOptions
+from engine.operators._state_options import StateOptions
 from engine.recovery._evolution import Evolution, WantedStep, evolve
 from engine.recovery._manifest import Manifest, StepEntry
 from engine.recovery._state_view import StoredState
@@ -57,7 +57,7 @@ def options_of(planned: Plan) -> dict[str, StateOptions]:
 
 
 def _options(step: PlannedStep) -> StateOptions:
-    options: StateOptions = getattr(step.kernel, "state_options", DEFAULT_STATE)
+    options: StateOptions = step.kernel.state_options
     return options
 
 
@@ -145,8 +145,8 @@ class Migration:
 
     def __init__(self, step_id: str, options: StateOptions) -> None:
         self._step_id = step_id
+        self._options = options
         self._version = options.version
-        self._migrate = options.migrate
 
     def current(self, key: Any, row: StoredState) -> Any:
         """The state in a row, in the present version.
@@ -157,23 +157,24 @@ class Migration:
         """
         if row.version == self._version:
             return row.value
+        migrate = self._options.migrate
         where = (
             f"step {self._step_id!r}, key {shortened(key)}: the stored state is of version "
-            f"{row.version}, and the flow's of version {self._version}"
+            f"{row.version}, and the flow's are of version {self._version}"
         )
-        if self._migrate is None or row.version > self._version:
+        if migrate is None or row.version > self._version:
             msg = f"{where}; keep the step's `migrate` function for as long as old states are left"
             raise InconsistentPartitionsError(msg)
         try:
-            state = self._migrate(row.version, row.value)
+            state = self._options.migrated(row.version, row.value)
         except Exception as ex:
-            msg = f"{where}: {f_repr(self._migrate)} raised {type(ex).__name__}: {ex}"
+            msg = f"{where}: {f_repr(migrate)} raised {type(ex).__name__}: {ex}"
             raise self._refusal(msg) from ex
         if state is None:
-            msg = f"{where}: {f_repr(self._migrate)} returned None, which is no state"
+            msg = f"{where}: {f_repr(migrate)} returned None, which is no state"
             raise self._refusal(msg)
         return state
 
     def _refusal(self, msg: str) -> UserCodeError:
         hint = f"`migrate` gets (version, state) and returns the state of version {self._version}"
-        return UserCodeError(msg, function=self._migrate, hint=hint)
+        return UserCodeError(msg, function=self._options.migrate, hint=hint)

@@ -55,6 +55,14 @@ class Entropy(Protocol):
         ...
 
 
+def log(line: str) -> None:
+    """Tell people something that they may want to know, by the logger ``engine``."""
+    # Here, because most runs have nothing to tell, and it takes a while to load.
+    import logging  # noqa: PLC0415
+
+    logging.getLogger("engine").info(line)
+
+
 class SystemEntropy:
     """The operating system's."""
 

@@ -214,7 +214,10 @@ class WorkerRecovery:
 
 
 class _StepState:
-    """What the store has of one step's state."""
+    """What the store has of one step's state.
+
+    Methods that read states have `step_id` in a local, for `engine.runtime._failure` to find.
+    """
 
     def __init__(self, worker: WorkerStore, step_id: str, migration: Migration) -> None:
         self._worker = worker
@@ -223,15 +226,15 @@ class _StepState:
 
     def load(self, key: Any) -> Any:
         """As in `Stored`."""
-        (row,) = self._worker.get_rows(self._step_id, [key])
-        return None if isinstance(row, Missing) else self._migration.current(key, row)
+        (state,) = self.load_many([key])
+        return state
 
     def load_many(self, keys: list[Any]) -> list[Any]:
         """As in `Stored`."""
-        current = self._migration.current
+        step_id, current = self._step_id, self._migration.current
         return [
             None if isinstance(row, Missing) else current(key, row)
-            for key, row in zip(keys, self._worker.get_rows(self._step_id, keys), strict=True)
+            for key, row in zip(keys, self._worker.get_rows(step_id, keys), strict=True)
         ]
 
     def is_empty(self) -> bool:

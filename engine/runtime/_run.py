@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -30,6 +29,7 @@ from engine.runtime._ports import (
     SystemEntropy,
     SystemWaiter,
     Waiter,
+    log,
 )
 from engine.runtime._sink_node import Job
 from engine.runtime._worker import Worker
@@ -62,7 +62,7 @@ class RunOptions:
     drain: Drain = field(default_factory=Drain)
     recovery: RecoveryConfig | None = None
     """Where to save epochs; None saves nothing."""
-    tell: Callable[[str], None] = logging.getLogger("engine").info
+    tell: Callable[[str], None] = log
     """Takes lines about the run's recovery that people may want to read."""
 
 
@@ -97,8 +97,9 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Job
         yield None
         return
     # Loads RocksDB, which runs without recovery need not wait for.
+    from engine.recovery._backups import BackupOptions  # noqa: PLC0415
     from engine.recovery._disk import RealDisk  # noqa: PLC0415
-    from engine.recovery._worker_store import bounded  # noqa: PLC0415
+    from engine.recovery._worker_store import StoreOptions, bounded  # noqa: PLC0415
     from engine.recovery.store import RocksTables  # noqa: PLC0415
     from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld  # noqa: PLC0415
 
@@ -107,8 +108,9 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Job
     world = StoreWorld(
         RealDisk(), RocksTables(), options.clock, options.entropy, options.waiter, options.tell
     )
-    if config.state_memory is not None:
-        world = replace(world, options=bounded(config.state_memory))
+    stores = StoreOptions() if config.state_memory is None else bounded(config.state_memory)
+    backup = BackupOptions(config.backup_interval or timedelta(0), options.clock.time_s)
+    world = replace(world, options=replace(stores, backup=backup))
     recovery = JobStore.open(job, world)
     try:
         for step in planned.steps:

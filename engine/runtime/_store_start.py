@@ -14,7 +14,6 @@ A crash anywhere in between is followed by a start that does it again. Called by
 from __future__ import annotations
 
 import functools
-import logging
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -41,7 +40,7 @@ from engine.runtime._build import Deal, deal_partitions
 from engine.runtime._evolving import evolution_of
 from engine.runtime._ids import Epoch
 from engine.runtime._plan import Plan, is_keyed
-from engine.runtime._ports import Clock, Entropy, SystemWaiter, Waiter
+from engine.runtime._ports import Clock, Entropy, SystemWaiter, Waiter, log
 from engine.runtime._settling import KnownShard, OldShard, settle
 
 _SETTLING_POLL_S = 0.001
@@ -70,7 +69,7 @@ class StoreWorld:
     entropy: Entropy
     waiter: Waiter = field(default_factory=SystemWaiter)
     """How to wait for the targets of sinks."""
-    tell: Callable[[str], None] = logging.getLogger("engine").info
+    tell: Callable[[str], None] = log
     """Takes lines about what a start does, for people."""
     options: StoreOptions = field(default_factory=StoreOptions)
     """How the stores of workers work."""

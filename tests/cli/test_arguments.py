@@ -120,7 +120,7 @@ def test_one_worker_at_one_address_is_no_cluster():
         (["-p", "3"], "-p 3: more than one worker is not supported yet"),
         (["-i", "0", "-a", "a:1;b:2"], "-a a:1;b:2: a cluster of several processes is not"),
         (["-i", "1"], "-i 1: a process other than 0 needs more addresses"),
-        (["-b", "0"], "-b 0: keeping older epochs is not supported yet"),
+        (["-b", "0"], "-b 0: older epochs are kept in a recovery store; give one (-r)"),
     ],
 )
 def test_what_comes_later_is_refused_by_name(arguments: list[str], said: str):

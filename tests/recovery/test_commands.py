@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +266,8 @@ def test_a_store_in_use_is_left_alone(root: Path, capsys: pytest.CaptureFixture[
     ):
         code, out, err = run(capsys, *argv)
         assert (code, out) == (1, ""), argv
-        assert f"error: {root}: another process has this store open; stop it first\n  hint: " in err
+        assert err.startswith(f"error: {root}: another process ")
+        assert "has this store open; stop it first\n  hint:   SIGTERM lets" in err
     assert not root.with_name("saved").exists()
     job.close(apply=False)
 
@@ -362,6 +365,45 @@ def test_damage_is_told_by_every_command(root: Path, capsys: pytest.CaptureFixtu
         assert "`python -m engine.recovery verify DIR` names all faults" in err
     assert run(capsys, "drop-step", root, SINK)[0] == 1
     assert sorted(root.rglob("*.json")) == before
+
+
+@contextmanager
+def forbidden(folder: Path) -> Iterator[None]:
+    """This process may not enter a folder; root becomes somebody else for that."""
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(0)
+        return
+    mode = folder.stat().st_mode
+    folder.chmod(0)
+    try:
+        yield
+    finally:
+        folder.chmod(mode)
+
+
+def test_a_store_of_somebody_else_is_not_entered(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the message says why."""
+    run(capsys, "ls", root)
+    for argv in (
+        ["ls", root],
+        ["verify", root],
+        ["show", root, COUNT],
+        ["rename-step", root, COUNT, "flow.x"],
+        ["savepoint", root, root.with_name("saved")],
+        ["restore", root, root.with_name("new")],
+        ["init", root / "sub", "1"],
+    ):
+        with forbidden(root):
+            code, out, err = run(capsys, *argv)
+        assert (code, out) == (1, ""), argv
+        assert err.startswith(f"error: {root}"), argv
+        assert "Permission denied" in err, argv
 
 
 def test_values_that_are_hard_to_write_are_written(

@@ -282,15 +282,19 @@ def test_another_flow_is_refused() -> None:
 
 
 def test_leftovers_of_dead_processes_are_removed() -> None:
-    """Unfinished manifests and shards that are not in force."""
+    """Unfinished manifests, and shards that are not in force; not those of a newer generation."""
     disk = a_store()
+    old = StoreFolder.open(disk, ROOT, "old")
+    old.start_generation(JOB, NO_STEPS, 1, 0.0)
+    old.close()
+    disk.make_folder(ROOT / "shards-0003")
     disk.create(ROOT / "manifests" / "dead.tmp")
     disk.make_folder(ROOT / "shards-0002")
     disk.make_folder(ROOT / "shards-0002" / "worker-0000.tmp")
     disk.create(ROOT / "shards-0002" / "worker-0000.tmp" / "x")
     folder = StoreFolder.open(disk, ROOT, "t")
     folder.remove_leftovers()
-    assert disk.names(ROOT) == ["FORMAT", "manifests", "shards-0001"]
+    assert disk.names(ROOT) == ["FORMAT", "manifests", "shards-0001", "shards-0003"]
     assert "dead.tmp" not in disk.names(ROOT / "manifests")
 
 

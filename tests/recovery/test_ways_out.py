@@ -5,7 +5,8 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ class Place:
     store: Path
     file: Path
     database: Path
+    keep: timedelta | None = None
+    """How long older epochs are kept."""
 
     def rows(self) -> list[int]:
         with closing(sqlite3.connect(self.database)) as database:
@@ -65,7 +68,10 @@ def run(
     op.output(file, lines, FileSink(place.file))
     rows = op.map("row", totals, lambda pair: {"total": pair[1]})
     op.output(table, rows, SqliteSink(place.database, table="totals", columns=["total"]))
-    run_main(flow, recovery_config=RecoveryConfig(place.store, create=True))
+    config = RecoveryConfig(place.store, place.keep, create=True)
+    # Each amount is an epoch of its own where older ones matter.
+    interval = None if place.keep is None else timedelta(0)
+    run_main(flow, recovery_config=config, epoch_interval=interval)
     return out
 
 
@@ -202,3 +208,46 @@ def test_a_job_does_not_take_over_a_target_that_is_ahead(place: Place, command: 
     with pytest.raises(Exception, match="epoch 3 is out, but the store is at epoch 1"):
         run(Place(new, place.file, place.database), [1, 2, 3])
     assert place.rows() == [1, 3, 6, 10]
+
+
+def test_a_job_goes_back_to_an_older_epoch(place: Place, command: Any, tmp_path: Path) -> None:
+    """Any since the first copy; with its output, and on from there."""
+    keeping = replace(place, keep=timedelta(hours=1))
+    run(keeping, [1, 2, 3])
+    run(keeping, [1, 2, 3, 4, 5, 6])
+    code, out, _ = command("ls", place.store)
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if "can be restored" in line]
+    first, last = (int(word) for word in line.split() if word.isdigit())
+    assert last == int(out.splitlines()[2].split()[1])
+    back = first + 3
+    _, states, _ = command("show", place.store, "flow.total")
+    assert states == "'k': 21\n"
+    new = tmp_path / "new"
+    code, _, err = command("restore", place.store, new, "--epoch", back, "--sinks", "continue")
+    assert code == 1
+    assert "'flow.table' can't go on from epoch" in err
+    choices = ("--sinks", "continue", "--sinks", "flow.table=new-target")
+    assert command("restore", place.store, new, "--epoch", back, *choices)[0] == 0
+    total = int(command("show", new, "flow.total", "k")[1].split()[1])
+    assert total in {3, 6, 10, 15}
+    read = int(command("show", new, "flow.in")[1].split()[-1])
+    amounts = [1, 2, 3, 4, 5, 6][:read]
+    assert sum(amounts) == total
+    assert run(replace(place, store=new), [*amounts, 100]) == [total + 100]
+    assert place.file.read_text().splitlines()[-2:] == [str(total), str(total + 100)]
+    code, _, err = command("restore", place.store, tmp_path / "none", "--epoch", last + 1)
+    assert code == 1
+    assert f"it has epochs {first} to {last}" in err
+
+
+def test_without_an_interval_older_epochs_are_dropped(place: Place, command: Any) -> None:
+    """The last one can still be restored."""
+    run(replace(place, keep=timedelta(hours=1)), [1, 2, 3])
+    assert "can be restored" in command("ls", place.store)[1]
+    run(place, [1, 2, 3, 4])
+    assert "can be restored" not in command("ls", place.store)[1]
+    new = place.store.with_name("new")
+    assert command("restore", place.store, new, "--sinks", "continue")[0] == 0
+    assert run(replace(place, store=new), [1, 2, 3, 4, 5]) == [15]
+    assert place.rows() == [1, 3, 6, 10, 15]

@@ -184,7 +184,7 @@ def test_an_older_copy_of_the_store_is_noticed(config: RecoveryConfig, tmp_path:
         run_main(marked_flow(tmp_path, items), recovery_config=older)
 
 
-def test_a_backup_interval_is_refused_for_now(tmp_path: Path):
-    """Rather than be taken for a promise."""
-    with pytest.raises(NotImplementedError, match="backup_interval"):
-        RecoveryConfig(tmp_path, timedelta(hours=1))
+def test_a_negative_backup_interval_is_refused(tmp_path: Path):
+    """Before anything is made of it."""
+    with pytest.raises(ValueError, match="backup_interval must not be negative"):
+        RecoveryConfig(tmp_path, -timedelta(hours=1))

@@ -107,4 +107,4 @@ def test_what_a_state_takes_is_counted_with_all_that_it_holds():
     assert 1000 < deep_bytes([text, text]) < 1500
     assert deep_bytes({"a": [text + "y", {"b": text}]}) > 2000
     assert deep_bytes(deep_bytes) == 0
-    assert deep_bytes(["%d" % i for i in range(100_000)]) > 5_000_000
+    assert deep_bytes([str(i) for i in range(100_000)]) > 5_000_000

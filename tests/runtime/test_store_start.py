@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.dataflow import Dataflow
-from engine.errors import EngineRuntimeError, InconsistentPartitionsError
+from engine.errors import EngineError, EngineRuntimeError, InconsistentPartitionsError
 from engine.recovery._fakes import MemoryTables, SimulatedCrash
 from engine.recovery._verify import verify
 from tests.runtime.scripted import FakeTime
@@ -45,9 +45,7 @@ def test_a_store_of_any_number_of_workers_goes_on_with_any_other(path: list[int]
 
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 1), (1, 2), (2, 2)])
-def test_a_crash_at_any_point_of_a_start_changes_nothing(
-    before: int, after: int, seed: int
-):
+def test_a_crash_at_any_point_of_a_start_changes_nothing(before: int, after: int, seed: int):
     """Not in state, timers, positions or at the targets of sinks, whose calls count as points."""
     start = crashed(before, pending=1)
     good, ops = _started(deepcopy(start), after)
@@ -158,7 +156,7 @@ def test_a_sink_that_keeps_no_marker_any_more_is_refused_while_rows_wait():
         return flow
 
     for workers in (1, 2):
-        with pytest.raises(EngineRuntimeError, match="not of that kind any more"):
+        with pytest.raises(EngineError, match="not of that kind any more"):
             run(outside, workers, flow_of=plain_flow)
         outside.disk = outside.disk.after_crash(workers)
     run(outside, 2)
