@@ -103,7 +103,7 @@ def summary(place: StorePlace) -> StoreSummary:
         for state in views(place, manifest):
             for step_id in manifest.steps:
                 found.keys[step_id] += state.row_count(step_id)
-                found.partitions[step_id] += len(state.partitions(step_id))
+                found.partitions[step_id] += len(state.partition_names(step_id))
         shards = StorePaths(place.root).shards(manifest.shards)
         found.table_bytes = _size(place.disk, shards, "table")
         found.log_bytes = _size(place.disk, shards, "log")

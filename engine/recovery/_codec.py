@@ -28,6 +28,7 @@ from engine.recovery._extensions import (
     unpack,
     unpack_flat_tuple,
 )
+from engine.recovery._plain_pickle import NotPlainError, load_plain
 
 MSGPACK: Final = b"m"
 FLAT_TUPLE: Final = b"t"
@@ -138,14 +139,27 @@ class Codec:
     def decode_column(self, column: bytes) -> list[Any]:
         """The states that `encode_column` made these bytes of. Errors as `decode_row`."""
         if column[:1] == PICKLE:
-            return cast("list[Any]", self._unpickle(column[1:]))
+            return self._unpickle_column(column[1:])
         return [self.decode_row(row) for row in unpack(column[1:])]
 
     def column_rows(self, column: bytes) -> list[bytes]:
         """What `encode_rows` would have made of the values of a column."""
         if column[:1] == PICKLE:
-            return self.encode_rows(self._unpickle(column[1:]))
+            return self.encode_rows(self._unpickle_column(column[1:]))
         return cast("list[bytes]", unpack(column[1:]))
+
+    def _unpickle_column(self, data: bytes) -> list[Any]:
+        if self.allow_pickle:
+            return cast("list[Any]", self._unpickle(data))
+        # Columns are pickled whatever is in them, if their writer allowed it. What is taken from
+        # one is what could have been written without.
+        try:
+            values = cast("list[Any]", load_plain(data))
+            self.encode_rows(values)
+        except (NotPlainError, TypeError, ValueError) as ex:
+            msg = f"it is pickled, and this store was opened with allow_pickle=False: {ex}"
+            raise PickleRefusedError(msg) from ex
+        return values
 
     def _unpickle(self, data: bytes) -> Any:
         if not self.allow_pickle:

@@ -18,7 +18,6 @@ from typing import Any
 
 from engine.errors import (
     CorruptStoreError,
-    DecodeError,
     NoPartitionsError,
     StoreError,
     StoreFormatError,
@@ -133,7 +132,7 @@ def ties_of(store: StateView) -> dict[str, SinkTies]:
     ties = {
         step_id: SinkTies(
             marked=step_id in manifest.published or bool(store.kept_rows(step_id)),
-            positioned=_has_positions(store, step_id),
+            positioned=bool(store.partition_names(step_id)),
         )
         for step_id, entry in manifest.steps.items()
         if entry.kind == SINK_KIND
@@ -148,14 +147,6 @@ def kept_of(store: StateView) -> list[Kept]:
         for step_id, entry in store.manifest.steps.items()
         for shard, rows in store.kept_rows(step_id).items()
     ]
-
-
-def _has_positions(store: StateView, step_id: str) -> bool:
-    try:
-        return bool(store.partitions(step_id))
-    except DecodeError:
-        # It is there all the same, and whoever restores it may have its class.
-        return True
 
 
 def write_savepoint(disk: Disk, target: Path, name: str, savepoint: Savepoint) -> Path:

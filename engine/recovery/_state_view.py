@@ -223,6 +223,17 @@ class StateView:
             found[name] = StoredPartition(decode_state(self._codec, row, step_id, name), epoch)
         return found
 
+    def partition_names(self, step_id: str) -> set[str]:
+        """The partitions of a step that this worker has states of, which are not read."""
+        step = self._number(step_id)
+        prefix = step_prefix(PARTITION, step)
+        names = {
+            name_of_partition(key) for key, _ in self._table.scan(prefix, after_prefix(prefix))
+        }
+        changed = dict(self._overlay.newest(PARTITION, step))
+        deleted = {name for name, chunk in changed.items() if chunk is None}
+        return (names | changed.keys()) - deleted
+
     def kept_rows(self, step_id: str) -> dict[str, list[bytes]]:
         """The rows that each shard of a sink kept for the epoch it was opened with.
 

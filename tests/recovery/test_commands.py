@@ -139,7 +139,7 @@ def test_export_writes_json(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert len(lines) == 5
     _, out, _ = run(capsys, "export", root, SOURCE)
     assert len(out.splitlines()) == 1
-    assert run(capsys, "export", root, SOURCE, "--no-pickle", COUNT)[0] == 1
+    assert run(capsys, "export", root, SOURCE, "--no-pickle", COUNT)[1].count("\n") == 4
     assert run(capsys, "export", root, COUNT, "flow.nope")[:2] == (1, "")
 
 
@@ -155,6 +155,34 @@ def test_pickled_states_can_be_refused(tmp_path: Path, capsys: pytest.CaptureFix
     code, _, err = run(capsys, "show", tmp_path / "store", COUNT, "a", "--no-pickle")
     assert code == 1
     assert "step 'flow.count', key 'a': the state can't be read: it is pickled" in err
+
+
+def test_ls_reads_no_states(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it needs none of the flow's classes, and runs none of their code."""
+    own = type("Gone", (), {"__module__": __name__})
+    monkeypatch.setitem(globals(), "Gone", own)
+    job = Job(RealDisk(), RocksTables(), tmp_path / "store", "t")
+    for epoch in (1, 2, 3):
+        values = {"a": own(), "b": own()} if epoch < 3 else {"c": own()}
+        deleted = ["a"] if epoch == 3 else []
+        job.store.append(Epoch(epoch), [PartitionChanges(SOURCE, values, deleted)])
+        job.store.append(Epoch(epoch), [KeyedChanges(COUNT, ["a"], [own()])])
+        job.store.prepare(Epoch(epoch))
+        job.folder.commit(Epoch(epoch), {}, 0.0)
+        job.store.commit(Epoch(epoch))
+        if epoch == 1:
+            job.store.apply_all()
+    job.close(apply=False)
+    monkeypatch.undo()
+    code, out, _ = run(capsys, "ls", tmp_path / "store")
+    assert code == 0
+    assert "flow.count  stateful     1           -" in out
+    assert "flow.in     input        -           2" in out
+    code, _, err = run(capsys, "show", tmp_path / "store", COUNT)
+    assert code == 1
+    assert "hint:   run this where the flow's modules can be imported" in err
 
 
 def reopen(root: Path, wanted: dict[str, WantedStep]) -> WorkerStore:
