@@ -13,6 +13,7 @@ _MODULES = """\
 modules to run:
   python -m engine.run module:flow         run a dataflow
   python -m engine.visualize module:flow   draw a dataflow, or the plan of it
+  python -m engine.recovery COMMAND DIR    show, check and mend a recovery store
 Each of them knows --help.
 """
 

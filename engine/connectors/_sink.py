@@ -77,9 +77,10 @@ class SinkSession:
 
     Attributes:
         store_id: The recovery store, by a random text. A store that was restored from a savepoint
-            has a new one, so it shares no marker with the job that goes on from the original.
-        generation: Counts the starts of the job on this store, from 1; also those that follow a
-            failure within one run.
+            has a new one, so it shares no marker with the job that goes on from the original; one
+            that was restored to take over from it has the original's.
+        generation: Goes up with each start of the job on this store, and with those that follow a
+            failure within one run; not by one where a store was restored.
         step_id: Full id of the output step.
         shard: The name of the part, or "worker-0", "worker-1", … for a `DynamicSink`.
     """
