@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.errors import StoreError
+from engine.recovery._changes import StoredState
 from engine.recovery._disk import Disk
 from engine.recovery._ids import WorkerIndex
 from engine.recovery._layout import StorePaths
@@ -30,7 +31,7 @@ from engine.recovery._savepoint import (
     save_worker,
     write_savepoint,
 )
-from engine.recovery._state_view import StateView, StoredState
+from engine.recovery._state_view import StateView
 from engine.recovery._store_folder import StoreFolder
 from engine.recovery._table import Tables
 from engine.recovery._worker_store import WorkerStore

@@ -38,11 +38,11 @@ _EMPTY_EPOCHS: Final = 100
 class ApplyOptions:
     """When changes are applied."""
 
-    merge_bytes: int = 32 << 20
+    merge_bytes: int = 24 << 20
     """Wait for this many bytes before applying any, unless there is nothing else to do."""
-    waiting_bytes_max: int = 64 << 20
+    waiting_bytes_max: int = 32 << 20
     """More should not wait: a restart has to read them, and they take memory."""
-    flush_bytes: int = 64 << 20
+    flush_bytes: int = 24 << 20
     """Make the table durable after this many bytes of log."""
     files_max: int = 16
     """Or when the log has more files. Each start begins one, however little it goes on to write."""
@@ -129,17 +129,17 @@ class Applier:
         written: dict[tuple[bytes, StepNumber], set[Any]] = {}
         for chunk in reversed(layer.chunks):
             seen = written.setdefault((chunk.kind, chunk.step), set())
-            if self._write(chunk, seen):
-                yield
+            self._write(chunk, seen)
+            yield
         self._mark(replace(self.applied, epoch=through))
         self._overlay.end_applying()
 
-    def _write(self, chunk: Chunk, seen: set[Any]) -> bool:
-        """Write what of a chunk isn't in a newer one; False if nothing is left of it."""
+    def _write(self, chunk: Chunk, seen: set[Any]) -> None:
+        """Write what of a chunk isn't in a newer one."""
         keys = [key for key in chunk.keys if key not in seen] if seen else chunk.keys
         deleted = [key for key in chunk.deleted if key not in seen]
         if not keys and not deleted:
-            return False
+            return
         seen.update(keys, deleted)
         step_id = self._step_ids.get(chunk.step, f"number {chunk.step}")
         values, dues = chunk.table_values(self._codec, step_id, keys) if keys else ([], [])
@@ -148,7 +148,6 @@ class Applier:
         if chunk.kind == STATE and (chunk.has_timers or chunk.step in self.applied.timed_steps):
             self._add_timers(chunk.step, table_keys, dues, puts, deletes)
         self._table.write(puts, deletes)
-        return True
 
     def _add_timers(
         self,

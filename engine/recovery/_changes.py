@@ -71,6 +71,16 @@ class KeptRows:
 Changes: TypeAlias = KeyedChanges | PartitionChanges | KeptRows
 
 
+class StoredState(NamedTuple):
+    """The state of a key, as it was last appended."""
+
+    value: Any
+    due_us: int | None
+    """When its timer is due, in microseconds since 1970 UTC."""
+    version: int
+    """The version of the state."""
+
+
 class Kept(NamedTuple):
     """Kept rows as they are in the log."""
 
@@ -88,7 +98,10 @@ class Chunk:
         deleted: The keys that have none any more.
     """
 
-    __slots__ = ("_column", "_dues", "_rows", "deleted", "epoch", "keys", "kind", "step", "version")
+    __slots__ = (
+        *("_column", "_dues", "_states"),
+        *("deleted", "epoch", "keys", "kind", "step", "version"),
+    )
 
     def __init__(
         self,
@@ -107,10 +120,10 @@ class Chunk:
         self._dues: dict[Any, int | None] | None = None
         if dues_us is not None:
             self._dues = dict(zip(keys, dues_us, strict=True))
-        self._rows: dict[Any, bytes] | None = None
+        self._states: dict[Any, Any] = {}
 
     def part(self) -> tuple[Any, ...]:
-        """The chunk as a part of a log record. Not after `row`.
+        """The chunk as a part of a log record.
 
         Raises:
             InternalError: One of the keys is no key.
@@ -138,28 +151,31 @@ class Chunk:
         """Whether its step has any."""
         return self._dues is not None
 
-    def row(self, codec: Codec, step_id: str, key: Any) -> bytes:
-        """The encoded state of one key. Errors as `table_values`."""
-        if self._rows is None:
-            rows = self._encoded(codec, step_id, self.keys, key)
-            self._rows = dict(zip(self.keys, rows, strict=True))
-            self._column = b""
-        return self._rows[key]
+    def state(self, codec: Codec, step_id: str, key: Any) -> StoredState:
+        """The state of one key, in an object that nobody else has. Errors as `table_values`."""
+        if key not in self._states:
+            # All at once, to be given away one by one, each once.
+            self._states = dict(zip(self.keys, self._decoded(codec, step_id, key), strict=True))
+        return StoredState(self._states.pop(key), self.due_us(key), self.version)
 
-    def _encoded(
-        self, codec: Codec, step_id: str, keys: Sequence[Any], wanted: Any = None
-    ) -> list[bytes]:
-        """The encoded states of keys; an error names the one that is `wanted`, if it is known."""
-        if self._rows is not None:
-            return [self._rows[key] for key in keys]
+    def _decoded(self, codec: Codec, step_id: str, wanted: Any = None) -> list[Any]:
+        """The states; an error names the key that is `wanted`, if it is known."""
         try:
-            if len(keys) == len(self.keys):
-                return codec.column_rows(self._column)
-            values = dict(zip(self.keys, codec.decode_column(self._column), strict=True))
-            return codec.encode_rows([values[key] for key in keys])
+            return codec.decode_column(self._column)
         except Exception as ex:
             # A user's class may raise anything when it is decoded.
             raise decode_error(self._column, ex, step_id, wanted) from ex
+
+    def _encoded(self, codec: Codec, step_id: str, keys: Sequence[Any]) -> list[bytes]:
+        """The encoded states of keys."""
+        try:
+            if len(keys) == len(self.keys):
+                return codec.column_rows(self._column)
+        except Exception as ex:
+            # As above.
+            raise decode_error(self._column, ex, step_id, None) from ex
+        values = dict(zip(self.keys, self._decoded(codec, step_id), strict=True))
+        return codec.encode_rows([values[key] for key in keys])
 
     def due_us(self, key: Any) -> int | None:
         """When the timer of a key is due."""
@@ -170,13 +186,6 @@ class Chunk:
         if self.kind == STATE:
             return state_keys(self.step, keys)
         return partition_keys(self.step, keys)
-
-    def table_value(self, codec: Codec, step_id: str, key: Any) -> bytes:
-        """The value of one row in the table. Errors as `table_values`."""
-        row = self.row(codec, step_id, key)
-        if self.kind == PARTITION:
-            return partition_value(row, self.epoch)
-        return state_value(row, self.due_us(key), self.version)
 
     def table_values(
         self, codec: Codec, step_id: str, keys: Sequence[Any]

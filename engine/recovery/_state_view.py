@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from engine.errors import InternalError
 from engine.recovery._blame import decode_error
-from engine.recovery._changes import decode_state
+from engine.recovery._changes import StoredState, decode_state
 from engine.recovery._codec import Codec
 from engine.recovery._ids import Epoch, StepNumber
 from engine.recovery._manifest import Manifest
@@ -35,16 +35,6 @@ from engine.recovery._table import Table
 
 KeptByStep: TypeAlias = dict[StepNumber, dict[str, list[bytes]]]
 """Rows that shards of sinks kept for an epoch, by step and shard."""
-
-
-class StoredState(NamedTuple):
-    """The state of a key, as it was last appended."""
-
-    value: Any
-    due_us: int | None
-    """When its timer is due, in microseconds since 1970 UTC."""
-    version: int
-    """The version of the state."""
 
 
 class StoredPartition(NamedTuple):
@@ -82,11 +72,8 @@ class StateView:
         chunk = find(self._overlay.indexes(STATE, step), key)
         if isinstance(chunk, Missing):
             value = self._table.get(state_key(step, key))
-        elif chunk is None:
-            value = None
-        else:
-            value = chunk.table_value(self._codec, step_id, key)
-        return MISSING if value is None else self._state(value, step_id, key)
+            return MISSING if value is None else self._state(value, step_id, key)
+        return MISSING if chunk is None else chunk.state(self._codec, step_id, key)
 
     def get_rows(self, step_id: str, keys: Sequence[Any]) -> list[StoredState | Missing]:
         """The states of keys, in their order; `MISSING` for a key that has none.
@@ -133,8 +120,7 @@ class StateView:
             if isinstance(chunk, Missing):
                 unknown.append(i)
             elif chunk is not None:
-                value = chunk.table_value(self._codec, step_id, key)
-                found[i] = self._state(value, step_id, key)
+                found[i] = chunk.state(self._codec, step_id, key)
         return unknown
 
     def _state(self, value: bytes, step_id: str, key: object) -> StoredState:
@@ -157,8 +143,7 @@ class StateView:
                 yield key, self._state(value, step_id, key)
         for key, chunk in changed.items():
             if chunk is not None:
-                value = chunk.table_value(self._codec, step_id, key)
-                yield key, self._state(value, step_id, key)
+                yield key, chunk.state(self._codec, step_id, key)
 
     def has_states(self, step_id: str) -> bool:
         """Whether any key of a step may have a state; quickly found out."""
@@ -208,19 +193,17 @@ class StateView:
         """All partitions of a step that this worker has states of. Errors as `get_rows`."""
         step = self._number(step_id)
         prefix = step_prefix(PARTITION, step)
-        values = {
-            name_of_partition(table_key): value
-            for table_key, value in self._table.scan(prefix, after_prefix(prefix))
-        }
+        found: dict[str, StoredPartition] = {}
+        for table_key, value in self._table.scan(prefix, after_prefix(prefix)):
+            row, epoch = split_partition_value(value)
+            name = name_of_partition(table_key)
+            found[name] = StoredPartition(decode_state(self._codec, row, step_id, name), epoch)
         for name, chunk in self._overlay.newest(PARTITION, step):
             if chunk is None:
-                values.pop(name, None)
+                found.pop(name, None)
             else:
-                values[name] = chunk.table_value(self._codec, step_id, name)
-        found: dict[str, StoredPartition] = {}
-        for name, value in values.items():
-            row, epoch = split_partition_value(value)
-            found[name] = StoredPartition(decode_state(self._codec, row, step_id, name), epoch)
+                state = chunk.state(self._codec, step_id, name)
+                found[name] = StoredPartition(state.value, chunk.epoch)
         return found
 
     def partition_names(self, step_id: str) -> set[str]:

@@ -32,6 +32,7 @@ from engine.recovery._state_view import KeptByStep, StateView
 from engine.recovery._table import Table
 from engine.recovery._worker_files import (
     check_folders,
+    check_meta,
     create_worker,
     identity_of,
     identity_rows,
@@ -40,7 +41,7 @@ from engine.recovery._worker_files import (
 )
 
 _OVERDUE_FACTOR: Final = 10
-_MERGE_BYTES_MIN: Final = 8 << 20
+_MERGE_BYTES_MIN: Final = 6 << 20
 """Merging less would write the same rows again and again."""
 
 __all__ = ["StoreOptions", "WorkerSpot", "WorkerStore"]
@@ -278,6 +279,8 @@ def _open(
     backups.begin(manifest, log)
     table = spot.tables.open(table_folder(folder))
     stack.callback(table.close)
+    # Once more, as a newer generation may have had it since: its rows are not what we read.
+    check_meta(table_folder(folder), table, manifest, spot.worker)
     codec = Codec(allow_pickle=options.allow_pickle)
     step_ids = {entry.number: step_id for step_id, entry in manifest.steps.items()}
     applier = Applier(table, overlay, applied, codec, step_ids, options.apply)

@@ -17,9 +17,9 @@ from engine.errors import InconsistentPartitionsError, UserCodeError
 from engine.operators._kernels import InputKernel, OutputKernel
 from engine.operators._shown import shortened
 from engine.operators._state_options import StateOptions
+from engine.recovery._changes import StoredState
 from engine.recovery._evolution import Evolution, WantedStep, evolve
 from engine.recovery._manifest import Manifest, StepEntry
-from engine.recovery._state_view import StoredState
 from engine.runtime._plan import Plan, PlannedStep, is_keyed
 
 _COMMAND = "python -m engine.recovery"

@@ -37,6 +37,9 @@ from engine.runtime._worker import Worker
 if TYPE_CHECKING:
     from engine.runtime._recovery import JobStore
 
+_SMALL_BUFFER_BYTES = 16 << 20
+"""What a table holds back of its rows where memory is bounded."""
+
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
 
 
@@ -105,10 +108,12 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Job
 
     root = Path(config.db_dir)
     job = RecoveredJob(root, flow, planned, create=config.create)
+    bound = config.state_memory
+    tables = RocksTables() if bound is None else RocksTables(write_buffer_bytes=_SMALL_BUFFER_BYTES)
     world = StoreWorld(
-        RealDisk(), RocksTables(), options.clock, options.entropy, options.waiter, options.tell
+        RealDisk(), tables, options.clock, options.entropy, options.waiter, options.tell
     )
-    stores = StoreOptions() if config.state_memory is None else bounded(config.state_memory)
+    stores = StoreOptions() if bound is None else bounded(bound)
     backup = BackupOptions(config.backup_interval or timedelta(0), options.clock.time_s)
     world = replace(world, options=replace(stores, backup=backup))
     recovery = JobStore.open(job, world)

@@ -73,7 +73,7 @@ class Life:
         published = {SINK: {"s": epoch - 1}}
         job.folder.commit(epoch, published, self.now_s)
         job.store.commit(epoch)
-        for _ in range(rng.randint(0, 12)):
+        for _ in range(rng.randint(0, 24)):
             job.store.apply_slice(eager=rng.random() < 0.5)
 
     def run(self, epochs: int) -> None:
@@ -319,6 +319,8 @@ def test_damage_to_what_is_kept_is_named() -> None:
     """Before anything is made; `verify` finds it too."""
     life = in_memory()
     life.run(8)
+    # So that the log is there for the sake of older epochs alone.
+    life.job.store.apply_all()
     life.close()
     folder, disk = life.job.store.folder, life.disk
     oldest = life.kept()[0]
