@@ -40,7 +40,9 @@ A keyed step sees the values of a key in the order in which they came to it, and
 key keeps that order. Between different keys of one batch no order is promised, unless an operator
 says so.
 
-**State** is kept by key, in the steps that say so, on the worker that owns the key.
+**State** is kept by key, in the steps that say so, on the worker that owns the key. How long it
+lives (`ttl`), and what becomes of it when its form changes (`state_version`, `migrate`), is told in
+[state.md](state.md).
 
 **Errors.** A mistake in building a flow is a `TypeError` or a `ValueError`, raised where it stands.
 What goes wrong while a flow runs ends the run with an `EngineRuntimeError`, whose chain of causes
@@ -79,6 +81,7 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "BranchOut": (),
     "StatefulLogic": ("on_item", "on_notify", "on_eof", "notify_at", "snapshot"),
     "StatefulBatchLogic": ("on_batch", "on_notify", "on_eof", "notify_at", "snapshot"),
+    "TTL": (),
     "TTLCache": ("get", "remove"),
 }
 HELPERS = ("map_dict_value",)

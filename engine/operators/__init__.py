@@ -35,11 +35,13 @@ from engine.operators._mapping import (
     map,
 )
 from engine.operators._shape import BranchOut, branch, merge, redistribute
+from engine.operators._state_options import TTL
 from engine.operators._stateful import StatefulLogic, stateful, stateful_flat_map, stateful_map
 from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
 from engine.operators._values import filter_map_value, filter_value, flat_map_value, map_value
 
 __all__ = [
+    "TTL",
     "BranchOut",
     "JoinEmitMode",
     "JoinInsertMode",

@@ -45,6 +45,8 @@ class RecordCode:
     """Collects the body of the loop. `value` is the record as the last step left it."""
 
     def __init__(self) -> None:
+        self.first_lines: list[str] = []
+        """What is done once per batch, before the loop."""
         self.lines: list[str] = []
         self.sites: list[Site] = []
         self.bound: dict[str, Any] = {}
@@ -59,6 +61,10 @@ class RecordCode:
             self._site = Site(step_id, value.var or "record")
         else:
             self._site = Site(step_id, value.pair[1], value.pair[0])
+
+    def first(self, text: str) -> None:
+        """Add a line that runs once per batch, before the loop. No user's function in it."""
+        self.first_lines.append(_INDENT + text)
 
     def line(self, text: str) -> None:
         """Add one line at the present depth."""

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from engine.clock import utc_now
 from engine.dataflow import Stream, operator
+from engine.errors import UserCodeError
+from engine.operators._shown import shown
+from engine.operators._state_options import check_state
 from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
 from engine.operators._types import K, V
 
 
 @operator
 def collect(
-    step_id: str, up: Stream[tuple[K, V]], timeout: timedelta, max_size: int
+    step_id: str,
+    up: Stream[tuple[K, V]],
+    timeout: timedelta,
+    max_size: int,
+    *,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], list[V]] | None = None,
 ) -> Stream[tuple[K, list[V]]]:
     """Gather the values of each key into lists.
 
     A list is emitted once it has `max_size` values, once no value of its key has come for
     `timeout`, and at the end of input. Each new value starts the timeout again, so a list can grow
     old as long as values keep coming. Records are routed so that one worker sees all values of a
-    key; a list keeps their arrival order. The state of a key is its list so far.
+    key; a list keeps their arrival order. The state of a key is its list so far; the timeout is its
+    time to live.
 
     Args:
         step_id: Name of the step.
         up: Keyed stream.
         timeout: How long to wait for a next value, by the wall clock.
         max_size: How many values make a list complete.
+        state_version: Version of the form that the values have.
+        migrate: Called with the version of an older stored list and that list; gives the list of
+            its values in the present form.
 
     Returns:
         Keyed stream of lists of at least one and at most `max_size` values.
 
     Raises:
-        TypeError: `timeout` isn't a `timedelta`, or `max_size` not an `int`; raised while the
-            flow is built.
-        ValueError: `timeout` is negative, or `max_size` is below 1; raised likewise.
+        TypeError: `timeout` isn't a `timedelta`, `max_size` or `state_version` not an `int`, or
+            `migrate` no function; raised while the flow is built.
+        ValueError: `timeout` is negative, `max_size` is below 1, or `state_version` out of range;
+            raised likewise.
         UserCodeError: A record isn't a `(key, value)` 2-tuple with a key of an allowed type.
 
     >>> from datetime import timedelta
@@ -52,11 +67,36 @@ def collect(
     [('a', [1, 3]), ('a', [4]), ('b', [2])]
     """
     _check_limits(step_id, timeout, max_size)
+    check_state(step_id, state_version, migrate)
 
     def build(resume: _CollectState | None) -> _Collect:
         return _Collect(timeout, max_size, resume)
 
-    return stateful_batch("stateful_batch", up, build)
+    return stateful_batch(
+        "stateful_batch",
+        up,
+        build,
+        state_version=state_version,
+        migrate=_migrate_values(migrate),
+    )
+
+
+def _migrate_values(
+    migrate: Callable[[int, Any], list[Any]] | None,
+) -> Callable[[int, _CollectState], _CollectState] | None:
+    """What brings a stored list to the present version; the user's function sees the values."""
+    if migrate is None:
+        return None
+
+    @functools.wraps(migrate)
+    def migrated(version: int, stored: _CollectState) -> _CollectState:
+        values: Any = migrate(version, list(stored.values))
+        if not isinstance(values, list):
+            msg = f"`migrate` of `collect` must return a list of values; got {shown(values)}"
+            raise UserCodeError(msg, function=migrate, hint="migrate each value of the list")
+        return _CollectState(stored.due, cast("list[Any]", values))
+
+    return migrated
 
 
 def _check_limits(step_id: str, timeout: Any, max_size: Any) -> None:

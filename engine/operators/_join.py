@@ -7,6 +7,8 @@ without labels and objects. Both keep the same state, `Seen`, by the functions i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any, Literal, TypeVar, get_args, overload
 
 from engine.dataflow import Operator, Stream, operator
@@ -16,9 +18,11 @@ from engine.operators._join_state import (
     JoinEmitMode,
     JoinInsertMode,
     Seen,
+    migrate_seen,
     rows,
 )
 from engine.operators._shape import merge
+from engine.operators._state_options import TTL, check_state, state_options
 from engine.operators._stateful import StatefulLogic, stateful
 from engine.operators._types import K
 from engine.operators._values import map_value
@@ -32,7 +36,10 @@ V5 = TypeVar("V5")
 
 def _kernel(step: Operator, _workers: int) -> JoinKernel:
     sides = len(step.ups["sides"].stream_ids)
-    return JoinKernel(sides, step.params["insert_mode"], step.params["emit_mode"])
+    params = step.params
+    options = state_options(params)
+    options = replace(options, migrate=migrate_seen(options.migrate, sides))
+    return JoinKernel(sides, params["insert_mode"], params["emit_mode"], options)
 
 
 @overload
@@ -43,6 +50,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: Literal["complete"] = "complete",
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1]]]: ...
 @overload
 def join(
@@ -53,6 +63,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: Literal["complete"] = "complete",
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1, V2]]]: ...
 @overload
 def join(
@@ -64,6 +77,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: Literal["complete"] = "complete",
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1, V2, V3]]]: ...
 @overload
 def join(
@@ -76,6 +92,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: Literal["complete"] = "complete",
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1, V2, V3, V4]]]: ...
 @overload
 def join(
@@ -89,6 +108,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: Literal["complete"] = "complete",
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1, V2, V3, V4, V5]]]: ...
 @overload
 def join(
@@ -98,6 +120,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: JoinEmitMode,
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1 | None]]]: ...
 @overload
 def join(
@@ -108,6 +133,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: JoinEmitMode,
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1 | None, V2 | None]]]: ...
 @overload
 def join(
@@ -119,6 +147,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: JoinEmitMode,
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1 | None, V2 | None, V3 | None]]]: ...
 @overload
 def join(
@@ -131,6 +162,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: JoinEmitMode,
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1 | None, V2 | None, V3 | None, V4 | None]]]: ...
 @overload
 def join(
@@ -144,6 +178,9 @@ def join(
     *,
     insert_mode: JoinInsertMode = "last",
     emit_mode: JoinEmitMode,
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[V1 | None, V2 | None, V3 | None, V4 | None, V5 | None]]]: ...
 @overload
 def join(
@@ -151,6 +188,9 @@ def join(
     *sides: Stream[tuple[K, Any]],
     insert_mode: JoinInsertMode = "last",
     emit_mode: JoinEmitMode = "complete",
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[K, tuple[Any, ...]]]: ...
 @operator(kernel=_kernel)
 def join(
@@ -158,6 +198,9 @@ def join(
     *sides: Stream[tuple[Any, Any]],
     insert_mode: JoinInsertMode = "last",
     emit_mode: JoinEmitMode = "complete",
+    ttl: timedelta | TTL[Any] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], Any] | None = None,
 ) -> Stream[tuple[Any, tuple[Any, ...]]]:
     """Put the values that several streams have for one key together in a tuple.
 
@@ -165,7 +208,7 @@ def join(
     their order; which of two sides comes first is not certain, and with it what "running" shows
     and what "last" overwrites. Emitted rows keep the order of the values that made them, within a
     key. The state of a key is the values that wait: with "complete", keys that never get all
-    sides stay for ever, and with "running" all keys do.
+    sides stay for ever, and with "running" all keys do; a `ttl` is for these.
 
     Args:
         step_id: Name of the step.
@@ -175,13 +218,21 @@ def join(
         emit_mode: When to emit. "complete": once every side has a value; the key then begins anew.
             "running": after every value, with None for what is missing. "final": once, at the end
             of input, with None for what is missing.
+        ttl: How long a key may be silent, on all sides, until its values are dropped, by the wall
+            clock or by a `TTL`, whose `event_time` is called with values of all sides; for ever by
+            default. Nothing is emitted of them then.
+        state_version: Version of the form that the values have which wait.
+        migrate: Called with the version of an older stored state and a list with, for each side,
+            the list of its values that wait; gives such a list of values in the present form.
 
     Returns:
         Keyed stream of tuples with a value per side, in the order of the sides.
 
     Raises:
-        TypeError: No stream was given; raised while the flow is built.
-        ValueError: There is no such mode; raised likewise.
+        TypeError: No stream was given, or `ttl`, `state_version` or `migrate` is of a wrong type;
+            raised while the flow is built.
+        ValueError: There is no such mode, or `ttl` or `state_version` is out of range; raised
+            likewise.
         UserCodeError: A record isn't a `(key, value)` 2-tuple with a key of an allowed type.
 
     >>> import engine.operators as op
@@ -198,13 +249,23 @@ def join(
     """
     _check_mode(step_id, "insert_mode", insert_mode, JoinInsertMode)
     _check_mode(step_id, "emit_mode", emit_mode, JoinEmitMode)
+    check_state(step_id, state_version, migrate, ttl)
     count = len(sides)
 
     def build(resume: Seen | None) -> _Join:
         return _Join(insert_mode, emit_mode, resume or [()] * count)
 
     labelled = [map_value(f"label_{i}", side, _labeller(i)) for i, side in enumerate(sides)]
-    return stateful("stateful", merge("merge", *labelled), build)
+    if isinstance(ttl, TTL) and ttl.event_time is not None:
+        ttl = replace(ttl, event_time=_of_labelled(ttl.event_time))
+    return stateful(
+        "stateful",
+        merge("merge", *labelled),
+        build,
+        ttl=ttl,
+        state_version=state_version,
+        migrate=migrate_seen(migrate, count),
+    )
 
 
 def _check_mode(step_id: str, name: str, given: object, allowed: Any) -> None:
@@ -217,6 +278,10 @@ def _check_mode(step_id: str, name: str, given: object, allowed: Any) -> None:
 
 def _labeller(side: int) -> Callable[[Any], tuple[int, Any]]:
     return lambda value: (side, value)
+
+
+def _of_labelled(event_time: Callable[[Any], Any]) -> Callable[[tuple[int, Any]], Any]:
+    return lambda labelled: event_time(labelled[1])
 
 
 class _Join(StatefulLogic[tuple[int, Any], tuple[Any, ...], Seen]):

@@ -11,8 +11,10 @@ from typing import Any
 
 from engine.operators._join_state import INSERTS, JoinEmitMode, JoinInsertMode, rows
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
-from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
+from engine.operators._keys import check_key, refuse_unkeyed
 from engine.operators._state import KeyedState
+from engine.operators._state_options import DEFAULT_STATE, StateOptions
+from engine.operators._state_ttl import ExpiringState
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +24,16 @@ class JoinKernel(KeyedKernel):
     sides: int
     insert_mode: JoinInsertMode
     emit_mode: JoinEmitMode
+    state_options: StateOptions = DEFAULT_STATE
 
     def start(self, step: StepContext) -> KeyedLogic:
-        """Begin with no keys."""
-        if self.sides == 2 and self.emit_mode == "complete" and self.insert_mode != "product":
-            return _CompletePairs(step.state, keep_first=self.insert_mode == "first")
-        return _Rows(step.state, self)
+        """Begin with no keys in memory."""
+        state, keep_first = step.state, self.insert_mode == "first"
+        if self.sides != 2 or self.emit_mode != "complete" or self.insert_mode == "product":
+            return _Rows(state, self)
+        if isinstance(state, ExpiringState):
+            return _ExpiringPairs(state, keep_first=keep_first)
+        return _CompletePairs(state, keep_first=keep_first)
 
 
 class _CompletePairs(KeyedLogic):
@@ -65,6 +71,35 @@ class _CompletePairs(KeyedLogic):
         return emitted
 
 
+class _ExpiringPairs(KeyedLogic):
+    """As `_CompletePairs`, with a time to live."""
+
+    def __init__(self, state: ExpiringState, *, keep_first: bool) -> None:
+        self._state = state
+        self._keep_first = keep_first
+
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
+        state, time_us = self._state, self._state.arrival_us()
+        emitted: list[Any] = []
+        for record in batch:
+            if record.__class__ is not tuple or len(record) != 2:
+                refuse_unkeyed(record)
+            its_key, new = record
+            if its_key.__class__ is not str:
+                check_key(its_key)
+            waiting = state.arrive(its_key, time_us(new))
+            if waiting is None or (waiting[0] == port and not self._keep_first):
+                state.put(its_key, (port, new))
+            elif waiting[0] == port:
+                # Its value stays, but its age is another.
+                state.put(its_key, waiting)
+            else:
+                state.discard(its_key)
+                other = waiting[1]
+                emitted.append((its_key, (new, other) if port == 0 else (other, new)))
+        return emitted
+
+
 class _Rows(KeyedLogic):
     """Any number of sides, in any mode. The state of a key is `Seen`."""
 
@@ -77,6 +112,9 @@ class _Rows(KeyedLogic):
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
         state, insert, sides = self._state, self._insert, self._sides
         complete, running = self._emit_mode == "complete", self._emit_mode == "running"
+        arrive = time_us = None
+        if isinstance(state, ExpiringState):
+            arrive, time_us = state.arrive, state.arrival_us()
         emitted: list[Any] = []
         for record in batch:
             if record.__class__ is not tuple or len(record) != 2:
@@ -84,7 +122,10 @@ class _Rows(KeyedLogic):
             its_key, new = record
             if its_key.__class__ is not str:
                 check_key(its_key)
-            seen = state.get(its_key)
+            if time_us is None or arrive is None:
+                seen = state.get(its_key)
+            elif (seen := arrive(its_key, time_us(new))) is not None:
+                state.put(its_key, seen)
             if seen is None:
                 seen = [()] * sides
                 state.put(its_key, seen)
@@ -100,7 +141,7 @@ class _Rows(KeyedLogic):
         if self._emit_mode != "final":
             return []
         state = self._state
-        keys = sorted_keys(state.all_keys())
+        keys = state.keys_at_end()
         emitted = [(key, row) for key in keys for row in rows(state.peek(key))]
         state.clear()
         return emitted

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
+
+from engine.errors import UserCodeError
+from engine.operators._shown import shown
 
 JoinInsertMode: TypeAlias = Literal["first", "last", "product"]
 """What `join` does with a second value of one side for the same key."""
@@ -45,6 +49,45 @@ INSERTS: dict[JoinInsertMode, Callable[[Seen, int, Any], None]] = {
     "last": insert_last,
     "product": insert_product,
 }
+
+
+def migrate_seen(
+    migrate: Callable[[int, Any], Any] | None, sides: int
+) -> Callable[[int, Any], Any] | None:
+    """What brings the stored state of a join to the present version.
+
+    The user's function sees values by side, whatever the form that they are stored in.
+    """
+    if migrate is None:
+        return None
+
+    @functools.wraps(migrate)
+    def migrated(version: int, stored: Any) -> Any:
+        by_side: Any = migrate(version, _by_side(stored, sides))
+        if not _are_sides(by_side, sides):
+            wanted = f"a list of {sides} lists, of which one has a value"
+            msg = f"`migrate` of a join must return {wanted}; got {shown(by_side)}"
+            raise UserCodeError(msg, function=migrate, hint="keep the lists, migrate the values")
+        if stored.__class__ is list:
+            return by_side
+        side = next(side for side, values in enumerate(by_side) if values)
+        return side, by_side[side][-1]
+
+    return migrated
+
+
+def _are_sides(by_side: Any, sides: int) -> bool:
+    if by_side.__class__ is not list or len(by_side) != sides:
+        return False
+    return all(values.__class__ is list for values in by_side) and any(by_side)
+
+
+def _by_side(stored: Any, sides: int) -> list[list[Any]]:
+    """The values in a stored state, which is `Seen` or one value with its side."""
+    if stored.__class__ is list:
+        return [list(values) for values in stored]
+    side, value = stored
+    return [[value] if number == side else [] for number in range(sides)]
 
 
 def rows(seen: Seen) -> list[tuple[Any, ...]]:

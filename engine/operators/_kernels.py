@@ -31,6 +31,7 @@ from engine.operators._codegen import RecordCode, Value
 from engine.operators._keys import check_key, is_pair
 from engine.operators._shown import shown
 from engine.operators._state import KeyedState
+from engine.operators._state_options import DEFAULT_STATE, StateOptions
 
 
 class Progress(Protocol):
@@ -61,6 +62,9 @@ class RecordKernel(ABC):
 
     final = False
     """Whether the step emits only at end of input (`emit_final`), and nothing per record."""
+
+    state_options: StateOptions = DEFAULT_STATE
+    """What the user says about the step's state, if it is keyed."""
 
     def prefetches(self, step: StepContext) -> bool:
         """Whether states should be brought to memory for a whole batch before it is worked on."""
@@ -259,6 +263,9 @@ class KeyedLogic(ABC):
 
 class KeyedKernel(ABC):
     """A keyed step that is more than lines in a loop: several inputs, or timers."""
+
+    state_options: StateOptions = DEFAULT_STATE
+    """What the user says about the step's state."""
 
     @abstractmethod
     def start(self, step: StepContext) -> KeyedLogic:

@@ -92,6 +92,7 @@ class KeyedState:
         self._stored: Stored | None = None
         self._all_here = True
         self._absent: set[Any] = set()
+        """Keys that the last `prefetch` found nothing for; asking again would be in vain."""
 
     def attach(self, stored: Stored) -> None:
         """From now on note what is touched, and look up in a store what isn't in memory."""
@@ -167,7 +168,7 @@ class KeyedState:
         return state
 
     def put(self, key: Any, state: Any) -> None:
-        """Set the state of a key, which counts as touched."""
+        """Set the state of a key that was looked up before; it counts as touched."""
         self.live[key] = self.touched[key] = state
 
     def peek(self, key: Any) -> Any:
@@ -180,6 +181,9 @@ class KeyedState:
     def _load(self, key: Any) -> Any:
         # Until the first key leaves memory there is nothing to be found for a new one.
         if self._all_here or self._stored is None or key in self._gone or key in self._absent:
+            return None
+        if key in self.live:
+            # A fold may have become None, which is no state, after another was stored.
             return None
         stored = self._stored.load(key)
         return None if stored is None else self._revived(key, stored)
@@ -223,6 +227,7 @@ class KeyedState:
         changes = StateChanges(list(touched), stored, due_s, gone)
         touched.clear()
         self._gone.clear()
+        self._absent.clear()
         return changes
 
     def rotate(self) -> None:

@@ -9,19 +9,16 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, cast
 
-from engine.dataflow import Stream, operator
+from engine.dataflow import Operator, Stream, operator
 from engine.operators._checks import require_function
 from engine.operators._kernels import not_a_pair_raiser
 from engine.operators._mapping import iterable_from
-from engine.operators._stateful_batch import (
-    StatefulBatchLogic,
-    build_logic,
-    checked_result,
-    stateful_batch,
-)
+from engine.operators._state_options import TTL, check_state, state_options
+from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
+from engine.operators._stateful_batch_kernel import ValueByValue, build_logic, checked_result
 from engine.operators._stateful_kernels import StatefulFlatMapKernel, StatefulMapKernel
 from engine.operators._types import K, S, V, W
 
@@ -77,23 +74,36 @@ def stateful(
     step_id: str,
     up: Stream[tuple[K, V]],
     builder: Callable[[S | None], StatefulLogic[V, W, S]],
+    *,
+    ttl: timedelta | TTL[V] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], S] | None = None,
 ) -> Stream[tuple[K, W]]:
     """Keep an object per key that is called with each value, timers and the end of input.
 
     Records are routed so that one worker sees all values of a key, in arrival order. The keys of a
     batch are taken in key order. The state of a key is its object, of which an epoch saves the
-    `snapshot`. A key that is never discarded stays for ever.
+    `snapshot`. A key that is never discarded stays for ever, unless there is a `ttl`: then the
+    object of a silent key is dropped without being called.
 
     Args:
         step_id: Name of the step.
         up: Keyed stream.
         builder: Called with None for a key without state, or with a snapshot to resume from; makes
             the key's `StatefulLogic`.
+        ttl: How long a key may be silent until its object is dropped, by the wall clock or by a
+            `TTL`; for ever by default.
+        state_version: Version of the form that the states have.
+        migrate: Called with the version of an older stored state and that state; gives it in the
+            present form.
 
     Returns:
         Keyed stream of what the objects emit.
 
     Raises:
+        TypeError: `ttl`, `state_version` or `migrate` is of a wrong type; raised while the flow is
+            built.
+        ValueError: `ttl` or `state_version` is out of range; raised likewise.
         UserCodeError: A record isn't a `(key, value)` 2-tuple with a key of an allowed type, or a
             method didn't return `(values, discard)`.
 
@@ -121,14 +131,17 @@ def stateful(
     [('a', 11), ('a', 1), ('b', 5)]
     """
     require_function(step_id, "builder", builder)
+    check_state(step_id, state_version, migrate, ttl)
 
     def build(resume: S | None) -> _OneByOne[V, W, S]:
         return _OneByOne(builder, resume)
 
-    return stateful_batch("stateful_batch", up, build)
+    return stateful_batch(
+        "stateful_batch", up, build, ttl=ttl, state_version=state_version, migrate=migrate
+    )
 
 
-class _OneByOne(StatefulBatchLogic[V, W, S]):
+class _OneByOne(StatefulBatchLogic[V, W, S], ValueByValue):
     """A `StatefulBatchLogic` that hands the values of a batch to a `StatefulLogic` one by one."""
 
     __slots__ = ("_builder", "_logic")
@@ -164,28 +177,44 @@ class _OneByOne(StatefulBatchLogic[V, W, S]):
         return self._logic.snapshot()
 
 
-@operator(kernel=lambda step, _workers: StatefulFlatMapKernel(step.params["mapper"]))
+def _flat_map_kernel(step: Operator, _workers: int) -> StatefulFlatMapKernel:
+    return StatefulFlatMapKernel(step.params["mapper"], state_options(step.params))
+
+
+@operator(kernel=_flat_map_kernel)
 def stateful_flat_map(
     step_id: str,
     up: Stream[tuple[K, V]],
     mapper: Callable[[S | None, V], tuple[S | None, Iterable[W]]],
+    *,
+    ttl: timedelta | TTL[V] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], S] | None = None,
 ) -> Stream[tuple[K, W]]:
     """Turn each value into any number of others, with a state per key.
 
     Records are routed so that one worker sees all values of a key, in arrival order. What is
     emitted keeps that order within a key; between the keys of a batch there is none. The state of
-    a key is what the mapper returned last, until it returns None.
+    a key is what the mapper returned last, until it returns None or the key's `ttl` is over.
 
     Args:
         step_id: Name of the step.
         up: Keyed stream.
         mapper: Called with the key's state (None if it has none) and each value. Returns the new
             state, or None to discard it, and an iterable of values to emit.
+        ttl: How long a key may be silent until its state is dropped, by the wall clock or by a
+            `TTL`; for ever by default.
+        state_version: Version of the form that the states have.
+        migrate: Called with the version of an older stored state and that state; gives it in the
+            present form.
 
     Returns:
         Keyed stream of what the mapper emits.
 
     Raises:
+        TypeError: `ttl`, `state_version` or `migrate` is of a wrong type; raised while the flow is
+            built.
+        ValueError: `ttl` or `state_version` is out of range; raised likewise.
         UserCodeError: A record isn't a `(key, value)` 2-tuple with a key of an allowed type, or
             the mapper didn't return a 2-tuple with an iterable.
 
@@ -203,6 +232,7 @@ def stateful_flat_map(
     [('a', 1), ('b', 1), ('a', 2)]
     """
     require_function(step_id, "mapper", mapper)
+    check_state(step_id, state_version, migrate, ttl)
 
     def transition(state: S | None, value: V) -> tuple[S | None, Iterable[W]]:
         new_state, emits = _pair_from(mapper, mapper(state, value), "(state, [value, ...])")
@@ -211,31 +241,47 @@ def stateful_flat_map(
     def build(resume: S | None) -> _Transitions[V, W, S]:
         return _Transitions(transition, resume)
 
-    return stateful("stateful", up, build)
+    return stateful("stateful", up, build, ttl=ttl, state_version=state_version, migrate=migrate)
 
 
-@operator(kernel=lambda step, _workers: StatefulMapKernel(step.params["mapper"]))
+def _map_kernel(step: Operator, _workers: int) -> StatefulMapKernel:
+    return StatefulMapKernel(step.params["mapper"], state_options(step.params))
+
+
+@operator(kernel=_map_kernel)
 def stateful_map(
     step_id: str,
     up: Stream[tuple[K, V]],
     mapper: Callable[[S | None, V], tuple[S | None, W]],
+    *,
+    ttl: timedelta | TTL[V] | None = None,
+    state_version: int = 1,
+    migrate: Callable[[int, Any], S] | None = None,
 ) -> Stream[tuple[K, W]]:
     """Turn each value into one other, with a state per key.
 
     Records are routed so that one worker sees all values of a key, in arrival order. What is
     emitted keeps that order within a key; between the keys of a batch there is none. The state of
-    a key is what the mapper returned last, until it returns None.
+    a key is what the mapper returned last, until it returns None or the key's `ttl` is over.
 
     Args:
         step_id: Name of the step.
         up: Keyed stream.
         mapper: Called with the key's state (None if it has none) and each value. Returns the new
             state, or None to discard it, and the value to emit.
+        ttl: How long a key may be silent until its state is dropped, by the wall clock or by a
+            `TTL`; for ever by default.
+        state_version: Version of the form that the states have.
+        migrate: Called with the version of an older stored state and that state; gives it in the
+            present form.
 
     Returns:
         Keyed stream of what the mapper emits.
 
     Raises:
+        TypeError: `ttl`, `state_version` or `migrate` is of a wrong type; raised while the flow is
+            built.
+        ValueError: `ttl` or `state_version` is out of range; raised likewise.
         UserCodeError: A record isn't a `(key, value)` 2-tuple with a key of an allowed type, or
             the mapper didn't return a 2-tuple.
 
@@ -254,12 +300,20 @@ def stateful_map(
     [('a', 1), ('b', 5), ('a', 3)]
     """
     require_function(step_id, "mapper", mapper)
+    check_state(step_id, state_version, migrate, ttl)
 
     def emit_one(state: S | None, value: V) -> tuple[S | None, list[W]]:
         new_state, emit = _pair_from(mapper, mapper(state, value), "(state, value)")
         return new_state, [emit]
 
-    return stateful_flat_map("stateful_flat_map", up, emit_one)
+    return stateful_flat_map(
+        "stateful_flat_map",
+        up,
+        emit_one,
+        ttl=ttl,
+        state_version=state_version,
+        migrate=migrate,
+    )
 
 
 class _Transitions(StatefulLogic[V, W, S]):

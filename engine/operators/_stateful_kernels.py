@@ -17,7 +17,8 @@ from engine.operators._kernels import (
     not_a_pair_raiser,
     write_key_check,
 )
-from engine.operators._keys import sorted_keys
+from engine.operators._state_options import DEFAULT_STATE, StateOptions
+from engine.operators._state_ttl import ExpiringState
 
 
 class _KeyedRecordKernel(RecordKernel):
@@ -28,16 +29,19 @@ class _KeyedRecordKernel(RecordKernel):
         return step.state.tracked
 
     @staticmethod
-    def write_read(code: RecordCode, key: str, step: StepContext) -> tuple[str, str]:
+    def write_read(code: RecordCode, key: str, value: str, step: StepContext) -> tuple[str, str]:
         """Write the look-up of a key's state; gives its name, and the start of an assignment to it.
 
         The state is None where the key has none. Most look-ups end in a dict; only those of keys
-        that are new, or not in memory, cost a call.
+        that are new, or not in memory, cost a call. `value` is what the step calls the record's
+        time by, if its states have a time to live.
         """
         write_key_check(code, key)
         live, state = step.state.live, code.name("state")
         code.line(f"{state} = {code.bind('get', live.get)}({key})")
         code.block(f"if {state} is None:", f"{state} = {code.bind('miss', step.state.miss)}({key})")
+        if isinstance(step.state, ExpiringState):
+            write_arrival(code, key, value, state, step.state)
         entry = f"{code.bind('live', live)}[{key}]"
         if step.state.tracked:
             entry += f" = {code.bind('touched', step.state.touched)}[{key}]"
@@ -49,6 +53,7 @@ class StatefulMapKernel(_KeyedRecordKernel):
     """`stateful_map`: ``mapper(state or None, value) -> (state or None, emit)``."""
 
     mapper: Callable[[Any, Any], tuple[Any, Any]]
+    state_options: StateOptions = DEFAULT_STATE
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
         """Call the mapper with the state, keep the new one or drop it, emit the rest."""
@@ -61,6 +66,7 @@ class StatefulFlatMapKernel(_KeyedRecordKernel):
     """`stateful_flat_map`: as `stateful_map`, emitting any number of values."""
 
     mapper: Callable[[Any, Any], tuple[Any, Iterable[Any]]]
+    state_options: StateOptions = DEFAULT_STATE
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
         """As in `StatefulMapKernel`, then a loop over what is emitted."""
@@ -68,6 +74,31 @@ class StatefulFlatMapKernel(_KeyedRecordKernel):
         items, out = checked_iterable(code, many, self.mapper), code.name("record")
         code.nest(f"for {out} in {items}:")
         return Value(pair=(key, out))
+
+
+def write_arrival(
+    code: RecordCode, key: str, value: str, state: str, states: ExpiringState
+) -> None:
+    """Write lines that note when a record came, and make its key's state None if that is over.
+
+    The same as `ExpiringState.arrive`; the time on the wall is read once per batch.
+    """
+    stamps, stamp_of = code.bind("stamps", states.stamps), code.bind("stamp", states.stamps.get)
+    at, over = code.name("at"), code.name("over")
+    if states.event_time is None:
+        code.first(f"{at} = {code.bind('now', states.now_us)}()")
+        code.first(f"{over} = {at} - {states.after_us}")
+        expired = f"if {state} is not None and {stamp_of}({key}, {at}) <= {over}:"
+        code.block(expired, f"{state} = None")
+        code.line(f"{stamps}[{key}] = {at}")
+        return
+    code.line(f"{at} = {code.bind('event', states.event_us)}({value})")
+    seen = code.name("seen")
+    code.line(f"{seen} = {stamp_of}({key}, {at})")
+    code.nest(f"if {seen} <= {at}:")
+    code.block(f"if {seen} <= {at} - {states.after_us}:", f"{state} = None")
+    code.line(f"{stamps}[{key}] = {at}")
+    code.leave()
 
 
 def write_transition(
@@ -79,7 +110,7 @@ def write_transition(
 ) -> tuple[str, str]:
     """Write one state transition; gives the names of the key and of what was emitted."""
     key, val = code.pair(value)
-    state, entry = _KeyedRecordKernel.write_read(code, key, step)
+    state, entry = _KeyedRecordKernel.write_read(code, key, val, step)
     fn, discard = code.bind("mapper", mapper), code.bind("discard", step.state.discard)
     result, out = code.name("result"), code.name("record")
     code.line(f"{result} = {fn}({state}, {val})")
@@ -97,7 +128,7 @@ class _FinalKernel(_KeyedRecordKernel):
     def emit_final(self, step: StepContext) -> list[Any]:
         """``(key, state)`` of all keys; the state is gone afterwards."""
         state = step.state
-        emitted = [(key, state.peek(key)) for key in sorted_keys(state.all_keys())]
+        emitted = [(key, state.peek(key)) for key in state.keys_at_end()]
         state.clear()
         return emitted
 
@@ -108,11 +139,12 @@ class FoldFinalKernel(_FinalKernel):
 
     builder: Callable[[], Any]
     folder: Callable[[Any, Any], Any]
+    state_options: StateOptions = DEFAULT_STATE
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key] = folder(state or builder(), value)``."""
         key, val = code.pair(value)
-        state, entry = self.write_read(code, key, step)
+        state, entry = self.write_read(code, key, val, step)
         build, fold = code.bind("builder", self.builder), code.bind("folder", self.folder)
         code.block(f"if {state} is None:", f"{state} = {build}()")
         code.line(f"{entry} = {fold}({state}, {val})")
@@ -123,11 +155,12 @@ class ReduceFinalKernel(_FinalKernel):
     """`reduce_final`: a key's first value, reduced with each that follows."""
 
     reducer: Callable[[Any, Any], Any]
+    state_options: StateOptions = DEFAULT_STATE
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key] = reducer(state, value)``."""
         key, val = code.pair(value)
-        state, entry = self.write_read(code, key, step)
+        state, entry = self.write_read(code, key, val, step)
         reduce = code.bind("reducer", self.reducer)
         code.block(f"if {state} is None:", f"{entry} = {val}")
         code.block("else:", f"{entry} = {reduce}({state}, {val})")
@@ -138,6 +171,7 @@ class CountFinalKernel(_FinalKernel):
     """`count_final`: how many records have a key."""
 
     key: Callable[[Any], Any]
+    state_options: StateOptions = DEFAULT_STATE
 
     def prefetches(self, step: StepContext) -> bool:  # noqa: ARG002 - as in the base class
         """Never: its keys are not known before it has worked on the records."""
@@ -147,5 +181,5 @@ class CountFinalKernel(_FinalKernel):
         """``states[key(record)] += 1``."""
         record, fn, key = code.var(value), code.bind("key_fn", self.key), code.name("key")
         code.line(f"{key} = {fn}({record})")
-        state, entry = self.write_read(code, key, step)
+        state, entry = self.write_read(code, key, record, step)
         code.line(f"{entry} = 1 if {state} is None else {state} + 1")

@@ -29,7 +29,7 @@ class Timers:
     >>> timers.first_s()
     1.0
     >>> timers.pop_due(5.0)
-    ['b']
+    [(1.0, 'b')]
     """
 
     def __init__(self) -> None:
@@ -66,16 +66,16 @@ class Timers:
         look_s = self._scanned_until_s - HORIZON_S / 2
         return look_s if first_s is None else min(first_s, look_s)
 
-    def pop_due(self, now_s: float) -> list[Any]:
-        """Keys whose time has come, earliest first; their timers are spent."""
+    def pop_due(self, now_s: float) -> list[tuple[float, Any]]:
+        """Keys whose time has come, as (time, key), earliest first; their timers are spent."""
         if self._scan is not None and now_s >= self._scanned_until_s - HORIZON_S / 2:
             self._look_ahead(now_s)
-        keys: list[Any] = []
+        due: list[tuple[float, Any]] = []
         while (first_s := self._first_here_s()) is not None and first_s <= now_s:
             key = heapq.heappop(self._heap)[2]
             del self.due_s[key]
-            keys.append(key)
-        return keys
+            due.append((first_s, key))
+        return due
 
     def forget(self, keys: Iterable[Any]) -> None:
         """Drop the timers of keys that leave memory; the store has them, and gives them in time."""

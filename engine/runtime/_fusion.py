@@ -63,7 +63,8 @@ def _written(run: Sequence[tuple[RecordKernel, StepContext]]) -> Iterator[Record
 def _compile(code: RecordCode) -> Loop:
     # Bound objects become default arguments, which are locals: the fastest names there are.
     defaults = "".join(f", {name}={name}" for name in code.bound)
-    head = [f"def run(batch{defaults}):", "    out = []", "    for record in batch:"]
+    head = [f"def run(batch{defaults}):", "    out = []", *code.first_lines]
+    head.append("    for record in batch:")
     source = "\n".join([*head, *code.lines, "    return out", ""])
     filename = f"{FUSED_FILE_PREFIX}{next(_numbers)}>"
     sites: dict[int, Site] = dict(enumerate(code.sites, len(head) + 1))

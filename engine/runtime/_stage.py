@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.operators._state import KeyedState
+from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
@@ -129,7 +130,9 @@ class RunningStage:
     senders: list[Sender] = field(default_factory=list[Sender])
     nodes: list[Node] = field(default_factory=list[Node])
     states: dict[str, KeyedState] = field(default_factory=dict[str, KeyedState])
-    """Of the keyed steps, by step id."""
+    """Of the keyed steps, by step id, with a store."""
+    expiring: list[ExpiringState] = field(default_factory=list[ExpiringState])
+    """Of the keyed steps with a time to live, store or no store."""
     channels: list[tuple[StageInput, Channel]] = field(
         default_factory=list[tuple[StageInput, Channel]]
     )

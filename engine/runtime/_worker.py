@@ -292,6 +292,8 @@ class Worker:
     def _prepare(self, stage: RunningStage, epoch: Epoch) -> Iterator[None]:
         for sink in stage.sinks:
             yield from sink.prepare(epoch)
+        for expiring in stage.expiring:
+            expiring.expire()
         if self._store is not None:
             states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
             self._store.append(epoch, [*states, *(sink.changes() for sink in stage.sinks)])

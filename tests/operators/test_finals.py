@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 import engine.operators as op
 from engine.operators._finals import _Fold
+from engine.recovery import RecoveryConfig
 from tests.operators.flows import emitted, emitted_by_all
+from tests.operators.timed import CRASH, EACH_BATCH, Timeline
 
 KERNELS = pytest.mark.parametrize("kernels", [True, False], ids=["kernel", "composition"])
 PAIRS = [("b", 4), ("a", 3), ("b", 1), ("a", 2)]
@@ -37,6 +41,21 @@ def test_one_value_per_key_in_key_order(build, expected, batch_size: int, kernel
 def test_nothing_comes_of_nothing(kernels: bool) -> None:
     """Without records there are no keys."""
     assert emitted(lambda s: op.count_final("c", s, str), [], kernels=kernels) == []
+
+
+@KERNELS
+def test_a_fold_that_gives_none_begins_anew(kernels: bool, tmp_path: Path) -> None:
+    """Also where an earlier run left a fold of the key in the store."""
+    batches = [(0.0, [("a", 1)]), (1.0, CRASH), (2.0, [("a", 5), ("a", 2)])]
+    line = Timeline(
+        lambda s: op.fold_final("f", s, int, lambda n, v: None if v == 5 else n * 3 + v),
+        batches,
+        epochs=EACH_BATCH,
+        kernels=kernels,
+        recovery=RecoveryConfig(tmp_path / "store", create=True),
+    )
+    line.run()
+    assert line.run() == [("a", 2)]
 
 
 @KERNELS

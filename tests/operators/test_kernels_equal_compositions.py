@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import engine.operators as op
 from engine.errors import EngineRuntimeError
 from tests.operators.flows import by_key, emitted, root_cause
+from tests.operators.timed import EACH_BATCH, NEVER, at, emitted_at
 
 
 def parity(x: Any) -> Any:
@@ -155,6 +157,88 @@ def test_joins(name: tuple[str, ...], sides: list[Any], batch_size: int) -> None
     assert same(by_kernel, composed, keyed=True)
 
 
+AGES: dict[str, Any] = {
+    "arrival": timedelta(seconds=5),
+    "event": op.TTL(
+        timedelta(seconds=5), lambda value: at(value[0]), lateness=timedelta(seconds=9)
+    ),
+}
+
+
+def timed_transition(state: int | None, value: tuple[int, int]) -> Any:
+    return transition(state, value[1])
+
+
+def timed_spreading(state: int | None, value: tuple[int, int]) -> Any:
+    return spreading(state, value[1])
+
+
+AGING: dict[str, Callable[..., Any]] = {
+    "stateful_map": lambda s, ttl: op.stateful_map("s", s, timed_transition, ttl=ttl),
+    "stateful_flat_map": lambda s, ttl: op.stateful_flat_map("s", s, timed_spreading, ttl=ttl),
+    "fold_final": lambda s, ttl: op.fold_final("s", s, int, lambda n, v: fold(n, v[1]), ttl=ttl),
+    "reduce_final": lambda s, ttl: op.reduce_final("s", s, max, ttl=ttl),
+    "count_final": lambda s, ttl: op.count_final("s", op.key_rm("rm", s), lambda v: v[1], ttl=ttl),
+    **{
+        "-".join(name): lambda s, ttl, i=name[1], e=name[2]: op.join(
+            "s",
+            op.filter_value("left", s, lambda v: v[1] % 3 == 0),
+            op.filter_value("right", s, lambda v: v[1] % 3 == 1),
+            *([op.filter_value("third", s, lambda v: v[1] % 3 == 2)] if i == "product" else []),
+            insert_mode=i,
+            emit_mode=e,
+            ttl=ttl,
+        )
+        for name in JOINS
+    },
+}
+GAPS = st.integers(0, 6)
+TIMED_BATCHES = st.lists(
+    st.tuples(
+        GAPS,
+        st.lists(
+            st.tuples(st.sampled_from("abc"), st.integers(-9, 3), st.integers(1, 8)),
+            min_size=1,
+            max_size=4,
+        ),
+    ),
+    max_size=8,
+)
+
+
+def timed(batches: list[Any]) -> list[tuple[float, Any]]:
+    """Batches one after the other, their records with event times about the wall clock's."""
+    now, made = 0, []
+    for gap, records in batches:
+        now += gap
+        made.append((float(now), [(key, (now + s, value)) for key, s, value in records]))
+    return made
+
+
+@pytest.mark.parametrize("ttl", AGES)
+@pytest.mark.parametrize("name", AGING)
+@settings(max_examples=25, deadline=None)
+@given(batches=TIMED_BATCHES, each=st.booleans())
+@example(batches=[(0, [("a", 0, 5), ("a", -5, 1), ("a", 0, 1)])], each=False)
+def test_with_a_time_to_live(name: str, ttl: str, batches: list[Any], each: bool) -> None:
+    """With states that die, by either clock, they emit the same per key."""
+    build = AGING[name]
+    epochs = EACH_BATCH if each else NEVER
+    runs = [
+        outcome_at(lambda s: build(s, AGES[ttl]), timed(batches), epochs=epochs, kernels=kernels)
+        for kernels in (True, False)
+    ]
+    assert same(*runs, keyed=True)
+
+
+def outcome_at(build: Callable[..., Any], batches: Any, **options: Any) -> Any:
+    """As `outcome`, for batches that come at their times."""
+    try:
+        return emitted_at(build, batches, **options)
+    except EngineRuntimeError as ex:
+        return type(root_cause(ex)), str(root_cause(ex))
+
+
 def test_every_kernel_is_compared() -> None:
     """An operator that gets a kernel later can't be forgotten here."""
     core = {"branch", "flat_map_batch", "input", "inspect_debug", "merge", "output"}
@@ -163,3 +247,5 @@ def test_every_kernel_is_compared() -> None:
     operators = {name for name in op.__all__ if inspect.isfunction(getattr(op, name))}
     compared = {*STATELESS, *KEYED, "join"}
     assert operators - core - compositions == compared
+    keyed = {n for n in compared if "ttl" in inspect.signature(getattr(op, n)).parameters}
+    assert {name.partition("-")[0] for name in AGING} == keyed

@@ -31,7 +31,8 @@ class TimersMachine(RuleBasedStateMachine):
     @rule(now=TIMES)
     def fire(self, now: float) -> None:
         fired = self.timers.pop_due(now)
-        times = [self.model.pop(key) for key in fired]
+        times = [self.model.pop(key) for _, key in fired]
+        assert [due for due, _ in fired] == times
         assert times == sorted(times)
         assert all(time <= now for time in times)
         assert all(time > now for time in self.model.values())

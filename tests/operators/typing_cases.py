@@ -10,7 +10,7 @@ an error too, so the lines that have one show what is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard, assert_type
 
 import engine.operators as op
@@ -169,6 +169,29 @@ def stateful(s: KeyedStream[Order], by_number: Stream[tuple[int, Order]]) -> Non
     assert_type(op.stateful_map("running", s, running_total), KeyedStream[str])
     assert_type(op.stateful_flat_map("words", s, all_words), KeyedStream[str])
     assert_type(op.collect("lists", s, timedelta(1), 10), KeyedStream[list[Order]])
+
+
+def placed_at(order: Order) -> datetime:
+    return datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=order.amount)
+
+
+def as_number(version: int, state: Any) -> float:
+    return float(state) * version
+
+
+def kept(s: KeyedStream[Order], names: KeyedStream[str]) -> None:
+    hour = timedelta(hours=1)
+    by_event = op.TTL(hour, event_time=placed_at)
+    assert_type(op.stateful("a", s, Total, ttl=hour, migrate=as_number), KeyedStream[float])
+    assert_type(op.stateful_batch("b", s, Count, ttl=by_event), KeyedStream[int])
+    shown = op.stateful_map("c", s, running_total, ttl=op.TTL(hour, lambda o: placed_at(o) + hour))
+    assert_type(shown, KeyedStream[str])
+    assert_type(op.max_final("d", s, lambda o: o.amount, ttl=by_event), KeyedStream[Order])
+    assert_type(op.count_final("e", s, lambda kv: kv[0], ttl=hour), KeyedStream[int])
+    assert_type(op.join("f", s, names, ttl=hour), KeyedStream[tuple[Order, str]])
+    op.stateful_flat_map("g", s, all_words, ttl=60)  # type: ignore
+    op.stateful_map("h", names, lambda n, v: (n, v), ttl=by_event)  # type: ignore
+    op.stateful("i", s, Total, migrate=len)  # type: ignore
 
 
 def add(total: float, order: Order) -> float:
