@@ -4,5 +4,6 @@
 table. `measure.py` runs each measurement as a process of its own (`child.py`), which takes one
 workload of `workloads/` and runs it by one contender. A workload is written once: as a graph for
 the engines (`contenders.py` binds it to one of them) and as plain loops for the bare contenders.
-Nothing here asserts a timing; what is checked is that all contenders give the same output.
+Where the engine's own command is measured, it runs the flow of `resuming.py`. Nothing here asserts
+a timing; what is checked is that all contenders give the same output.
 """

@@ -37,7 +37,7 @@ def _progress(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    known = "\n".join(f"  {workload.name:14} {workload.title}" for workload in WORKLOADS.values())
+    known = "\n".join(f"  {workload.name:18} {workload.title}" for workload in WORKLOADS.values())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure the engine beside hand-written loops and Bytewax.",
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_contenders,
         default=list(contenders),
         metavar="NAME,...",
-        help=f"which of {', '.join(contenders)} to run; all unless named",
+        help=f"which of {', '.join(contenders)} to run, with all variants; all unless named",
     )
     parser.add_argument(
         "--repetitions", type=_positive, default=5, metavar="N", help="runs of each (5)"

@@ -1,7 +1,9 @@
 """Who runs a workload: the bare loops and the engines with Bytewax's public API.
 
 A workload's graph names only what an `Engine` holds, so the same lines build it on each engine.
-Used by the workloads (to build flows) and by `measure.py` (to know who is installed).
+Where one engine is measured in several ways, each is a contender of its own: `engine-1s` is a
+variant of `engine`. Used by the workloads (to build flows) and by `measure.py` (to know who is
+installed).
 """
 
 from __future__ import annotations
@@ -19,9 +21,19 @@ ENGINES = ("engine", "bytewax")
 Part = TypeVar("Part")
 
 
+def family_of(contender: str) -> str:
+    """The contender that another one is a variant of; most are nobody's.
+
+    >>> family_of("engine-1s"), family_of("bare-udf")
+    ('engine', 'bare-udf')
+    """
+    return next((name for name in ENGINES if contender.startswith(f"{name}-")), contender)
+
+
 def is_installed(contender: str) -> bool:
     """Say whether a contender can run here. The bare loops always can."""
-    return contender not in ENGINES or find_spec(contender) is not None
+    family = family_of(contender)
+    return family not in ENGINES or find_spec(family) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,7 @@ class Engine:
     operators: Any
     inputs: Any
     outputs: Any
+    recovery: Any
     testing: Any
 
     def source_part(self, implementation: type[Part], *args: Any) -> Part:
@@ -53,6 +66,11 @@ class Engine:
         """Make a sink of one partition in this engine's terms."""
         return _under(_OnePart, self.outputs.DynamicSink)(part)
 
+    def new_store(self, folder: str) -> Any:
+        """Make an empty folder a recovery store, and say to a run that it is to be used."""
+        self.recovery.init_db_dir(folder, 1)
+        return self.recovery.RecoveryConfig(folder)
+
 
 class _OnePart:
     """A dynamic source or sink with one partition, for a run of one worker."""
@@ -66,7 +84,7 @@ class _OnePart:
 
 def load_engine(package: str) -> Engine:
     """Import an engine's modules; raises `ImportError` if it is not installed."""
-    names = ("dataflow", "operators", "inputs", "outputs", "testing")
+    names = ("dataflow", "operators", "inputs", "outputs", "recovery", "testing")
     return Engine(*(importlib.import_module(f"{package}.{name}") for name in names))
 
 

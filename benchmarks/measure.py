@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from math import nan
 from typing import Protocol
 
-from benchmarks.contenders import is_installed
+from benchmarks.contenders import family_of, is_installed
 from benchmarks.workloads import Outcome, Workload
 
 RUN_TIMEOUT_S = 600.0
@@ -113,7 +113,7 @@ def measure(
     run: Runner = run_in_child,
 ) -> Result:
     """Check, then time, every chosen contender of a workload."""
-    names = [name for name in workload.contenders if name in options.contenders]
+    names = [name for name in workload.contenders if family_of(name) in options.contenders]
     series = {name: Series(name) for name in names}
     for one in series.values():
         if not is_installed(one.contender):

@@ -1,7 +1,7 @@
-"""Turns results into a table (plain or Markdown) and into JSON with every single sample.
+"""Turns results into tables (plain or Markdown) and into JSON with every single sample.
 
-The table has a line for each figure of each workload: the contenders' medians, then the ratios to
-the hand-written loop and to Bytewax, each the median of the ratios within the rounds.
+A table has a line for each figure of each workload: the contenders' medians, then the ratios that
+the workload's layout asks for, each the median of the ratios within the rounds.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from importlib import metadata
+from itertools import groupby
 from typing import Any
 
-from benchmarks.contenders import BARE, BARE_UDF, ENGINES
 from benchmarks.measure import NOT_INSTALLED, Options, Result, Series
-from benchmarks.workloads import Metric
+from benchmarks.workloads import Layout, Metric
 
-COLUMNS = (BARE_UDF, BARE, *ENGINES)
-RATIOS = (("engine", BARE_UDF), ("bytewax", BARE_UDF), ("engine", "bytewax"))
 TEXT_COLUMNS = 2  # The first two columns are words and go left; the others are figures.
 DISTRIBUTIONS = {"engine": "engine-dataflow", "bytewax": "bytewax"}
 NOTHING = "-"
@@ -47,14 +46,16 @@ def to_json(results: list[Result], options: Options) -> str:
 
 
 def to_text(results: list[Result]) -> str:
-    """The table in aligned columns, for a terminal."""
-    return _aligned(_rows(results), between="  ", outside="")
+    """The tables in aligned columns, for a terminal."""
+    return "\n".join(_aligned(rows, between="  ", outside="") for rows in _tables(results))
 
 
 def to_markdown(results: list[Result], options: Options) -> str:
-    """The table for `docs/benchmarks.md`, with the facts that belong to it."""
-    rows = _rows(results)
-    rows.insert(1, ["---" if at < TEXT_COLUMNS else "---:" for at in range(len(rows[0]))])
+    """The tables for `docs/benchmarks.md`, with the facts that belong to them."""
+    tables = []
+    for rows in _tables(results):
+        rows.insert(1, ["---" if at < TEXT_COLUMNS else "---:" for at in range(len(rows[0]))])
+        tables.append(_aligned(rows, between=" | ", outside="|"))
     facts = machine_facts()
     bytewax = facts["packages"]["bytewax"] or NOT_INSTALLED
     note = (
@@ -62,7 +63,7 @@ def to_markdown(results: list[Result], options: Options) -> str:
         f"{facts['cpus']} CPUs, Bytewax {bytewax}; medians of {options.repetitions} runs"
         f"{', small inputs' if options.quick else ''}."
     )
-    return f"{note}\n\n{_aligned(rows, between=' | ', outside='|')}"
+    return "\n".join([f"{note}\n", *tables])
 
 
 def problems(results: list[Result]) -> list[str]:
@@ -91,9 +92,15 @@ def _result_as_dict(result: Result) -> dict[str, Any]:
     }
 
 
-def _rows(results: list[Result]) -> list[list[str]]:
-    ratios = [f"{mine} / {theirs}" for mine, theirs in RATIOS]
-    header = ["work", "figure", *COLUMNS, *ratios, "largest spread"]
+def _tables(results: list[Result]) -> Iterator[list[list[str]]]:
+    """The rows of each table, its header first."""
+    for layout, alike in groupby(results, key=lambda result: result.workload.layout):
+        yield _rows(layout, alike)
+
+
+def _rows(layout: Layout, results: Iterable[Result]) -> list[list[str]]:
+    ratios = [f"{mine} / {theirs}" for mine, theirs in layout.ratios]
+    header = ["work", "figure", *layout.columns, *ratios, "largest spread"]
     lines = [
         _row(result, metric, first=metric is result.workload.metrics[0])
         for result in results
@@ -103,14 +110,14 @@ def _rows(results: list[Result]) -> list[list[str]]:
 
 
 def _row(result: Result, metric: Metric, *, first: bool) -> list[str]:
-    series = result.series
+    series, layout = result.series, result.workload.layout
     sound = {name: one for name, one in series.items() if one.samples and not one.problem}
     spread = max((one.spread(metric.name) for one in sound.values()), default=None)
     return [
         result.workload.title if first else "",
         metric.unit,
-        *(_figure(series.get(name), metric) for name in COLUMNS),
-        *(_ratio(sound.get(mine), sound.get(theirs), metric) for mine, theirs in RATIOS),
+        *(_figure(series.get(name), metric) for name in layout.columns),
+        *(_ratio(sound.get(mine), sound.get(theirs), metric) for mine, theirs in layout.ratios),
         NOTHING if spread is None else f"±{spread:.0%}",
     ]
 

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
-from benchmarks.workloads import join, latency, memory, running_mean, stateless, words
-from benchmarks.workloads._base import Metric, Outcome, Workload
+from benchmarks.workloads import (
+    barrier,
+    join,
+    larger_than_memory,
+    latency,
+    memory,
+    recovery_cost,
+    resume,
+    running_mean,
+    stateless,
+    words,
+)
+from benchmarks.workloads._base import Layout, Metric, Outcome, Workload
 
-__all__ = ["WORKLOADS", "Metric", "Outcome", "Workload"]
+__all__ = ["WORKLOADS", "Layout", "Metric", "Outcome", "Workload"]
 
-_MODULES = (stateless, words, running_mean, join, latency, memory)
+_MODULES = (
+    stateless,
+    words,
+    running_mean,
+    join,
+    latency,
+    memory,
+    recovery_cost,
+    barrier,
+    resume,
+    larger_than_memory,
+)
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload for module in _MODULES for workload in module.WORKLOADS

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from benchmarks.contenders import BARE, BARE_UDF, ENGINES
+
 
 @dataclass(frozen=True, slots=True)
 class Metric:
@@ -20,6 +22,24 @@ class Metric:
     unit: str
     divisor: float = 1.0
     digits: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The columns of a table: whose figures it has, then the ratios between which of them.
+
+    Workloads with the same layout that follow each other share a table.
+    """
+
+    columns: tuple[str, ...]
+    ratios: tuple[tuple[str, str], ...]
+
+
+SIDE_BY_SIDE = Layout(
+    (BARE_UDF, BARE, *ENGINES),
+    (("engine", BARE_UDF), ("bytewax", BARE_UDF), ("engine", "bytewax")),
+)
+"""Each contender as it is, without variants."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +66,9 @@ class Workload(Protocol):
 
     @property
     def metrics(self) -> tuple[Metric, ...]: ...
+
+    @property
+    def layout(self) -> Layout: ...
 
     @property
     def contenders(self) -> tuple[str, ...]:

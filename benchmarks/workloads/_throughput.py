@@ -5,13 +5,13 @@ The stateless, word count, running mean and join workloads are instances of `Thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from benchmarks.contenders import ENGINES, Engine, load_engine
 from benchmarks.feeds import Batch, BatchPart, Count, Digest, Stopwatch
-from benchmarks.workloads._base import Metric, Outcome, inputs_out_of_gc
+from benchmarks.workloads._base import SIDE_BY_SIDE, Layout, Metric, Outcome, inputs_out_of_gc
 
 Emit = Callable[[Batch], None]
 Loop = Callable[..., None]
@@ -41,6 +41,7 @@ class Throughput:
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("records_per_s", "M records/s", divisor=1e6, digits=3),
     )
+    layout: ClassVar[Layout] = SIDE_BY_SIDE
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -51,16 +52,17 @@ class Throughput:
         sink_class = Digest if check else Count
         with inputs_out_of_gc():
             if contender in self.loops:
-                sink, seconds = _time_loop(self.loops[contender], feeds, sink_class)
+                sink, seconds = time_loop(self.loops[contender], feeds, sink_class)
             else:
-                sink, seconds = _time_flow(load_engine(contender), self.graph, feeds, sink_class)
+                sink, seconds = time_flow(load_engine(contender), self.graph, feeds, sink_class)
         digest = sink.digest if isinstance(sink, Digest) else None
         return Outcome({"records_per_s": records / seconds}, sink.records, digest)
 
 
-def _time_loop(
-    loop: Loop, feeds: list[list[Batch]], sink_class: type[Count]
+def time_loop(
+    loop: Loop, feeds: Sequence[Iterable[Batch]], sink_class: type[Count]
 ) -> tuple[Count, float]:
+    """Run a loop; gives its sink and the seconds it took."""
     sink = sink_class()
     stopwatch = Stopwatch()
     stopwatch.start()
@@ -68,9 +70,14 @@ def _time_loop(
     return sink, stopwatch.elapsed_s()
 
 
-def _time_flow(
-    engine: Engine, graph: Graph, feeds: list[list[Batch]], sink_class: type[Count]
+def time_flow(
+    engine: Engine,
+    graph: Graph,
+    feeds: Sequence[Iterable[Batch]],
+    sink_class: type[Count],
+    **options: Any,
 ) -> tuple[Count, float]:
+    """Run a flow with the options of `run_main`; gives its sink and the seconds it took."""
     op = engine.operators
     sink = engine.sink_part(sink_class)
     stopwatch = Stopwatch()
@@ -80,5 +87,5 @@ def _time_flow(
         part = engine.source_part(BatchPart, stopwatch.starting(feed))
         streams.append(op.input(f"in_{number}", flow, engine.source(part)))
     op.output("out", graph(op, *streams), engine.sink(sink))
-    engine.testing.run_main(flow)
+    engine.testing.run_main(flow, **options)
     return sink, stopwatch.elapsed_s()

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from benchmarks.contenders import BARE_UDF, ENGINES, load_engine
 from benchmarks.feeds import Batch
-from benchmarks.workloads._base import Metric, Outcome, inputs_out_of_gc
+from benchmarks.workloads._base import SIDE_BY_SIDE, Layout, Metric, Outcome, inputs_out_of_gc
 
 SENSORS = tuple(f"sensor{number:02d}" for number in range(100))
 
@@ -118,6 +118,7 @@ class Latency:
         Metric("due_p99_ms", "ms, p99 from due", digits=3),
         Metric("cpu_s", "CPU s for the run"),
     )
+    layout: ClassVar[Layout] = SIDE_BY_SIDE
 
     @property
     def contenders(self) -> tuple[str, ...]:

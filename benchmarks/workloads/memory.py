@@ -9,16 +9,15 @@ record has come out and all state is still there.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from benchmarks.contenders import BARE_UDF, ENGINES, load_engine
 from benchmarks.feeds import Batch, BatchPart, Count, Digest
 from benchmarks.workloads import running_mean
-from benchmarks.workloads._base import Metric, Outcome
+from benchmarks.workloads._base import SIDE_BY_SIDE, Layout, Metric, Outcome
+from benchmarks.workloads._resident import resident_bytes
 
 BATCH_SIZE = 1000
 SETTLING_POLLS = 100
@@ -34,13 +33,13 @@ class Growth:
         self.bytes = 0
 
     def batches(self) -> Iterator[Batch]:
-        before = _resident_bytes()
+        before = _settled_bytes()
         for first in range(0, self._keys, BATCH_SIZE):
             numbers = range(first, min(first + BATCH_SIZE, self._keys))
             yield [(f"key{number:09d}", float(number)) for number in numbers]
         for _ in range(SETTLING_POLLS):
             yield []
-        self.bytes = _resident_bytes() - before
+        self.bytes = _settled_bytes() - before
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Memory:
     records_quick: int
 
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("bytes_per_key", "bytes/key", digits=0),)
+    layout: ClassVar[Layout] = SIDE_BY_SIDE
 
     @property
     def contenders(self) -> tuple[str, ...]:
@@ -83,10 +83,9 @@ def _run_loop(_contender: str, batches: Iterable[Batch], sink_class: type[Count]
     return sink
 
 
-def _resident_bytes() -> int:
+def _settled_bytes() -> int:
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    return resident_bytes()
 
 
 WORKLOADS = (

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks.measure import Options, RunError, measure
+from benchmarks.measure import Options, Result, RunError, measure
 from benchmarks.report import problems, to_json, to_markdown, to_text
-from benchmarks.workloads import Metric, Outcome
+from benchmarks.workloads import Layout, Metric, Outcome
 
 
 class FakeWorkload:
@@ -18,6 +18,7 @@ class FakeWorkload:
     name = "fake"
     title = "Fake work"
     metrics = (Metric("speed", "records/s", digits=1),)
+    layout = Layout(("bare-udf", "bare"), (("bare", "bare-udf"),))
     contenders = ("bare-udf", "bare")
     records = 100
     records_quick = 10
@@ -103,6 +104,29 @@ def test_the_markdown_table_has_a_rule_and_equal_columns():
     assert len({line.count("|") for line in lines}) == 1
     assert set(lines[1]) <= set("|- :")
     assert "Fake work" in lines[2]
+
+
+def test_workloads_with_other_columns_have_a_table_of_their_own():
+    """Each table has the columns and ratios of its workloads' layout."""
+    runner = FakeRunner({"bare-udf": [5.0] * 4, "bare": [10.0] * 4})
+    result, _options = measured(runner)
+    other = FakeWorkload()
+    other.layout = Layout(("bare",), ())
+    first, second = to_text([result, result, Result(other, result.series)]).split("\n\n")
+    assert first.splitlines()[0].split()[2:6] == ["bare-udf", "bare", "bare", "/"]
+    assert len(first.splitlines()) == 3
+    assert second.split()[:3] == ["work", "figure", "bare"]
+    assert "bare-udf" not in second
+
+
+def test_an_engine_stands_for_its_variants_too():
+    """Whoever asks for the engine gets it at all of its epoch intervals."""
+    workload = FakeWorkload()
+    workload.contenders = ("bare-udf", "engine", "engine-1s", "bytewax-1s")
+    runner = FakeRunner({name: [1.0] for name in workload.contenders})
+    options = Options(("bare-udf", "engine"), 1, quick=False)
+    result = measure(workload, options, progress=lambda _line: None, run=runner)
+    assert list(result.series) == ["bare-udf", "engine", "engine-1s"]
 
 
 @pytest.mark.parametrize("arguments", [["w99"], ["--contenders", "abacus"], ["--repetitions", "0"]])
