@@ -166,7 +166,7 @@ class Applier:
         for key, old_due, new_due in zip(keys + deletes, old, new, strict=True):
             if old_due is not None and old_due != new_due:
                 deletes.append(timer_key(key, old_due))
-            if new_due is not None:
+            if new_due is not None and new_due != old_due:
                 puts.append((timer_key(key, new_due), b""))
 
     def mark_generation(self, applied: Applied) -> None:

@@ -15,11 +15,14 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 from engine.operators._state import KeyedState
+from engine.operators._state_ttl import ExpiringState
 
 _SAMPLE = 16
 _OBJECTS_MAX = 5000
 _ENTRY_BYTES = 220
-"""What a key takes in the two dicts of `KeyedState`, whatever key and state are."""
+"""What a key takes in the two dicts of `KeyedState`, whatever key and state are. A time stamp, where
+a step has a time to live, comes on top."""
+_STAMP_BYTES = 130
 _NOT_STATE = (type, ModuleType, FunctionType)
 _GROWTH = 1.25
 
@@ -52,6 +55,9 @@ class _Sized:
 
     def __init__(self, state: KeyedState) -> None:
         self._state = state
+        self._entry_bytes = _ENTRY_BYTES
+        if isinstance(state, ExpiringState):
+            self._entry_bytes += _STAMP_BYTES
         self._measured_at = 0
         self._bytes_each = 0.0
 
@@ -71,7 +77,7 @@ class _Sized:
         sample += itertools.islice(reversed(live.items()), _SAMPLE)
         if sample:
             total = sum(map(deep_bytes, sample))
-            self._bytes_each = _ENTRY_BYTES + total / len(sample)
+            self._bytes_each = self._entry_bytes + total / len(sample)
 
 
 def deep_bytes(value: Any) -> int:

@@ -141,8 +141,11 @@ def test_output_is_an_end(flow: Dataflow, numbers: Stream[int]) -> None:
 def test_parameters_include_defaults(flow: Dataflow, numbers: Stream[int]) -> None:
     """A step knows all of its parameters, also those that were left out."""
     keyed = op.key_on("k", numbers, str)
-    op.join("j", keyed, keyed)
-    assert flow.substeps[-1].params == {"insert_mode": "last", "emit_mode": "complete"}
+    op.join("j", keyed, keyed, insert_mode="first")
+    params = flow.substeps[-1].params
+    assert params["insert_mode"] == "first"
+    assert params["emit_mode"] == "complete"
+    assert params["ttl"] is None
 
 
 def test_composed_steps_have_nested_ids(flow: Dataflow, numbers: Stream[int]) -> None:
