@@ -89,26 +89,39 @@ def log_folder(folder: Path) -> Path:
 
 
 def create_worker(disk: Disk, tables: Tables, folder: Path, rows: dict[bytes, bytes]) -> None:
-    """Make the folder of a worker's store, with rows that say what it is, unless it is there."""
+    """Make the folder of a worker's store, with rows that say what it is, unless it is there.
+
+    Raises:
+        FencedError: Another process is making it.
+        StoreWriteError: The disk refused.
+    """
+    try:
+        with writing(folder, "make the store of a worker"):
+            _create_worker(disk, tables, folder, rows)
+    except FileExistsError as ex:
+        msg = f"{ex.filename} is there all of a sudden: another process runs this job"
+        raise FencedError(msg) from ex
+
+
+def _create_worker(disk: Disk, tables: Tables, folder: Path, rows: dict[bytes, bytes]) -> None:
     temporary = folder.with_name(folder.name + TEMPORARY)
-    with writing(folder, "make the store of a worker"):
-        if not disk.exists(folder.parent):
-            disk.make_folder(folder.parent)
-        # Whoever made what is there may have been killed before its name was safe.
-        disk.sync_folder(folder.parent.parent)
-        if disk.exists(folder):
-            disk.sync_folder(folder.parent)
-            return
-        remove_tree(disk, temporary)
-        disk.make_folder(temporary)
-        disk.make_folder(log_folder(temporary))
-        table = tables.create(table_folder(temporary))
-        try:
-            table.write([*rows.items()], [])
-            table.flush()
-        finally:
-            table.close()
-        seal_worker(disk, temporary, folder)
+    if not disk.exists(folder.parent):
+        disk.make_folder(folder.parent)
+    # Whoever made what is there may have been killed before its name was safe.
+    disk.sync_folder(folder.parent.parent)
+    if disk.exists(folder):
+        disk.sync_folder(folder.parent)
+        return
+    remove_tree(disk, temporary)
+    disk.make_folder(temporary)
+    disk.make_folder(log_folder(temporary))
+    table = tables.create(table_folder(temporary))
+    try:
+        table.write([*rows.items()], [])
+        table.flush()
+    finally:
+        table.close()
+    seal_worker(disk, temporary, folder)
 
 
 def seal_worker(disk: Disk, temporary: Path, folder: Path) -> None:

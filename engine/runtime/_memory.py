@@ -20,9 +20,9 @@ from engine.operators._state_ttl import ExpiringState
 _SAMPLE = 16
 _OBJECTS_MAX = 5000
 _ENTRY_BYTES = 220
-"""What a key takes in the two dicts of `KeyedState`, whatever key and state are. A time stamp, where
-a step has a time to live, comes on top."""
+"""What a key takes in the two dicts of `KeyedState`, whatever key and state are."""
 _STAMP_BYTES = 130
+"""What its time stamp takes in a step with a time to live."""
 _NOT_STATE = (type, ModuleType, FunctionType)
 _GROWTH = 1.25
 

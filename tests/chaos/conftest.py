@@ -23,9 +23,3 @@ def scene_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Scene]
         return made[name]
 
     return of
-
-
-@pytest.fixture
-def soak(request: pytest.FixtureRequest) -> bool:
-    """Whether there is time for the long run of a test."""
-    return bool(request.config.getoption("--soak", default=False))

@@ -49,6 +49,8 @@ def _options(rng: random.Random) -> SimOptions:
         epoch_interval=timedelta(seconds=rng.choice([0, 10])),
         channel_batches=rng.choice([1, 2, 3]),
         step_max=timedelta(milliseconds=rng.choice([0, 100])),
+        delay_max=timedelta(milliseconds=rng.choice([0, 10, 500])),
+        pause_max=timedelta(milliseconds=rng.choice([0, 200])),
         kernels=rng.random() < 0.7,
         steps_max=20_000,
     )
@@ -83,6 +85,8 @@ class _CutRun:
             epoch_interval=timedelta(seconds=self._interval_s),
             channel_batches=rng.choice([1, 2, 3]),
             step_max=timedelta(milliseconds=rng.choice([0, 1])),
+            delay_max=timedelta(milliseconds=rng.choice([0, 3, 30])),
+            pause_max=timedelta(milliseconds=rng.choice([0, 20])),
             steps_max=20_000,
         )
         return simulate(self._drawn.build(sources, sink_of), self._seed, options)
@@ -125,14 +129,6 @@ class _CutRun:
         assert all(count <= 1 for counts in polls for count in counts)
         for counts in zip(*polls, strict=True):
             assert sum(counts) <= self._workers
-
-
-def dealt(records: Records) -> dict[str, Records]:
-    """Records in two partitions by key, so that each key keeps its order."""
-    parts: dict[str, Records] = {name: [] for name in _PARTS}
-    for record in records:
-        parts[_PARTS[zlib.crc32(repr(record[0]).encode()) % 2]].append(record)
-    return parts
 
 
 def _dealt(records: Records) -> dict[str, Records]:

@@ -16,7 +16,7 @@ from engine.runtime._messages import Barrier, End
 from engine.runtime._sink_node import SinkNode
 from engine.runtime._stage import RunningStage, Sender, StageInput
 from engine.runtime._worker import Worker
-from engine.testing.sim._world import FakeNetwork
+from engine.testing.sim._world import Line
 
 
 @dataclass(frozen=True)
@@ -211,12 +211,10 @@ def _stops_with_the_first_end(patch: pytest.MonkeyPatch) -> None:
 def _link_reorders(patch: pytest.MonkeyPatch) -> None:
     """A link between two workers delivers the newest first."""
 
-    def deliveries(network: FakeNetwork) -> Iterator[Callable[[], None]]:
-        for link in network._links.values():
-            if link:
-                yield lambda link=link: link.pop()()
+    def take(line: Line[Any]) -> Any:
+        return line._items.pop()[1]
 
-    patch.setattr(FakeNetwork, "deliveries", deliveries)
+    patch.setattr(Line, "take", take)
 
 
 def _key_moves(patch: pytest.MonkeyPatch) -> None:

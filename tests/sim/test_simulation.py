@@ -152,7 +152,8 @@ def test_abort_ends_the_run_without_an_error(workers: int, interval_s: int):
     result = simulate(flow, 0, options)
     assert result.aborted
     assert out == [1, 2]
-    assert result.epochs == (2 if interval_s == 0 else 0)
+    # That the second epoch is out need not have come to the coordinator's ears.
+    assert result.epochs in ((1, 2) if interval_s == 0 else (0,))
 
 
 def test_an_error_tells_the_seed():

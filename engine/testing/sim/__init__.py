@@ -4,6 +4,7 @@ It finds what threads and sockets hide: orders of events that are legal and rare
 replays the same run.
 """
 
-from engine.testing.sim._simulation import SimOptions, SimResult, SimulationError, simulate
+from engine.testing.sim._options import SimOptions, SimResult, SimulationError
+from engine.testing.sim._simulation import simulate
 
 __all__ = ["SimOptions", "SimResult", "SimulationError", "simulate"]

@@ -1,12 +1,16 @@
-"""The fakes a simulation runs in: a clock that jumps and a network that delays."""
+"""The fakes a simulation runs in: a clock that jumps, and a network that delays."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from random import Random
+from typing import Any, Generic, TypeVar
 
 from engine.runtime import EdgeId, Network, WorkerIndex
+
+X = TypeVar("X")
 
 
 class FakeClock:
@@ -33,11 +37,51 @@ class FakeClock:
         self._elapsed_s += max(0.0, seconds)
 
 
-class FakeNetwork(Network):
-    """Keeps what workers send until the scheduler delivers it, first in first out on each link."""
+class Line(Generic[X]):
+    """One direction between two places: first in, first out, each item after a delay.
 
-    def __init__(self) -> None:
-        self._links: dict[tuple[str, int, int, int], deque[Callable[[], None]]] = {}
+    Args:
+        clock: Shows when an item comes out.
+        rng: Draws how slow the line is, and how long each item takes.
+        delay_max_s: How long an item takes at most; 0 for no time at all.
+    """
+
+    __slots__ = ("_clock", "_delay_max_s", "_items", "_rng")
+
+    def __init__(self, clock: FakeClock, rng: Random, delay_max_s: float) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._delay_max_s = rng.choice((0.0, 0.05, 1.0)) * delay_max_s if delay_max_s else 0.0
+        self._items: deque[tuple[float, X]] = deque()
+
+    def put(self, item: X) -> None:
+        """Put an item under way."""
+        ready_s = 0.0
+        if self._delay_max_s:
+            ready_s = self._clock.monotonic_s() + self._rng.random() * self._delay_max_s
+            if self._items:
+                ready_s = max(ready_s, self._items[-1][0])
+        self._items.append((ready_s, item))
+
+    def take(self) -> X:
+        """The oldest item."""
+        return self._items.popleft()[1]
+
+    def ready_s(self) -> float:
+        """When the oldest item comes out, on the monotonic clock; infinity if there is none."""
+        return self._items[0][0] if self._items else math.inf
+
+
+class FakeNetwork(Network):
+    """Keeps what workers send until the scheduler delivers it.
+
+    Args:
+        new_line: Makes the line for one more link.
+    """
+
+    def __init__(self, new_line: Callable[[], Line[Callable[[], None]]]) -> None:
+        self._new_line = new_line
+        self._links: dict[tuple[str, int, int, int], Line[Callable[[], None]]] = {}
         self._receive: list[Callable[[EdgeId, WorkerIndex, Any], None]] = []
         self._credit: list[Callable[[EdgeId, WorkerIndex], None]] = []
 
@@ -53,20 +97,23 @@ class FakeNetwork(Network):
     def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
         """Put an item under way."""
         deliver = self._receive
-        self._put("item", edge, sender, receiver, lambda: deliver[receiver](edge, sender, item))
+        self._put(("item", edge, sender, receiver), lambda: deliver[receiver](edge, sender, item))
 
     def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
         """Put credit under way, back to the sender."""
         deliver = self._credit
-        self._put("credit", edge, sender, receiver, lambda: deliver[sender](edge, receiver))
+        self._put(("credit", edge, sender, receiver), lambda: deliver[sender](edge, receiver))
 
-    def _put(
-        self, kind: str, edge: int, sender: int, receiver: int, deliver: Callable[[], None]
-    ) -> None:
-        self._links.setdefault((kind, edge, sender, receiver), deque()).append(deliver)
+    def _put(self, link: tuple[str, int, int, int], deliver: Callable[[], None]) -> None:
+        line = self._links.get(link)
+        if line is None:
+            line = self._links[link] = self._new_line()
+        line.put(deliver)
 
-    def deliveries(self) -> Iterator[Callable[[], None]]:
-        """For each link with something on it, a call that delivers the oldest item."""
-        for link in self._links.values():
-            if link:
-                yield lambda link=link: link.popleft()()  # type: ignore[misc]
+    def ready(self, now_s: float) -> list[Line[Callable[[], None]]]:
+        """The links whose oldest item could be delivered now."""
+        return [line for line in self._links.values() if line.ready_s() <= now_s]
+
+    def next_s(self) -> float:
+        """When the next item comes out, on the monotonic clock."""
+        return min((line.ready_s() for line in self._links.values()), default=math.inf)
