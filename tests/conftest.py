@@ -1,8 +1,14 @@
-"""What all tests share: how hypothesis behaves here, and the option for long runs."""
+"""What all tests share: their options, and how hypothesis behaves here.
+
+- `--soak N`: N seeds of the simulator, and other tests with many times more rounds than a default
+  run has time for;
+- `--sim-base N`: the simulator's seeds begin here. It is drawn anew for each run, and printed.
+"""
 
 from __future__ import annotations
 
 import os
+import secrets
 
 import pytest
 from hypothesis import settings
@@ -15,12 +21,28 @@ settings.load_profile("ci" if os.environ.get("CI") else "people")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--soak", action="store_true", help="many times more seeds and rounds, for hours"
-    )
+    parser.addoption("--soak", type=int, default=0, metavar="N", help="run N seeds, and long tests")
+    parser.addoption("--sim-base", type=int, metavar="N", help="first seed of the simulator")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.sim_base is None:
+        config.option.sim_base = secrets.randbelow(1_000_000) * 1_000
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"simulator: --sim-base {config.option.sim_base}"
 
 
 @pytest.fixture
-def soak(request: pytest.FixtureRequest) -> bool:
-    """Whether there is time for the long run of a test."""
-    return bool(request.config.getoption("--soak"))
+def soak(request: pytest.FixtureRequest) -> int:
+    """How many seeds there is time for; 0 in a run that is to be short."""
+    seeds: int = request.config.option.soak
+    return seeds
+
+
+@pytest.fixture
+def sim_base(request: pytest.FixtureRequest) -> int:
+    """Where the simulator's seeds begin."""
+    base: int = request.config.option.sim_base
+    return base

@@ -24,6 +24,7 @@ from engine._cli.recovery_output import (
     write_savepoints,
     write_state,
     write_summary,
+    write_versions,
 )
 from engine.errors import (
     CorruptStoreError,
@@ -37,7 +38,6 @@ from engine.errors import (
 )
 from engine.keys import encode_key
 from engine.recovery._admin import (
-    StateRecord,
     StorePlace,
     UnsettledSinkError,
     drop_step,
@@ -275,6 +275,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     if report.sound:
         epoch = report.manifest.epoch if report.manifest else 0
         write(f"sound: epoch {epoch}, {counted(report.rows.total(), 'key')}")
+        write_versions(report.rows)
         return Exit.DONE
     write(counted(len(report.faults), "fault"))
     return Exit.FAILED
@@ -305,21 +306,12 @@ def _show(arguments: argparse.Namespace) -> int:
                 write_state(record)
         return Exit.DONE
     key = _key(arguments)
-    row = read_key(place, arguments.STEP, key)
-    if row is None:
+    record = read_key(place, arguments.STEP, key)
+    if record is None:
         hint = "" if arguments.literal else "; keys that are no texts: --literal 1, --literal b'a'"
         say(f"error: step {arguments.STEP!r} has no state of key {key!r}{hint}")
         return Exit.FAILED
-    write_state(
-        StateRecord(
-            arguments.STEP,
-            key,
-            of_partition=False,
-            state=row.value,
-            due_us=row.due_us,
-            version=row.version,
-        )
-    )
+    write_state(record)
     return Exit.DONE
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from engine.recovery._admin import StateRecord, StoreSummary, as_json, shown, shown_time
@@ -153,10 +153,20 @@ def write_savepoints(savepoints: Iterable[tuple[str, Savepoint]]) -> None:
     write_table(rows, numbers=(1, 4))
 
 
+def write_versions(rows: Mapping[tuple[str, int], int]) -> None:
+    """Write how many keys there are of each version, for steps that have had more than one."""
+    evolved = {step_id for step_id, version in rows if version != 1}
+    for (step_id, version), number in sorted(rows.items()):
+        if step_id in evolved:
+            write(f"{plain(step_id)}: {counted(number, 'key')} of version {version}")
+
+
 def write_state(record: StateRecord) -> None:
     """Write a state as Python would: ``key: state``."""
     notes: list[str] = []
-    if record.due_us is not None:
+    if record.heard_us is not None:
+        notes.append(f"last record {shown_time(record.heard_us)}")
+    elif record.due_us is not None:
         notes.append(f"timer due {shown_time(record.due_us)}")
     if record.version != 1:
         notes.append(f"version {record.version}")
@@ -168,7 +178,9 @@ def json_of(record: StateRecord) -> dict[str, Any]:
     """A state as `export` writes it."""
     name = "partition" if record.of_partition else "key"
     found = {"step": record.step_id, name: as_json(record.key), "state": as_json(record.state)}
-    if record.due_us is not None:
+    if record.heard_us is not None:
+        found["last_record"] = shown_time(record.heard_us)
+    elif record.due_us is not None:
         found["due"] = shown_time(record.due_us)
     if record.version != 1:
         found["version"] = record.version

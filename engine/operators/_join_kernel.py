@@ -47,8 +47,8 @@ class _CompletePairs(KeyedLogic):
         self._keep_first = keep_first
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
-        live, touched = self._state.live, self._state.touched
-        get, miss, discard = live.get, self._state.miss, self._state.discard
+        touched, rest = self._state.touched, self._state.rest
+        get, take, miss, discard = touched.get, rest.pop, self._state.miss, self._state.discard
         keep_first = self._keep_first
         emitted: list[Any] = []
         emit = emitted.append
@@ -59,15 +59,15 @@ class _CompletePairs(KeyedLogic):
             if its_key.__class__ is not str:
                 check_key(its_key)
             waiting = get(its_key)
-            if waiting is None and (waiting := miss(its_key)) is None:
-                live[its_key] = touched[its_key] = (port, new)
+            if waiting is None and (waiting := take(its_key, None) or miss(its_key)) is None:
+                touched[its_key] = (port, new)
                 continue
             side, other = waiting
             if side != port:
                 discard(its_key)
                 emit((its_key, (new, other) if port == 0 else (other, new)))
-            elif not keep_first:
-                live[its_key] = touched[its_key] = (port, new)
+            else:
+                touched[its_key] = waiting if keep_first else (port, new)
         return emitted
 
 

@@ -1,12 +1,13 @@
 """State by key of one step on one worker: what is in memory, what is stored, what has changed.
 
-A keyed kernel reads and writes two dicts: `KeyedState.live`, the states in memory, and `touched`,
-those of the keys that the open epoch has worked on. A key that isn't in `live` may have state all
-the same: `KeyedState.miss` looks further, in the older half of memory and in the store. So looking
-up is one look into a dict as long as a key is in memory, a change is one more entry, and what a
-barrier has to save is the dict of touched states itself.
+A keyed kernel works on two dicts: `KeyedState.touched`, the states of the keys that the open epoch
+has worked on, and `rest`, those of other keys in memory. A state is in one of them. A kernel looks
+into `touched`; only at a key's first record of an epoch it takes the state out of `rest`, or else
+asks `KeyedState.miss`, which looks further, in the older half of memory and in the store. What it
+makes of it goes to `touched`. So what a barrier has to save is that dict, and then it is put back
+into `rest`.
 
-Without recovery nothing is ever saved, and `touched` is the same dict as `live`.
+Without recovery nothing is ever saved, all states are in `touched`, and `rest` stays empty.
 
 Memory is bounded in two halves. `rotate`, after a barrier, when all is saved, turns what is in
 memory into the older half and forgets the older half before it: a key that is used comes back to
@@ -17,10 +18,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Protocol
 
+from engine._stamps import STAMPED_LEN, unstamped
 from engine.operators._keys import sorted_keys
-from engine.operators._stamps import unstamped
 from engine.operators._timers import Timers
 
 
@@ -82,10 +84,10 @@ class KeyedState:
     """
 
     def __init__(self) -> None:
-        self.live: dict[Any, Any] = {}
-        """States in memory. A kernel that writes one writes it to `touched` too."""
-        self.touched: dict[Any, Any] = self.live
-        """States of the keys that the open epoch has touched; `live` itself without recovery."""
+        self.touched: dict[Any, Any] = {}
+        """States of the keys that the open epoch has touched; all of them without recovery."""
+        self.rest: dict[Any, Any] = {}
+        """States of other keys in memory."""
         self.form = StateForm()
         self._older: dict[Any, Any] = {}
         self._gone: set[Any] = set()
@@ -98,31 +100,37 @@ class KeyedState:
         """From now on note what is touched, and look up in a store what isn't in memory."""
         self._stored = stored
         self._all_here = stored.is_empty()
-        self.touched = {}
 
     @property
     def tracked(self) -> bool:
-        """Whether `touched` is a dict of its own, which has to be written."""
+        """Whether it is noted what an epoch touches: states may be outside of `touched` then."""
         return self._stored is not None
 
     @property
     def count(self) -> int:
         """How many keys the younger half of memory has entries of, discarded ones among them."""
-        return len(self.live) + len(self._gone)
+        return len(self.touched) + len(self.rest) + len(self._gone)
+
+    def young(self) -> Iterator[tuple[Any, Any]]:
+        """The entries of the younger half of memory, those with states that came last first."""
+        return chain(reversed(self.touched.items()), reversed(self.rest.items()))
 
     def knows(self, key: Any) -> bool:
         """Whether memory decides about a key: it has its state, or knows that it is gone."""
-        return key in self.live or key in self._older or key in self._gone
+        return key in self.touched or key in self.rest or key in self._older or key in self._gone
+
+    def _memory(self) -> tuple[dict[Any, Any], ...]:
+        """Where a state may be in memory; it is in one of them."""
+        return self.touched, self.rest, self._older
 
     def miss(self, key: Any) -> Any:
-        """The state of a key that isn't in `live`, where it is put; None if it has none."""
+        """The state of a key that is in neither `touched` nor `rest`; None if it has none.
+
+        As with one that was taken out of `rest`, whoever asks must put it into `touched` or discard
+        the key.
+        """
         state = self._older.pop(key, None)
-        if state is None:
-            state = self._load(key)
-            if state is None:
-                return None
-        self.live[key] = state
-        return state
+        return self._load(key) if state is None else state
 
     def prefetch(self, batch: list[Any]) -> None:
         """Bring the states of all keys of a batch of ``(key, value)`` to memory, in one go.
@@ -131,9 +139,9 @@ class KeyedState:
         """
         if self._all_here or self._stored is None:
             return
-        live, older, gone = self.live, self._older, self._gone
+        touched, rest, older, gone = self.touched, self.rest, self._older, self._gone
         try:
-            keys = {key for key, _ in batch if key not in live}
+            keys = {key for key, _ in batch if key not in touched and key not in rest}
         except (TypeError, ValueError):
             return
         self._absent.clear()
@@ -141,18 +149,22 @@ class KeyedState:
         for key in keys:
             state = older.pop(key, None)
             if state is not None:
-                live[key] = state
+                rest[key] = state
             elif key not in gone:
                 unknown.append(key)
         if unknown:
             self._load_many(unknown, self._stored)
 
     def _load_many(self, keys: list[Any], stored: Stored) -> None:
+        rest, absent, revived = self.rest, self._absent, self._revived
+        plain = type(self) is KeyedState and type(self.form) is StateForm
         for key, found in zip(keys, stored.load_many(keys), strict=True):
             if found is None:
-                self._absent.add(key)
+                absent.add(key)
+            elif plain and (found.__class__ is not tuple or len(found) != STAMPED_LEN):
+                rest[key] = found
             else:
-                self.live[key] = self._revived(key, found)
+                rest[key] = revived(key, found)
 
     def _revived(self, key: Any, stored: Any) -> Any:
         """The state in what was stored for a key, for memory."""
@@ -161,19 +173,21 @@ class KeyedState:
 
     def get(self, key: Any) -> Any:
         """The state of a key, which counts as touched; None if it has none."""
-        state = self.live.get(key)
-        if state is None and (state := self.miss(key)) is None:
-            return None
-        self.touched[key] = state
+        state = self.touched.get(key)
+        if state is None:
+            state = self.rest.pop(key, None)
+            if state is None and (state := self.miss(key)) is None:
+                return None
+            self.touched[key] = state
         return state
 
     def put(self, key: Any, state: Any) -> None:
         """Set the state of a key that was looked up before; it counts as touched."""
-        self.live[key] = self.touched[key] = state
+        self.touched[key] = state
 
     def peek(self, key: Any) -> Any:
         """The state of a key, which doesn't count as touched; None if it has none."""
-        for states in (self.live, self._older):
+        for states in self._memory():
             if key in states:
                 return states[key]
         return self._load(key)
@@ -182,7 +196,7 @@ class KeyedState:
         # Until the first key leaves memory there is nothing to be found for a new one.
         if self._all_here or self._stored is None or key in self._gone or key in self._absent:
             return None
-        if key in self.live:
+        if key in self.touched:
             # A fold may have become None, which is no state, after another was stored.
             return None
         stored = self._stored.load(key)
@@ -190,16 +204,16 @@ class KeyedState:
 
     def discard(self, key: Any) -> None:
         """Forget a key."""
-        self.live.pop(key, None)
+        self.touched.pop(key, None)
         if self._stored is not None:
-            self.touched.pop(key, None)
+            self.rest.pop(key, None)
             self._older.pop(key, None)
             self._gone.add(key)
 
     def all_keys(self) -> Iterator[Any]:
         """Every key that has state, in memory or stored, each once and in no order."""
-        yield from self.live
-        yield from self._older
+        for states in self._memory():
+            yield from states
         if self._stored is not None and not self._all_here:
             stored: Iterable[Any] = self._stored.keys()
             yield from (key for key in stored if not self.knows(key))
@@ -225,6 +239,7 @@ class KeyedState:
         due_s = None if form.timers is None else [form.timers.due_s.get(key) for key in touched]
         gone = [key for key in self._gone if key not in touched]
         changes = StateChanges(list(touched), stored, due_s, gone)
+        self.rest.update(touched)
         touched.clear()
         self._gone.clear()
         self._absent.clear()
@@ -232,8 +247,8 @@ class KeyedState:
 
     def rotate(self) -> None:
         """Make room in memory. Right after a barrier only: then all that is forgotten is saved."""
-        forgotten, self._older = self._older, dict(self.live)
-        self.live.clear()
+        forgotten, self._older = self._older, dict(self.rest)
+        self.rest.clear()
         self._all_here = self._all_here and not forgotten
         if self.form.timers is not None:
             self.form.timers.forget(forgotten)

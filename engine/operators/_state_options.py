@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Generic, TypeVar, cast
 
+from engine._stamps import stamped, unstamped
 from engine.operators._checks import require_function
-from engine.operators._stamps import stamped, unstamped
 
 V_contra = TypeVar("V_contra", contravariant=True)
 

@@ -19,10 +19,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from engine._stamps import stamped_all, unstamped
 from engine.errors import UserCodeError
 from engine.operators._keys import sorted_keys
 from engine.operators._shown import shown
-from engine.operators._stamps import stamped_all, unstamped
 from engine.operators._state import KeyedState, StateChanges, Stored
 from engine.operators._state_options import TTL
 from engine.operators._timers import Scan
@@ -122,9 +122,11 @@ class ExpiringState(KeyedState):
         Notes the time. The caller must put a state for the key, or discard it. (The loops of
         `_stateful_kernels` do the same in their own lines.)
         """
-        state = self.live.get(key)
+        state = self.touched.get(key)
         if state is None:
-            state = self.miss(key)
+            state = self.rest.pop(key, None)
+            if state is None:
+                state = self.miss(key)
         stamp_us = self.stamps.get(key, at_us)
         if stamp_us <= at_us - self.after_us:
             state = None
@@ -151,8 +153,8 @@ class ExpiringState(KeyedState):
         """The keys that have state when all input has ended, and whose time isn't over."""
         keys = sorted_keys(self.all_keys())
         for key in keys:
-            if key not in self.live:
-                self.miss(key)
+            if key not in self.stamps:
+                self.get(key)
         if self.event_time is not None:
             # An earlier run may have seen later times than this one.
             self.latest_us = max([self.latest_us, *self.stamps.values()])

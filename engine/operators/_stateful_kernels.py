@@ -33,19 +33,22 @@ class _KeyedRecordKernel(RecordKernel):
         """Write the look-up of a key's state; gives its name, and the start of an assignment to it.
 
         The state is None where the key has none. Most look-ups end in a dict; only those of keys
-        that are new, or not in memory, cost a call. `value` is what the step calls the record's
-        time by, if its states have a time to live.
+        that are new, or not in memory, cost a call. The lines that follow must assign a state or
+        discard the key, whose state isn't in memory until then. `value` is what the step calls the
+        record's time by, if its states have a time to live.
         """
         write_key_check(code, key)
-        live, state = step.state.live, code.name("state")
-        code.line(f"{state} = {code.bind('get', live.get)}({key})")
-        code.block(f"if {state} is None:", f"{state} = {code.bind('miss', step.state.miss)}({key})")
+        touched, rest, state = step.state.touched, step.state.rest, code.name("state")
+        code.line(f"{state} = {code.bind('get', touched.get)}({key})")
+        if step.state.tracked:
+            take, miss = code.bind("take", rest.pop), code.bind("miss", step.state.miss)
+            code.nest(f"if {state} is None:")
+            code.line(f"{state} = {take}({key}, None)")
+            code.block(f"if {state} is None:", f"{state} = {miss}({key})")
+            code.leave()
         if isinstance(step.state, ExpiringState):
             write_arrival(code, key, value, state, step.state)
-        entry = f"{code.bind('live', live)}[{key}]"
-        if step.state.tracked:
-            entry += f" = {code.bind('touched', step.state.touched)}[{key}]"
-        return state, entry
+        return state, f"{code.bind('touched', touched)}[{key}]"
 
 
 @dataclass(frozen=True, slots=True)

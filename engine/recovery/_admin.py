@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
+from engine._stamps import unstamped
 from engine.errors import StoreError
 from engine.recovery._changes import StoredState
 from engine.recovery._disk import Disk
@@ -124,8 +125,8 @@ def _size(disk: Disk, shards: Path, part: str) -> int:
     )
 
 
-def read_key(place: StorePlace, step_id: str, key: Any) -> StoredState | None:
-    """The state of one key of a step.
+def read_key(place: StorePlace, step_id: str, key: Any) -> StateRecord | None:
+    """The state of one key of a step; None if there is none.
 
     Raises:
         StoreError: The store can't be read, or has no such step.
@@ -136,7 +137,7 @@ def read_key(place: StorePlace, step_id: str, key: Any) -> StoredState | None:
         for state in views(place, manifest):
             row = state.get_row(step_id, key)
             if not isinstance(row, Missing):
-                return row
+                return _record(step_id, key, row)
     return None
 
 
@@ -150,8 +151,12 @@ class StateRecord:
     of_partition: bool
     state: Any
     due_us: int | None = None
-    """When its timer is due, in microseconds since 1970 UTC."""
+    """When its timer is due, in microseconds since 1970 UTC. In a step with a time to live, when
+    the engine looks at the key again.
+    """
     version: int = 1
+    heard_us: int | None = None
+    """When its last record came, in microseconds since 1970 UTC, if the step has a time to live."""
 
 
 def states(place: StorePlace, step_ids: Sequence[str] = ()) -> Iterator[StateRecord]:
@@ -175,16 +180,22 @@ def states(place: StorePlace, step_ids: Sequence[str] = ()) -> Iterator[StateRec
 
 def _states_of(state: StateView, step_id: str) -> Iterator[StateRecord]:
     for key, row in state.scan_step(step_id):
-        yield StateRecord(
-            step_id,
-            key,
-            of_partition=False,
-            state=row.value,
-            due_us=row.due_us,
-            version=row.version,
-        )
+        yield _record(step_id, key, row)
     for name, part in state.partitions(step_id).items():
         yield StateRecord(step_id, name, of_partition=True, state=part.value)
+
+
+def _record(step_id: str, key: Any, row: StoredState) -> StateRecord:
+    state, heard_us = unstamped(row.value)
+    return StateRecord(
+        step_id,
+        key,
+        of_partition=False,
+        state=state,
+        due_us=row.due_us,
+        version=row.version,
+        heard_us=heard_us,
+    )
 
 
 def as_json(value: Any) -> Any:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
+from operator import not_
 from typing import Any, Final
 
 from engine.recovery._changes import Chunk
@@ -136,13 +138,17 @@ class Applier:
 
     def _write(self, chunk: Chunk, seen: set[Any]) -> None:
         """Write what of a chunk isn't in a newer one."""
-        keys = [key for key in chunk.keys if key not in seen] if seen else chunk.keys
+        keys, chosen = chunk.keys, None
+        newer = [*map(seen.__contains__, keys)]
+        if any(newer):
+            chosen = [*map(not_, newer)]
+            keys = [*compress(keys, chosen)]
         deleted = [key for key in chunk.deleted if key not in seen]
         if not keys and not deleted:
             return
         seen.update(keys, deleted)
         step_id = self._step_ids.get(chunk.step, f"number {chunk.step}")
-        values, dues = chunk.table_values(self._codec, step_id, keys) if keys else ([], [])
+        values, dues = chunk.table_values(self._codec, step_id, chosen) if keys else ((), ())
         table_keys, deletes = chunk.table_keys(keys), chunk.table_keys(deleted)
         puts: list[Row] = list(zip(table_keys, values, strict=True))
         if chunk.kind == STATE and (chunk.has_timers or chunk.step in self.applied.timed_steps):

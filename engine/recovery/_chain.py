@@ -8,6 +8,7 @@ coordinates, never by workers.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from engine.errors import CorruptStoreError, FencedError, StoreFormatError
@@ -89,7 +90,9 @@ class ManifestChain:
             disk.sync_folder(self._folder)
             # The number was free because that link had been made by others and collected since.
             if self.numbers()[-1] > manifest.seq:
-                disk.unlink(path)
+                # Unless they have collected it meanwhile.
+                with suppress(FileNotFoundError):
+                    disk.unlink(path)
                 raise self._fenced(manifest)
 
     def collect(self, before: int) -> None:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from engine.errors import EncodeError
 from engine.recovery._blame import decode_error, encode_error
 from engine.recovery._codec import Codec
 from engine.recovery._ids import Epoch, StepNumber
-from engine.recovery._records import pack, unpack
+from engine.recovery._records import pack_each, unpack
 from engine.recovery._rows import (
     PARTITION,
     STATE,
@@ -81,6 +82,9 @@ class StoredState(NamedTuple):
     """The version of the state."""
 
 
+_NOTHING: Final[dict[Any, Any]] = {}
+
+
 class Kept(NamedTuple):
     """Kept rows as they are in the log."""
 
@@ -92,58 +96,49 @@ class Kept(NamedTuple):
 class Chunk:
     """Some hundred changes of one kind and step: states of keys, or of partitions.
 
+    It holds them as the bytes that are in the log: most are written to the table some seconds later
+    and looked at by nobody before, and thousands of objects would make work for the garbage
+    collector.
+
     Attributes:
         kind: `STATE` or `PARTITION`.
-        keys: The keys that have new states; of partitions their names.
-        deleted: The keys that have none any more.
     """
 
     __slots__ = (
-        *("_column", "_dues", "_states"),
-        *("deleted", "epoch", "keys", "kind", "step", "version"),
+        *("_column", "_deleted", "_due_by_key", "_dues", "_keys", "_states"),
+        *("epoch", "kind", "step", "version"),
     )
 
-    def __init__(
-        self,
-        head: tuple[bytes, StepNumber, int],
-        epoch: Epoch,
-        keys: Sequence[Any],
-        column: bytes,
-        dues_us: Sequence[int | None] | None,
-        deleted: Sequence[Any],
-    ) -> None:
-        self.kind, self.step, self.version = head
+    def __init__(self, part: Sequence[Any], epoch: Epoch) -> None:
+        self.kind: bytes
+        self.step: StepNumber
+        self.version: int
+        self._keys: bytes
+        self._column: bytes
+        self._dues: Sequence[int | None] | None
+        self._deleted: bytes
+        self.kind, self.step, self.version, self._keys, self._column, self._dues, self._deleted = (
+            part
+        )
         self.epoch = epoch
-        self.keys = keys
-        self.deleted = deleted
-        self._column = column
-        self._dues: dict[Any, int | None] | None = None
-        if dues_us is not None:
-            self._dues = dict(zip(keys, dues_us, strict=True))
-        self._states: dict[Any, Any] = {}
+        self._states: dict[Any, Any] = _NOTHING
+        self._due_by_key: dict[Any, int | None] | None = None
+
+    @property
+    def keys(self) -> Sequence[Any]:
+        """The keys that have new states; of partitions their names. Unpacked each time."""
+        return unpack_keys(self._keys)
+
+    @property
+    def deleted(self) -> Sequence[Any]:
+        """The keys that have no state any more. Unpacked each time."""
+        return unpack_keys(self._deleted)
 
     def part(self) -> tuple[Any, ...]:
-        """The chunk as a part of a log record.
-
-        Raises:
-            InternalError: One of the keys is no key.
-        """
+        """The chunk as a part of a log record."""
         return (
-            self.kind,
-            self.step,
-            self.version,
-            pack_keys(self.keys),
-            self._column,
-            None if self._dues is None else [self._dues[key] for key in self.keys],
-            pack_keys(self.deleted),
-        )
-
-    @staticmethod
-    def of_part(part: Sequence[Any], epoch: Epoch) -> Chunk:
-        """The chunk that `part` made a part of a log record of."""
-        kind, step, version, keys, column, dues, deleted = part
-        return Chunk(
-            (kind, step, version), epoch, unpack_keys(keys), column, dues, unpack_keys(deleted)
+            *(self.kind, self.step, self.version),
+            *(self._keys, self._column, self._dues, self._deleted),
         )
 
     @property
@@ -151,12 +146,16 @@ class Chunk:
         """Whether its step has any."""
         return self._dues is not None
 
-    def state(self, codec: Codec, step_id: str, key: Any) -> StoredState:
-        """The state of one key, in an object that nobody else has. Errors as `table_values`."""
+    def value(self, codec: Codec, step_id: str, key: Any) -> Any:
+        """The state of one key, an object that nobody else has. Errors as `table_values`."""
         if key not in self._states:
             # All at once, to be given away one by one, each once.
             self._states = dict(zip(self.keys, self._decoded(codec, step_id, key), strict=True))
-        return StoredState(self._states.pop(key), self.due_us(key), self.version)
+        return self._states.pop(key)
+
+    def state(self, codec: Codec, step_id: str, key: Any) -> StoredState:
+        """As `value`, with what is stored beside it."""
+        return StoredState(self.value(codec, step_id, key), self.due_us(key), self.version)
 
     def _decoded(self, codec: Codec, step_id: str, wanted: Any = None) -> list[Any]:
         """The states; an error names the key that is `wanted`, if it is known."""
@@ -166,20 +165,23 @@ class Chunk:
             # A user's class may raise anything when it is decoded.
             raise decode_error(self._column, ex, step_id, wanted) from ex
 
-    def _encoded(self, codec: Codec, step_id: str, keys: Sequence[Any]) -> list[bytes]:
-        """The encoded states of keys."""
+    def _encoded(self, codec: Codec, step_id: str, chosen: Sequence[bool] | None) -> list[bytes]:
+        """The encoded states of all keys, or of those that are chosen."""
+        if chosen is not None:
+            return codec.encode_rows([*compress(self._decoded(codec, step_id), chosen)])
         try:
-            if len(keys) == len(self.keys):
-                return codec.column_rows(self._column)
+            return codec.column_rows(self._column)
         except Exception as ex:
             # As above.
             raise decode_error(self._column, ex, step_id, None) from ex
-        values = dict(zip(self.keys, self._decoded(codec, step_id), strict=True))
-        return codec.encode_rows([values[key] for key in keys])
 
     def due_us(self, key: Any) -> int | None:
         """When the timer of a key is due."""
-        return None if self._dues is None else self._dues[key]
+        if self._dues is None:
+            return None
+        if self._due_by_key is None:
+            self._due_by_key = dict(zip(self.keys, self._dues, strict=True))
+        return self._due_by_key[key]
 
     def table_keys(self, keys: Sequence[Any]) -> list[bytes]:
         """The keys of rows in the table."""
@@ -188,24 +190,27 @@ class Chunk:
         return partition_keys(self.step, keys)
 
     def table_values(
-        self, codec: Codec, step_id: str, keys: Sequence[Any]
-    ) -> tuple[list[bytes], list[int | None]]:
+        self, codec: Codec, step_id: str, chosen: Sequence[bool] | None = None
+    ) -> tuple[list[bytes], Sequence[int | None]]:
         """The values of rows in the table, and when their timers are due.
 
         Args:
             codec: For the states.
             step_id: Of the step, for errors.
-            keys: All of the chunk's in their order, or some.
+            chosen: For each of the chunk's keys whether its row is wanted; None for all.
 
         Raises:
             DecodeError: A class is gone, or pickle isn't allowed.
         """
-        rows, dues = self._encoded(codec, step_id, keys), self._dues
+        rows, dues = self._encoded(codec, step_id, chosen), self._dues
         if self.kind == PARTITION:
             return [partition_value(row, self.epoch) for row in rows], [None] * len(rows)
         if dues is None and self.version == 1:
             return rows, [None] * len(rows)
-        due_of_keys = [None if dues is None else dues[key] for key in keys]
+        if dues is None:
+            due_of_keys: Sequence[int | None] = [None] * len(rows)
+        else:
+            due_of_keys = dues if chosen is None else [*compress(dues, chosen)]
         values = [
             state_value(row, due, self.version) for row, due in zip(rows, due_of_keys, strict=True)
         ]
@@ -219,6 +224,7 @@ def encode_changes(
 
     Raises:
         EncodeError: A state can't be encoded.
+        InternalError: One of the keys is no key.
     """
     if isinstance(changes, KeptRows):
         yield Kept(step, changes.shard, list(changes.rows))
@@ -226,15 +232,16 @@ def encode_changes(
     if isinstance(changes, PartitionChanges):
         names = list(changes.values)
         column = _column(codec, changes.step_id, names, list(changes.values.values()))
-        yield Chunk((PARTITION, step, 1), epoch, names, column, None, list(changes.deleted))
+        part = PARTITION, step, 1, pack_keys(names), column, None, pack_keys(list(changes.deleted))
+        yield Chunk(part, epoch)
         return
-    head = STATE, step, changes.version
     keys, values, dues = changes.keys, changes.values, changes.dues_us
     for start in range(0, max(len(keys), len(changes.deleted)), CHUNK_ROWS):
         some = slice(start, start + CHUNK_ROWS)
         column = _column(codec, changes.step_id, keys[some], list(values[some]))
-        some_dues = None if dues is None else dues[some]
-        yield Chunk(head, epoch, list(keys[some]), column, some_dues, list(changes.deleted[some]))
+        some_dues = None if dues is None else list(dues[some])
+        packed = pack_keys(keys[some]), column, some_dues, pack_keys(changes.deleted[some])
+        yield Chunk((STATE, step, changes.version, *packed), epoch)
 
 
 def _column(codec: Codec, step_id: str, keys: Sequence[Any], values: list[Any]) -> bytes:
@@ -252,13 +259,14 @@ def _column(codec: Codec, step_id: str, keys: Sequence[Any], values: list[Any]) 
 
 def encode_parts(written: Iterable[Chunk | Kept]) -> bytes:
     """The payload of a log record."""
-    return pack([(_KEPT, *w) if isinstance(w, Kept) else w.part() for w in written])
+    # One by one: the garbage collector looks at many tuples that are there at once.
+    return pack_each((_KEPT, *w) if isinstance(w, Kept) else w.part() for w in written)
 
 
 def decode_parts(payload: bytes, epoch: Epoch) -> Iterator[Chunk | Kept]:
     """What the payload of a log record holds."""
     for part in unpack(payload):
-        yield Kept(*part[1:]) if part[0] == _KEPT else Chunk.of_part(part, epoch)
+        yield Kept(*part[1:]) if part[0] == _KEPT else Chunk(part, epoch)
 
 
 def decode_state(codec: Codec, row: bytes, step_id: str, key: object) -> Any:

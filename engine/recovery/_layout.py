@@ -149,6 +149,9 @@ def make_folders(disk: Disk, folder: Path) -> None:
 def _refuse_others(disk: Disk, paths: StorePaths) -> None:
     """Refuse a folder with files that aren't of a store, or that was one."""
     names = {name for name in disk.names(paths.root) if not _UNFINISHED.fullmatch(name)} - {"LOCK"}
+    if paths.format.name in names:
+        # Another process has made it a store since we looked.
+        return
     if disk.exists(paths.restoring):
         msg = (
             f"{paths.root} holds a store that was not restored to the end; restore it once more, "

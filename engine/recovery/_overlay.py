@@ -5,9 +5,8 @@ The worker store asks here first, newest changes first, and `_apply` takes them 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from enum import Enum
-from itertools import chain
 from typing import Any, Final, TypeAlias
 
 from engine.recovery._changes import Chunk
@@ -23,11 +22,53 @@ class Missing(Enum):
 MISSING: Final = Missing.MISSING
 """Stands for the state of a key that has none."""
 
+_CHUNKS_BACK: Final = 256
+"""How many are taken into the indexes at a time."""
+
 _CHUNK_BYTES: Final = 1024
 """What a chunk takes in memory besides what it holds: it counts where epochs are small."""
 
 Index: TypeAlias = dict[Any, Chunk | None]
 """The newest chunk with a key's state; None where the key was deleted."""
+
+
+class _StepChunks:
+    """A layer's chunks of one kind and step, and which of them has a key's state."""
+
+    def __init__(self) -> None:
+        self._chunks: list[Chunk] = []
+        self._index: Index = {}
+        # The chunks in between are in the index.
+        self._from = self._to = 0
+
+    def add(self, chunk: Chunk) -> None:
+        """Put a chunk on top."""
+        self._chunks.append(chunk)
+
+    def index(self, wanted: Collection[Any] | None) -> Index:
+        """As `Layer.index`."""
+        if self._from == self._to:
+            self._from = self._to = len(self._chunks)
+        index = self._index
+        for chunk in self._chunks[self._to :]:
+            # A plain loop: `dict.update` of some hundred keys at a time takes half as long again.
+            for key in chunk.keys:
+                index[key] = chunk
+            for key in chunk.deleted:
+                index[key] = None
+        self._to = len(self._chunks)
+        while self._from and (wanted is None or not all(map(index.__contains__, wanted))):
+            self._index_older()
+        return index
+
+    def _index_older(self) -> None:
+        end, self._from = self._from, max(0, self._from - _CHUNKS_BACK)
+        add = self._index.setdefault
+        for chunk in reversed(self._chunks[self._from : end]):
+            for key in chunk.keys:
+                add(key, chunk)
+            for key in chunk.deleted:
+                add(key, None)
 
 
 class Layer:
@@ -38,8 +79,7 @@ class Layer:
         """In the order in which they were made."""
         self.nbytes = 0
         """About how much memory they take."""
-        self._indexes: dict[tuple[bytes, StepNumber], Index] = {}
-        self._indexed = 0
+        self._steps: dict[tuple[bytes, StepNumber], _StepChunks] = {}
 
     def add(self, chunks: Sequence[Chunk], nbytes: int) -> None:
         """Put chunks on top of those before.
@@ -48,29 +88,41 @@ class Layer:
             chunks: What changed.
             nbytes: How many bytes they are in the log.
         """
-        self.chunks += chunks
+        self._put(chunks)
         self.nbytes += nbytes + _CHUNK_BYTES * len(chunks)
 
     def take(self, newer: Layer) -> None:
         """Put all of another layer on top, which is given up."""
-        self.chunks += newer.chunks
+        self._put(newer.chunks)
         self.nbytes += newer.nbytes
 
-    def index(self, kind: bytes, step: StepNumber) -> Index | None:
+    def _put(self, chunks: Sequence[Chunk]) -> None:
+        self.chunks += chunks
+        for chunk in chunks:
+            of_step = chunk.kind, chunk.step
+            if of_step not in self._steps:
+                self._steps[of_step] = _StepChunks()
+            self._steps[of_step].add(chunk)
+
+    def mentions(self, kind: bytes, step: StepNumber) -> bool:
+        """Whether there is anything of a step."""
+        return (kind, step) in self._steps
+
+    def index(
+        self, kind: bytes, step: StepNumber, wanted: Collection[Any] | None = None
+    ) -> Index | None:
         """The newest chunk of each key of a step.
 
-        Made when first asked for: as long as all states are in memory nobody asks.
+        Made when first asked for, as long as all states are in memory nobody asks; and from the
+        newest chunk back only as far as it takes, so that a run goes on soon after a crash.
+
+        Args:
+            kind: `STATE` or `PARTITION`.
+            step: Whose.
+            wanted: The keys that are looked for; others may be missing. None for all.
         """
-        indexes = self._indexes
-        for chunk in self.chunks[self._indexed :] if self._indexed < len(self.chunks) else ():
-            index = indexes.setdefault((chunk.kind, chunk.step), {})
-            # A plain loop: `dict.update` of some hundred keys at a time takes half as long again.
-            for key in chunk.keys:
-                index[key] = chunk
-            for key in chunk.deleted:
-                index[key] = None
-        self._indexed = len(self.chunks)
-        return indexes.get((kind, step))
+        chunks = self._steps.get((kind, step))
+        return None if chunks is None else chunks.index(wanted)
 
 
 class Overlay:
@@ -111,15 +163,19 @@ class Overlay:
 
     def mentions(self, kind: bytes, step: StepNumber) -> bool:
         """Whether there is anything of a step."""
-        layers = (self._open, self.waiting, self.applying)
-        chunks = chain.from_iterable(layer.chunks for layer in layers if layer is not None)
-        return any(chunk.kind == kind and chunk.step == step for chunk in chunks)
+        return any(layer.mentions(kind, step) for layer in self._layers())
 
-    def indexes(self, kind: bytes, step: StepNumber) -> list[Index]:
-        """What there is of a step, newest first."""
-        layers = (self._open, self.waiting, self.applying)
-        found = [layer.index(kind, step) for layer in layers if layer is not None and layer.chunks]
-        return [index for index in found if index]
+    def indexes(
+        self, kind: bytes, step: StepNumber, wanted: Collection[Any] | None = None
+    ) -> list[Index]:
+        """What there is of a step, newest first; of certain keys at least, if some are given."""
+        return [index for layer in self._layers() if (index := layer.index(kind, step, wanted))]
+
+    def _layers(self) -> Iterator[Layer]:
+        yield self._open
+        yield self.waiting
+        if self.applying is not None:
+            yield self.applying
 
     def newest(self, kind: bytes, step: StepNumber) -> Iterator[tuple[Any, Chunk | None]]:
         """Each key of a step once, with its newest chunk, or None if it is deleted."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, cast
@@ -162,6 +162,12 @@ def decode_segment_header(payload: bytes) -> tuple[int, int, LogIdentity, Prior 
 def pack(value: Any) -> bytes:
     """Plain msgpack."""
     return cast("bytes", _msgpack.packb(value, unicode_errors="surrogatepass"))
+
+
+def pack_each(values: Iterable[Any]) -> bytes:
+    """As `pack`, of a list of the values, which need not be there at once."""
+    packed = [pack(value) for value in values]
+    return b"".join((_msgpack.Packer().pack_array_header(len(packed)), *packed))
 
 
 def unpack(data: bytes) -> Any:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from engine.errors import InternalError
@@ -69,7 +69,7 @@ class StateView:
     def get_row(self, step_id: str, key: Any) -> StoredState | Missing:
         """The state of one key; `MISSING` if it has none. As `get_rows`, and faster for one."""
         step = self._number(step_id)
-        chunk = find(self._overlay.indexes(STATE, step), key)
+        chunk = find(self._overlay.indexes(STATE, step, [key]), key)
         if isinstance(chunk, Missing):
             value = self._table.get(state_key(step, key))
             return MISSING if value is None else self._state(value, step_id, key)
@@ -84,43 +84,88 @@ class StateView:
             DecodeError: The class of a state is gone, or pickle isn't allowed.
             CorruptStoreError: A row can't be read.
         """
-        step = self._number(step_id)
-        found: list[StoredState | Missing] = [MISSING] * len(keys)
-        indexes = self._overlay.indexes(STATE, step)
-        asked = (
-            range(len(keys)) if not indexes else self._from_overlay(indexes, step_id, keys, found)
-        )
-        values = self._table.get_many(state_keys(step, [keys[i] for i in asked])) if asked else []
-        decode = self._codec.decode_row
-        for i, value in zip(asked, values, strict=True):
-            if value is None:
-                continue
-            if value[0] in MARKED:
-                found[i] = self._state(value, step_id, keys[i])
-                continue
-            try:
-                found[i] = StoredState(decode(value), None, 1)
-            except Exception as ex:
-                # A user's class may raise anything when it is decoded.
-                raise decode_error(value, ex, step_id, keys[i]) from ex
-        return found
+        return self._find(step_id, keys, MISSING, 0, lambda _, row: row)
 
     def get_many(self, step_id: str, keys: Sequence[Any]) -> list[Any]:
         """As `get_rows`, of each state the value alone."""
-        rows = self.get_rows(step_id, keys)
-        return [row if isinstance(row, Missing) else row.value for row in rows]
+        return self._find(step_id, keys, MISSING, 0, lambda _, row: row.value)
 
-    def _from_overlay(
-        self, indexes: list[Any], step_id: str, keys: Sequence[Any], found: list[Any]
-    ) -> list[int]:
+    def load(
+        self,
+        step_id: str,
+        keys: Sequence[Any],
+        version: int,
+        of_row: Callable[[Any, StoredState], Any],
+    ) -> list[Any]:
+        """The states of keys, in their order; None for a key that has none.
+
+        Each is a new object, as it was when it was appended. Errors as `get_rows`.
+
+        Args:
+            step_id: Whose.
+            keys: Each once.
+            version: States of this version are given as they are.
+            of_row: Gives others, by their key.
+        """
+        return self._find(step_id, keys, None, version, of_row)
+
+    def _find(
+        self,
+        step_id: str,
+        keys: Sequence[Any],
+        missing: Missing | None,
+        version: int,
+        of_row: Callable[[Any, StoredState], Any],
+    ) -> list[Any]:
+        step = self._number(step_id)
+        found: list[Any] = [missing] * len(keys)
+        asked = self._find_changed(step_id, keys, found, version, of_row)
+        if not asked:
+            return found
+        values = self._table.get_many(state_keys(step, [keys[i] for i in asked]))
+        decode, plain = self._codec.decode_row, version == 1
+        for i, value in zip(asked, values, strict=True):
+            if value is None:
+                continue
+            if plain and value[0] not in MARKED:
+                try:
+                    found[i] = decode(value)
+                except Exception as ex:
+                    # A user's class may raise anything when it is decoded.
+                    raise decode_error(value, ex, step_id, keys[i]) from ex
+                continue
+            row = self._state(value, step_id, keys[i])
+            found[i] = row.value if row.version == version else of_row(keys[i], row)
+        return found
+
+    def _find_changed(
+        self,
+        step_id: str,
+        keys: Sequence[Any],
+        found: list[Any],
+        version: int,
+        of_row: Callable[[Any, StoredState], Any],
+    ) -> Sequence[int]:
         """Fill in what the overlay knows; gives the positions that it doesn't know."""
+        indexes = self._overlay.indexes(STATE, self._number(step_id), keys)
+        if not indexes:
+            return range(len(keys))
         unknown: list[int] = []
         for i, key in enumerate(keys):
-            chunk = find(indexes, key)
-            if isinstance(chunk, Missing):
+            for index in indexes:
+                chunk = index.get(key, MISSING)
+                if chunk is not MISSING:
+                    break
+            else:
                 unknown.append(i)
-            elif chunk is not None:
-                found[i] = chunk.state(self._codec, step_id, key)
+                continue
+            if chunk is not None:
+                value = chunk.value(self._codec, step_id, key)
+                found[i] = (
+                    value
+                    if chunk.version == version
+                    else of_row(key, StoredState(value, chunk.due_us(key), chunk.version))
+                )
         return unknown
 
     def _state(self, value: bytes, step_id: str, key: object) -> StoredState:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pickletools
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
@@ -53,8 +53,9 @@ from engine.recovery._worker_files import (
 _BATCH_ROWS = 1000
 _FAULTS_MAX = 100
 
-_Changed: TypeAlias = dict[StepNumber, dict[Any, bool]]
-"""Keys whose states the log has changed since the table was written; whether they have one now."""
+_Changed: TypeAlias = dict[StepNumber, dict[Any, int | None]]
+"""Keys whose states the log has changed since the table was written, and the version that is there
+now; None if they have no state any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ class VerifyReport:
     faults: list[Fault] = field(default_factory=list[Fault])
     manifest: Manifest | None = None
     """The newest, if it could be read."""
-    rows: Counter[str] = field(default_factory=Counter[str])
-    """How many keys of each step have a state."""
+    rows: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
+    """How many keys have a state, by step and by version of the state."""
 
     @property
     def sound(self) -> bool:
@@ -219,20 +220,29 @@ def _check_log(spot: _Worker, applied: Applied, changed: _Changed) -> Iterator[F
         for payload in payloads:
             try:
                 parts = list(decode_parts(payload, epoch))
+                changed_here = _changed_in(parts)
             except (ValueError, TypeError) as ex:
                 yield Fault(str(folder), f"changes of epoch {epoch} make no sense: {ex}")
                 continue
             if epoch > applied.epoch:
-                _note_changed(parts, changed)
+                for step, keys in changed_here.items():
+                    changed.setdefault(step, {}).update(keys)
             yield from _check_steps(folder, epoch, {part.step for part in parts} - known)
 
 
-def _note_changed(parts: list[Chunk | Kept], changed: _Changed) -> None:
+def _changed_in(parts: list[Chunk | Kept]) -> _Changed:
+    """Which keys' states a record changes.
+
+    Raises:
+        ValueError: What should be keys is none.
+    """
+    changed: _Changed = {}
     for part in parts:
-        if isinstance(part, Chunk) and part.kind == STATE:
-            keys = changed.setdefault(part.step, {})
-            keys.update(dict.fromkeys(part.keys, True))
-            keys.update(dict.fromkeys(part.deleted, False))
+        if isinstance(part, Chunk):
+            keys = dict.fromkeys(part.keys, part.version) | dict.fromkeys(part.deleted)
+            if part.kind == STATE:
+                changed.setdefault(part.step, {}).update(keys)
+    return changed
 
 
 def _check_steps(folder: Path, epoch: Epoch, unknown: set[StepNumber]) -> Iterator[Fault]:
@@ -287,7 +297,8 @@ class _RowCheck:
             yield from self._batch(batch)
         for step, keys in self._changed.items():
             if step in self._step_ids:
-                self._report.rows[self._step_ids[step]] += sum(keys.values())
+                there = Counter(version for version in keys.values() if version is not None)
+                self._count(step, there)
         for step in self._timers.keys() | self._dues.keys():
             if self._timers[step] != self._dues[step]:
                 what = (
@@ -320,10 +331,10 @@ class _RowCheck:
             raise ValueError(msg)
         if kind == STATE:
             self._check_owner(key)
-            row, due_us, _ = split_state_value(value)
+            row, due_us, version = split_state_value(value)
             _check_row(self._codec, row)
             if key_of_state(key) not in self._changed.get(step, {}):
-                self._report.rows[self._step_ids[step]] += 1
+                self._count(step, {version: 1})
             if due_us is not None:
                 self._dues[step] += 1
                 yield timer_key(key, due_us)
@@ -337,6 +348,10 @@ class _RowCheck:
         else:
             msg = f"rows of kind {kind!r} are unknown"
             raise ValueError(msg)
+
+    def _count(self, step: StepNumber, versions: Mapping[int, int]) -> None:
+        step_id = self._step_ids[step]
+        self._report.rows.update({(step_id, version): n for version, n in versions.items()})
 
     def _check_owner(self, state_key: bytes) -> None:
         key = key_of_state(state_key)

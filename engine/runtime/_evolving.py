@@ -146,23 +146,22 @@ class Migration:
     def __init__(self, step_id: str, options: StateOptions) -> None:
         self._step_id = step_id
         self._options = options
-        self._version = options.version
+        self.version = options.version
+        """The present one."""
 
     def current(self, key: Any, row: StoredState) -> Any:
-        """The state in a row, in the present version.
+        """The state in a row of another version, in the present one.
 
         Raises:
             InconsistentPartitionsError: There is no function for it, or the state is newer.
             UserCodeError: The function failed.
         """
-        if row.version == self._version:
-            return row.value
         migrate = self._options.migrate
         where = (
             f"step {self._step_id!r}, key {shortened(key)}: the stored state is of version "
-            f"{row.version}, and the flow's are of version {self._version}"
+            f"{row.version}, and the flow's are of version {self.version}"
         )
-        if migrate is None or row.version > self._version:
+        if migrate is None or row.version > self.version:
             msg = f"{where}; keep the step's `migrate` function for as long as old states are left"
             raise InconsistentPartitionsError(msg)
         try:
@@ -176,5 +175,5 @@ class Migration:
         return state
 
     def _refusal(self, msg: str) -> UserCodeError:
-        hint = f"`migrate` gets (version, state) and returns the state of version {self._version}"
+        hint = f"`migrate` gets (version, state) and returns the state of version {self.version}"
         return UserCodeError(msg, function=self._options.migrate, hint=hint)

@@ -24,7 +24,7 @@ _ENTRY_BYTES = 220
 _STAMP_BYTES = 130
 """What its time stamp takes in a step with a time to live."""
 _NOT_STATE = (type, ModuleType, FunctionType)
-_GROWTH = 1.25
+_GROWTH = 1.5
 
 
 class StateMemory:
@@ -71,10 +71,10 @@ class _Sized:
         return count * self._bytes_each
 
     def _measure(self) -> None:
-        live = self._state.live
-        # The oldest and the newest: steps whose states grow have the largest in front.
-        sample = [*itertools.islice(live.items(), _SAMPLE)]
-        sample += itertools.islice(reversed(live.items()), _SAMPLE)
+        # Those that came last, and some of all: steps whose states grow have the largest in front.
+        young = self._state.young()
+        sample = [*itertools.islice(young, _SAMPLE)]
+        sample += itertools.islice(young, 0, None, max(1, self._measured_at // _SAMPLE))
         if sample:
             total = sum(map(deep_bytes, sample))
             self._bytes_each = self._entry_bytes + total / len(sample)

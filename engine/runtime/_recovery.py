@@ -14,7 +14,6 @@ from typing import Any
 from engine.operators._state_options import StateOptions
 from engine.recovery._changes import Changes, KeptRows, KeyedChanges, PartitionChanges
 from engine.recovery._ids import Epoch as StoredEpoch
-from engine.recovery._overlay import Missing
 from engine.recovery._rescale import newest_partitions
 from engine.recovery._store_folder import StoreFolder
 from engine.recovery._worker_store import WorkerStore
@@ -231,11 +230,8 @@ class _StepState:
 
     def load_many(self, keys: list[Any]) -> list[Any]:
         """As in `Stored`."""
-        step_id, current = self._step_id, self._migration.current
-        return [
-            None if isinstance(row, Missing) else current(key, row)
-            for key, row in zip(keys, self._worker.get_rows(step_id, keys), strict=True)
-        ]
+        step_id, migration = self._step_id, self._migration
+        return self._worker.load(step_id, keys, migration.version, migration.current)
 
     def is_empty(self) -> bool:
         """As in `Stored`."""

@@ -132,7 +132,7 @@ def worn(folder: Path) -> Scene:
     """
     scene = fresh(folder)
     shutil.copytree(folder / "whole" / "store", folder / "other")
-    for _ in range(3):
+    for _ in range(2):
         _drain(scene.drill, epochs=3)
     shutil.copytree(scene.drill.store, folder / "older")
     for _ in range(2):

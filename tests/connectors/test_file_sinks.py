@@ -313,12 +313,17 @@ def test_paths_that_cannot_be_written(tmp_path: Path) -> None:
         FileSink(pipe).build_part("flow.out", str(pipe), None)
 
 
-def test_partitions_that_are_not_the_sinks_own(tmp_path: Path) -> None:
-    """A partition of another path, or of a larger number of files, is refused with the step."""
-    with pytest.raises(ValueError, match="step flow.out writes the file"):
-        FileSink(tmp_path / "out").build_part("flow.out", "elsewhere", None)
-    with pytest.raises(ValueError, match="step flow.out .* were file_count or file_namer changed"):
-        DirSink(tmp_path, 2).build_part("flow.out", "part_2", 7)
+def test_files_of_the_run_before(tmp_path: Path) -> None:
+    """A file that was renamed in the flow, or is one too many now, is cut where it was."""
+    former = tmp_path / "former"
+    former.write_bytes(b"kept\nnot\n")
+    FileSink(tmp_path / "out").build_part("flow.out", str(former), 5).close()
+    assert former.read_bytes() == b"kept\n"
+    third = tmp_path / "part_2"
+    third.write_bytes(b"kept\nnot\n")
+    DirSink(tmp_path, 2).build_part("flow.out", "part_2", 5).close()
+    assert third.read_bytes() == b"kept\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["former", "part_2"]
 
 
 def test_assigned_file_is_the_one_named(tmp_path: Path) -> None:

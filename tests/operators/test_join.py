@@ -131,9 +131,9 @@ def test_rows_that_came_out_at_the_end_are_forgotten() -> None:
     step = StepContext("flow.j", 0, 1, SimpleNamespace(epoch=1), lambda: 0.0)
     logic = JoinKernel(2, "last", "final").start(step)
     logic.on_batch(0, [("k", 1)])
-    assert step.state.live
+    assert step.state.touched
     assert logic.on_eof() == [("k", (1, None))]
-    assert not step.state.live
+    assert not step.state.touched
 
 
 @KERNELS

@@ -138,7 +138,9 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def stamps_are_of_keys_in_memory(self) -> None:
         if hasattr(self, "state"):
-            assert set(self.state.stamps) <= {*self.state.live, *self.state._older}
+            assert set(self.state.stamps) <= {
+                key for states in self.state._memory() for key in states
+            }
 
 
 class EventTimeMachine(Machine):
@@ -171,11 +173,11 @@ def test_a_large_state_is_swept_a_little_at_a_time() -> None:
     state.expire()
     clock[0] = 99.0
     state.expire()
-    left = [len(state.live)]
+    left = [len(state.touched)]
     while left[-1]:
         clock[0] += 2.0
         state.expire()
-        left.append(len(state.live))
+        left.append(len(state.touched))
     steps = [before - after for before, after in itertools.pairwise(left)]
     assert 0 < max(steps) <= 20_000 * 4 * 2 / 100
     assert clock[0] <= 100 + 2 * 100 / 4 + 4
@@ -190,7 +192,7 @@ def test_a_key_takes_its_timer_with_it() -> None:
     timers.set("a", 50.0)
     clock[0] = 10.0
     state.expire()
-    assert not state.live
+    assert not state.touched
     assert timers.first_s() is None
 
 
@@ -244,7 +246,7 @@ def test_keys_that_only_the_store_has_go_in_portions() -> None:
         clock[0] += 1.0
         portions.append(barrier(state, store))
     assert portions == [1000, 1000, 500]
-    assert not state.live
+    assert not state.touched
 
 
 def test_the_index_is_not_read_at_every_barrier() -> None:
@@ -284,7 +286,7 @@ def test_without_a_ttl_the_stamp_is_dropped() -> None:
     plain = KeyedState()
     plain.attach(store)
     plain.prefetch([(1, "value")])
-    assert [plain.get(0), plain.live[1], plain.peek(2)] == ["state"] * 3
+    assert [plain.get(0), plain.rest[1], plain.peek(2)] == ["state"] * 3
     changes = plain.barrier()
     assert (changes.keys, changes.stored, changes.due_s) == ([0], ["state"], None)
 

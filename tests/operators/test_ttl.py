@@ -235,7 +235,7 @@ def test_a_key_that_is_due_is_deleted_at_once() -> None:
         assert logic.on_batch(0, [("a", 50)]) == []
         clock[0] += 50
         assert logic.on_notify() == []
-    assert not state.live
+    assert not state.touched
 
 
 class BatchAlarm(op.StatefulBatchLogic):
@@ -388,7 +388,10 @@ def test_old_keys_leave_the_store(kept: Kept, ttl: Any, kernels: bool) -> None:
     assert set(kept.rows()) == {f"k{s}" for s in range(5)}
     line.run()
     assert set(kept.rows()) == {"last"}
-    assert kept.rows()["last"].due_us is not None
+    last = kept.rows()["last"]
+    assert last.state == 4
+    assert last.heard_us is not None
+    assert last.due_us is not None
 
 
 def test_without_a_ttl_rows_are_bare(kept: Kept) -> None:

@@ -321,7 +321,7 @@ def test_an_undamaged_store_is_sound_and_read(made: Made, root: Path) -> None:
     assert report.faults == []
     assert report.manifest is not None
     assert report.manifest.epoch == 6
-    assert report.rows == {COUNT: len(KEYS) - 1, TIMED: len(KEYS) - 1}
+    assert report.rows == {(COUNT, 1): len(KEYS) - 1, (TIMED, 1): len(KEYS) - 1}
     assert contents(root) == before
     read_all(root, made.model)
 

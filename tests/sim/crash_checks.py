@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine._stamps import unstamped
 from engine.keys import key_group, owner
-from engine.operators._stamps import unstamped
 from engine.recovery._fakes import FakeDisk, MemoryTables
 from engine.recovery._verify import verify
 from engine.runtime._recovery import JobStore

@@ -330,14 +330,13 @@ def check_output(outside: Outside) -> None:
 
 
 def _check_table(rows: list[Any], wanted: list[int], extras: Collection[str]) -> None:
-    assert [row for row in rows if isinstance(row, tuple)] == list(enumerate(wanted, 1))
+    _same("count", [row for row in rows if isinstance(row, tuple)], [*enumerate(wanted, 1)])
     totals = [row for row in rows if isinstance(row, int)]
-    assert totals == ([len(wanted)] if "total" in extras else [])
+    _same("total", totals, [len(wanted)] if "total" in extras else [])
     collected = [value for row in rows if isinstance(row, list) for value in row]
-    assert collected == (wanted if "collect" in extras else [])
-    assert [row for row in rows if isinstance(row, str)] == (
-        _recents(wanted) if "recent" in extras else []
-    )
+    _same("collect", collected, wanted if "collect" in extras else [])
+    recents = [row for row in rows if isinstance(row, str)]
+    _same("recent", recents, _recents(wanted) if "recent" in extras else [])
 
 
 def _recents(wanted: list[int]) -> list[str]:
@@ -348,18 +347,23 @@ def _recents(wanted: list[int]) -> list[str]:
 
 def _check_files(records: list[Any], wanted: list[int], extras: Collection[str]) -> None:
     plain = [record for record in records if isinstance(record, int)]
-    assert plain == (wanted if "list" in extras else [])
+    _same("list", plain, wanted if "list" in extras else [])
     numbered = list(enumerate(wanted, 1))
     pairs = [record for record in records if isinstance(record, tuple)]
     # A number with its value is never a value with the double of one, or of nothing.
-    assert [pair for pair in pairs if pair in numbered] == numbered
+    _same("count", [pair for pair in pairs if pair in numbered], numbered)
     joined = [pair for pair in pairs if pair not in numbered]
     if "join" in extras:
-        assert len(joined) == 2 * len(wanted)
-        assert _steps(joined, 0) == wanted
-        assert _steps(joined, 1) == [2 * value for value in wanted]
+        _same("left of join", _steps(joined, 0), wanted)
+        _same("right of join", _steps(joined, 1), [2 * value for value in wanted])
+        _same("records of join", [len(joined)], [2 * len(wanted)])
     else:
-        assert joined == []
+        _same("join", joined, [])
+
+
+def _same(what: str, found: list[Any], wanted: list[Any]) -> None:
+    """What came out of a step for a key is what there should be, in its order."""
+    assert found == wanted, f"{what} gave {found} in place of {wanted}"
 
 
 def _steps(pairs: list[Any], side: int) -> list[Any]:

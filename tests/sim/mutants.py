@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,17 +16,14 @@ from engine.runtime._sink_node import SinkNode
 from engine.runtime._stage import RunningStage, Sender, StageInput
 from engine.runtime._worker import Worker
 from engine.testing.sim._world import Line
+from tests.sim.checks import check_cuts, check_outcome
+from tests.sim.mutant import Mutant
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """A breakage: `apply` patches it in."""
-
-    name: str
-    apply: Callable[[pytest.MonkeyPatch], None]
-
-    def __str__(self) -> str:
-        return self.name
+def check_flows(seed: int) -> None:
+    """Run the random flow of a seed twice: to look at each epoch, and at what comes out."""
+    check_cuts(seed)
+    check_outcome(seed)
 
 
 def _barrier_does_not_block(patch: pytest.MonkeyPatch) -> None:
@@ -251,7 +247,7 @@ def _part_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS = [
-    Mutant(function.__name__.removeprefix("_"), function)
+    Mutant(function.__name__.strip("_").replace("_", " "), function, check_flows)
     for function in (
         _barrier_does_not_block,
         _first_barrier_passes,

@@ -1,6 +1,6 @@
-"""``python -m tests.sim.replay store SEED``: what happened in a simulated history, as it was.
+"""Shows what a seed does: `python -m tests.sim.replay MODEL SEED`.
 
-Prints what was drawn and what happened, and the failure if there is one.
+For the model "store" it tells what was drawn and happened, and at a failure what was said last.
 """
 
 from __future__ import annotations
@@ -10,28 +10,52 @@ import sys
 import traceback
 
 from tests.sim.crashes import CrashRun
+from tests.sim.models import MODELS, told
 
-LINES = 60
+_LAST = 25
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Replay a seed; gives 1 if it fails."""
     parser = argparse.ArgumentParser(prog="python -m tests.sim.replay", description=__doc__)
-    parser.add_argument("model", choices=["store"])
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("seed", type=int)
-    parser.add_argument("--lines", type=int, default=LINES, help="how many of the last to show")
-    arguments = parser.parse_args(argv)
-    run = CrashRun(arguments.seed)
-    failed = 0
+    wanted = parser.parse_args(argv)
+    run = CrashRun(wanted.seed) if wanted.model == "store" else None
     try:
-        run.run()
-    except Exception:  # noqa: BLE001 - whatever it is, it is what was looked for
+        if run is None:
+            MODELS[wanted.model](wanted.seed)
+        else:
+            run.run()
+    except Exception:  # noqa: BLE001 - whatever it is, it is what was to be seen
         traceback.print_exc()
-        failed = 1
-    lines = run.log[-arguments.lines :]
-    lines.append(f"seed {arguments.seed}: {dict(run.counts)}; {'FAILS' if failed else 'holds'}")
-    sys.stdout.write("\n".join(lines) + "\n")
-    return failed
+        if run is not None:
+            _show(run)
+            _show_last(run)
+        return 1
+    if run is not None:
+        _show(run)
+        _tell(told(run.counts))
+    _tell("all holds")
+    return 0
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _show(run: CrashRun) -> None:
+    for line in run.log:
+        _tell(line)
+
+
+def _show_last(run: CrashRun) -> None:
+    """What those that are alive have said and done last."""
+    for life in run.lives:
+        _tell(f"\n{life}, after {life.turns} turns:")
+        if life.gang is not None:
+            for at_s, what in list(life.gang.trace)[-_LAST:]:
+                _tell(f"{at_s:9.3f}  {what}")
+        _tell(f"last operations of its disk: {', '.join(life.disk.trace[-_LAST:])}")
 
 
 if __name__ == "__main__":

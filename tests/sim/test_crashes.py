@@ -1,51 +1,93 @@
-"""Crashes, zombies and other numbers of workers change nothing about what comes out in the end."""
+"""The crash model itself: a seed is one history, and timers come through crashes."""
 
 from __future__ import annotations
 
-import os
-import random
-from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 
-from tests.sim.crashes import check_store
-
-BATCHES = 17
-SEEDS = 50
-"""In each batch. With the 150 of `test_random_flows` that makes the 1,000 of a test run."""
-SOAK_SEEDS = 20_000
-BASE = int(os.environ.get("SIM_BASE") or random.SystemRandom().randrange(10**9))
-"""The first seed: fresh in each run, or given to run the same ones again."""
-
-
-@pytest.mark.parametrize("batch", range(BATCHES))
-def test_crashes_change_nothing(batch: int):
-    """State and output are those of a run without a crash, over seeds that nobody has tried."""
-    counts = Counter[str]()
-    for seed in range(BASE + batch * SEEDS, BASE + (batch + 1) * SEEDS):
-        counts += tried(seed)
-    assert counts["crashes"] > SEEDS
-    assert counts["zombies"]
-    assert counts["rescales"]
+import engine.operators as op
+from engine.clock import clock_set_to
+from engine.dataflow import Dataflow
+from engine.recovery._fakes import FakeDisk, MemoryTables
+from engine.recovery._worker_store import WorkerStore
+from engine.runtime import plan
+from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld
+from engine.testing import TestingSource
+from engine.testing.sim import SimOptions
+from engine.testing.sim._gang import Gang
+from engine.testing.sim._world import FakeClock
+from tests.sim import crashes, replay
+from tests.sim.crash_job import MarkedSink, Outside
+from tests.sim.crash_world import Tokens
+from tests.sim.crashes import CrashRun
 
 
-def test_many_seeds(soak: bool, record_property):
-    """Some times more, on all processors, if there is time for it."""
-    if not soak:
-        pytest.skip("a long run: give --soak")
-    first = BASE + BATCHES * SEEDS
-    with ProcessPoolExecutor() as pool:
-        counts = sum(
-            pool.map(tried, range(first, first + SOAK_SEEDS), chunksize=50), Counter[str]()
-        )
-    record_property("summary", f"{SOAK_SEEDS:,} seeds from {first}: {dict(counts)}")
+def test_a_seed_is_one_history():
+    """It replays to the word; another seed is another history."""
+    runs = [CrashRun(seed) for seed in (5, 5, 6)]
+    for run in runs:
+        run.run()
+    assert runs[0].log == runs[1].log != runs[2].log
 
 
-def tried(seed: int) -> Counter[str]:
-    """What happened with a seed; a failure says how to see it again."""
-    try:
-        return check_store(seed)
-    except Exception as ex:
-        msg = f"seed {seed} fails; see it again with: python -m tests.sim.replay store {seed}"
-        raise AssertionError(msg) from ex
+def test_a_history_can_be_seen_again(capsys: pytest.CaptureFixture[str]):
+    """With all lives of the job and what ended them."""
+    assert replay.main(["store", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert "life 1 begins with" in shown
+    assert shown.endswith("all holds\n")
+    assert replay.main(["outcome", "5"]) == 0
+
+
+def test_a_failure_can_be_seen_again(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    """With what was said last, and what happened to the disk."""
+    monkeypatch.setattr(crashes, "check_opened", _refuse)
+    assert replay.main(["store", "5"]) == 1
+    shown = capsys.readouterr()
+    assert "AssertionError: it doesn't hold" in shown.err
+    assert "life 1, after 0 turns:" in shown.out
+    assert "last operations of its disk: " in shown.out
+
+
+def _refuse(*_: Any) -> None:
+    raise AssertionError("it doesn't hold")
+
+
+def test_timers_outlive_a_crash():
+    """A timer fires in time though the run that set it is gone and its key is never seen again."""
+    assert ("a", [1]) in table_after_a_crash()
+
+
+def test_a_lost_timer_would_be_noticed(monkeypatch: pytest.MonkeyPatch):
+    """The test above can fail."""
+    monkeypatch.setattr(WorkerStore, "scan_timers", lambda *_: [])
+    assert ("a", [1]) not in table_after_a_crash()
+
+
+def table_after_a_crash() -> list[Any]:
+    """What came out 20 s after the start, with a crash after 3 s and a timer at 5 s."""
+    outside = Outside(Random(1), [], lambda: 10**9)
+    pauses = [TestingSource.PAUSE(timedelta(seconds=s)) for s in (1, 1, 100, 100)]
+    source = TestingSource([("a", 1), pauses[0], ("b", 2), *pauses[1:]])
+    options = SimOptions(epoch_interval=timedelta(seconds=0.5))
+    clock, disk, tokens = FakeClock(options.start.timestamp()), FakeDisk(), Tokens()
+    for until_s in (3, 20):
+        flow = Dataflow("f")
+        lists = op.collect("c", op.input("in", flow, source), timedelta(seconds=5), 9)
+        op.output("out", lists, MarkedSink(outside))
+        planned = plan(flow)
+        world = StoreWorld(disk, MemoryTables(disk), clock, tokens)
+        job = RecoveredJob(Path("/store"), flow, planned, create=True)
+        gang = Gang(planned, 1, options, recovery=JobStore.open(job, world), clock=clock)
+        with clock_set_to(gang.now):
+            gang.start()
+            while clock.monotonic_s() < until_s:
+                gang.turn()
+        disk = disk.after_crash(1)
+    return outside.table

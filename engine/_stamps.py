@@ -1,5 +1,7 @@
 """The time stamp that a step with a time to live stores beside each state.
 
+Operators put it there; what shows the states of a store to people takes it off again.
+
 What is stored is a tuple with a mark in front, so that a flow may give a step a time to live, or
 take it away, and still read what is there.
 """
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 _MARK = b"\x00ttl\x00"
+STAMPED_LEN = 3
+"""How long a tuple is that may hold a time stamp; any other is a state alone."""
 
 
 def stamped(state: Any, stamp_us: int) -> tuple[bytes, int, Any]:
@@ -31,7 +35,7 @@ def unstamped(stored: Any) -> tuple[Any, int | None]:
     >>> unstamped("state")
     ('state', None)
     """
-    if stored.__class__ is tuple and len(stored) == 3:
+    if stored.__class__ is tuple and len(stored) == STAMPED_LEN:
         mark, stamp_us, state = cast("tuple[Any, Any, Any]", stored)
         if mark.__class__ is bytes and mark == _MARK:
             return state, stamp_us

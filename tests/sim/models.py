@@ -1,0 +1,63 @@
+"""The models that seeds are drawn for, by name, and running seeds of them.
+
+`python -m tests.sim.replay MODEL SEED` shows one of them again.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from itertools import repeat
+
+from tests.sim.checks import check_abort, check_cuts, check_outcome
+from tests.sim.crashes import check_store
+
+MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
+    "store": check_store,
+    "outcome": check_outcome,
+    "cuts": check_cuts,
+    "abort": check_abort,
+}
+
+_AT_A_TIME = 20
+
+
+class SeedError(AssertionError):
+    """A seed has shown that something doesn't hold; says how to see it again."""
+
+
+def run_seeds(model: str, seeds: range) -> Counter[str]:
+    """Run seeds of a model; gives what happened, counted.
+
+    Raises:
+        SeedError: For the first that fails.
+    """
+    counts = Counter({"seeds": len(seeds)})
+    for seed in seeds:
+        try:
+            counts += MODELS[model](seed) or Counter()
+        except Exception as ex:
+            # Notes of the cause would be lost on the way from another process.
+            msg = f"{type(ex).__name__}: {ex}\n\npython -m tests.sim.replay {model} {seed}\n"
+            raise SeedError(msg) from ex
+    return counts
+
+
+def run_many(model: str, seeds: range) -> Iterator[Counter[str]]:
+    """As `run_seeds`, on all processors; gives the counts of some seeds at a time."""
+    parts = [seeds[i : i + _AT_A_TIME] for i in range(0, len(seeds), _AT_A_TIME)]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), context) as pool:
+        try:
+            yield from pool.map(run_seeds, repeat(model), parts)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def told(counts: Counter[str]) -> str:
+    """Counts in a line."""
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items())

@@ -1,0 +1,41 @@
+"""Prints which seed catches which mutant first, and how: `python -m tests.sim.mutants_table`.
+
+With this one keeps up the seeds that `CRASH_MUTANTS` and `MUTANTS` say.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+
+from tests.sim.crash_mutants import CRASH_MUTANTS
+from tests.sim.mutant import SEEDS, Catch, Mutant, catch
+from tests.sim.mutants import MUTANTS
+
+
+def lines(catches: Iterable[tuple[Mutant, Catch | None]]) -> list[str]:
+    """The table."""
+    rows = [f"{'mutant':38}{'seed':>5}  what it broke"]
+    for mutant, caught in catches:
+        seed, what = (caught.seed, caught.what) if caught else ("-", "nothing: it survives")
+        rows.append(f"{mutant.name:38}{seed:>5}  {what[:110]}")
+    return rows
+
+
+def _tell(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    _tell(lines([])[0])
+    survivors = 0
+    for mutant in (*CRASH_MUTANTS, *MUTANTS):
+        caught = catch(mutant, range(SEEDS))
+        survivors += caught is None
+        _tell(lines([(mutant, caught)])[1])
+    return survivors
+
+
+if __name__ == "__main__":
+    sys.exit(main())
