@@ -6,6 +6,8 @@
     ├── FlowError (ValueError)              the graph can't run: no input, no output
     ├── ImportStringError (ValueError)      the command line names no flow
     ├── ConnectorError (RuntimeError)       a source or sink broke its contract
+    ├── LinkError (ConnectionError)         a connection between two workers is lost
+    ├── WorkerDiedError (RuntimeError)      the process of a worker has ended without a word
     ├── StoreError                          the recovery store can't be used, or not like this
     │   ├── NoPartitionsError (FileNotFoundError)      there is no store in the folder
     │   ├── MissingPartitionsError (FileNotFoundError) a part of the store is gone
@@ -42,6 +44,7 @@ __all__ = [
     "ImportStringError",
     "InconsistentPartitionsError",
     "InternalError",
+    "LinkError",
     "MissingPartitionsError",
     "NoPartitionsError",
     "StoreError",
@@ -49,6 +52,7 @@ __all__ = [
     "StoreInUseError",
     "StoreWriteError",
     "UserCodeError",
+    "WorkerDiedError",
 ]
 
 
@@ -122,6 +126,14 @@ class ImportStringError(EngineError, ValueError):
 
 class ConnectorError(EngineError, RuntimeError):
     """A source or sink did not keep its contract."""
+
+
+class LinkError(EngineError, ConnectionError):
+    """A connection between two workers is lost, or what came over it makes no sense."""
+
+
+class WorkerDiedError(EngineError, RuntimeError):
+    """The process of a worker has ended without a word."""
 
 
 class StoreError(EngineError):

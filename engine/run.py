@@ -19,7 +19,15 @@ from engine._cli.run_command import RunCommand, parse_run_command
 from engine._cli.signals import StopNow, StopSignals
 from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError, FlowError, ImportStringError, StoreError
-from engine.runtime import Drain, RunOptions, SystemWaiter, explained, run_flow
+from engine.runtime import (
+    Drain,
+    Launch,
+    ReportedError,
+    RunOptions,
+    SystemWaiter,
+    explained,
+    run_flow,
+)
 
 __all__ = ["main"]
 
@@ -70,13 +78,21 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         epoch_interval=command.epoch_interval,
         drain=drain,
         waiter=waiter,
+        workers=command.layout.workers,
         recovery=command.recovery,
         tell=lambda line: say(f"info: {line}"),
     )
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:
         with signals.watching():
-            run_flow(flow, options)
+            if command.layout.processes == 1:
+                run_flow(flow, options)
+            else:
+                # Loads what spawns and listens to processes.
+                from engine.runtime._supervise import run_processes  # noqa: PLC0415
+
+                launch = Launch(command.import_str, command.layout, command.verbose)
+                run_processes(flow, launch, options)
     except StopNow as ex:
         if signals.overdue:
             _say_overdue(ex, command)
@@ -88,6 +104,9 @@ def _failed(error: BaseException, flow: Dataflow | None, command: RunCommand, co
     # The report reads source files and the like, which only a failure has to pay for.
     from engine._cli.report import report, root_of  # noqa: PLC0415
 
+    if isinstance(error, ReportedError):
+        say(error.report)
+        return code
     if nobody_reads(root_of(error)):
         return Exit.BROKEN_PIPE
     say(report(error, flow=flow, verbose=command.verbose))

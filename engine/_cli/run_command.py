@@ -21,7 +21,7 @@ from engine._cli.arguments import (
     size,
 )
 from engine.recovery import RecoveryConfig
-from engine.runtime import DEFAULT_EPOCH_INTERVAL
+from engine.runtime import DEFAULT_EPOCH_INTERVAL, Layout
 
 _DESCRIPTION = "Run a dataflow."
 _EPILOG = """\
@@ -53,7 +53,7 @@ SETTINGS = (
         count,
         1,
         "N",
-        "workers (threads) in each process; only 1 is supported yet",
+        "workers in each process, as threads: for flows that wait more than they work",
     ),
     Setting(
         "processes",
@@ -62,7 +62,7 @@ SETTINGS = (
         count,
         1,
         "N",
-        "processes on this machine; only 1 is supported yet",
+        "processes on this machine, to use its cores; they import the flow by IMPORT_STR",
     ),
     Setting(
         "process_id",
@@ -137,6 +137,7 @@ class RunCommand:
     """What the command line and the environment ask for."""
 
     import_str: str
+    layout: Layout
     epoch_interval: timedelta
     drain_timeout: timedelta
     recovery: RecoveryConfig | None
@@ -163,6 +164,7 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
         raise UsageError(problem)
     return RunCommand(
         arguments.import_str,
+        Layout(given["processes"].value, given["workers"].value),
         given["epoch_interval"].value,
         given["drain_timeout"].value,
         _recovery(given),
@@ -206,9 +208,6 @@ def _from_pod(given: Mapping[str, Given], environ: Mapping[str, str]) -> dict[st
 
 def _unsupported(given: Mapping[str, Given]) -> Iterator[str]:
     """What is asked for and can't be had, most telling first."""
-    for name in ("workers", "processes"):
-        if given[name].value > 1:
-            yield f"{given[name].origin}: more than one worker is not supported yet"
     hosts = given["addresses"]
     if hosts.value is not None and len(hosts.value) > 1:
         yield f"{hosts.origin}: a cluster of several processes is not supported yet"

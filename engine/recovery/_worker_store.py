@@ -41,7 +41,7 @@ from engine.recovery._worker_files import (
 )
 
 _OVERDUE_FACTOR: Final = 10
-_MERGE_BYTES_MIN: Final = 12 << 20
+_MERGE_BYTES_MIN: Final = 3 << 20
 """Merging less would write the same rows again and again."""
 
 __all__ = ["StoreOptions", "WorkerSpot", "WorkerStore"]

@@ -24,6 +24,7 @@ _BLOCK_CACHE_BYTES = 32 << 20
 _WRITE_BUFFER_BYTES = 32 << 20
 _BLOOM_BITS_PER_KEY = 10
 _LOG_FILES_KEPT = 2
+_LEVELS = 7
 _REFUSALS = (
     *("No space left", "Permission denied", "Read-only file system", "Disk quota exceeded"),
     *("Input/output error", "Too many open files"),
@@ -78,7 +79,11 @@ class RocksTables(Tables):
         options = rocksdict.Options(raw_mode=True)
         options.set_block_based_table_factory(blocks)
         options.set_write_buffer_size(self._write_buffer_bytes)
-        options.set_compression_type(rocksdict.DBCompressionType.lz4())
+        # What was written lately is read most, and soon written again.
+        lz4 = rocksdict.DBCompressionType.lz4()
+        options.set_compression_per_level(
+            [rocksdict.DBCompressionType.none()] * 2 + [lz4] * (_LEVELS - 2)
+        )
         options.set_paranoid_checks(True)
         # One thread writes, so that the table need not guard against several.
         options.set_allow_concurrent_memtable_write(False)

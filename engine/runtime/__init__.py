@@ -7,9 +7,12 @@ and a sink takes it (`_sink_node`). The worker (`_worker`) does this in one loop
 """
 
 from engine.runtime._build import WorkerSite, deal_partitions
+from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._launch import Launch, Layout, ReportedError
+from engine.runtime._leader import Drain
 from engine.runtime._messages import Command, Decision, LinkEpoch, Report
 from engine.runtime._plan import (
     Plan,
@@ -22,7 +25,7 @@ from engine.runtime._plan import (
     runs_of,
 )
 from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
-from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, Drain, RunOptions, closing, run_flow
+from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, RunOptions, run_flow
 from engine.runtime._store import StepChanges, Store
 from engine.runtime._worker import Worker
 
@@ -35,12 +38,15 @@ __all__ = [
     "Drain",
     "EdgeId",
     "Epoch",
+    "Launch",
+    "Layout",
     "LinkEpoch",
     "Network",
     "Plan",
     "PlannedEdge",
     "PlannedStep",
     "Report",
+    "ReportedError",
     "Route",
     "RunOptions",
     "Stage",

@@ -32,6 +32,10 @@ class BatchKind(Protocol):
         """Its parts by worker, records in the order they had; an empty part may be falsy."""
         ...
 
+    def pieces(self, batch: Any, records: int) -> list[Any]:
+        """Pieces of at most so many records, in order."""
+        ...
+
     def deal(self, batch: Any, first: WorkerIndex, workers: int) -> list[Any]:
         """Equal parts by worker, counting from `first`."""
         ...
@@ -50,9 +54,16 @@ class ListKind:
     def partition(self, batch: list[Any], owners: Owners, workers: int) -> list[list[Any]]:
         """As in `BatchKind`."""
         parts: list[list[Any]] = [[] for _ in range(workers)]
-        for record in batch:
-            parts[owners(record)].append(record)
+        if isinstance(owners, KeyOwners):
+            owners.divide(batch, parts)
+        else:
+            for record in batch:
+                parts[owners(record)].append(record)
         return parts
+
+    def pieces(self, batch: list[Any], records: int) -> list[list[Any]]:
+        """As in `BatchKind`."""
+        return [batch[at : at + records] for at in range(0, len(batch), records)]
 
     def deal(self, batch: list[Any], first: WorkerIndex, workers: int) -> list[list[Any]]:
         """As in `BatchKind`."""
@@ -73,7 +84,7 @@ class KeyOwners:
     Remembers a bounded number of keys, because hashing one costs more than a look-up.
     """
 
-    _REMEMBERED_MAX = 1 << 16
+    _REMEMBERED_MAX = 1 << 17
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -81,16 +92,28 @@ class KeyOwners:
 
     def __call__(self, record: Any) -> int:
         """The index of the worker."""
-        if record.__class__ is not tuple or len(record) != 2:
-            refuse_unkeyed(record)
-        key = record[0]
-        # `True` and 1.0 would be found as 1 in the dict, so only plain texts skip the check.
-        if key.__class__ is not str:
-            check_key(key)
-        index = self._owners.get(key)
-        if index is None:
-            index = owner(key_group(key), self._workers)
-            if len(self._owners) >= self._REMEMBERED_MAX:
-                self._owners.clear()
-            self._owners[key] = index
+        parts: list[list[Any]] = [[] for _ in range(self._workers)]
+        self.divide([record], parts)
+        return next(index for index, part in enumerate(parts) if part)
+
+    def divide(self, batch: list[Any], parts: list[list[Any]]) -> None:
+        """Add each record to the part of the worker that owns its key."""
+        get, adders = self._owners.get, [part.append for part in parts]
+        for record in batch:
+            if record.__class__ is not tuple or len(record) != 2:
+                refuse_unkeyed(record)
+            key = record[0]
+            # `True` and 1.0 would be found as 1 in the dict, so only plain texts skip the check.
+            if key.__class__ is not str:
+                check_key(key)
+            index = get(key)
+            if index is None:
+                index = self._find(key)
+            adders[index](record)
+
+    def _find(self, key: Any) -> int:
+        index = owner(key_group(key), self._workers)
+        if len(self._owners) >= self._REMEMBERED_MAX:
+            self._owners.clear()
+        self._owners[key] = index
         return index

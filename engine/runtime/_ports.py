@@ -46,6 +46,10 @@ class Waiter(Protocol):
         """Return after that time, or sooner if woken; `math.inf` means until woken."""
         ...
 
+    def wake(self) -> None:
+        """End the present wait, or the next one if there is none; from any thread."""
+        ...
+
 
 class Entropy(Protocol):
     """Where names come from that nobody else has."""

@@ -1,22 +1,28 @@
 """A run's side of the recovery store: opens it, begins a generation, commits epochs to it.
 
-Binds the workers' port (`engine.runtime._store.Store`) to `engine.recovery`, for a job all of whose
-workers are in this process. The driver (`engine.runtime._run`), or the simulator, opens and closes
-it.
+Binds the workers' port (`engine.runtime._store.Store`) to `engine.recovery`. The process that leads
+the run opens all of it (`JobStore`); workers in other processes open their parts again
+(`WorkerRecovery.open`).
 """
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
-from engine.operators._state_options import StateOptions
+from engine.operators._kernels import InputKernel, OutputKernel
 from engine.recovery._changes import Changes, KeptRows, KeyedChanges, PartitionChanges
 from engine.recovery._ids import Epoch as StoredEpoch
+from engine.recovery._ids import WorkerIndex as StoredWorker
+from engine.recovery._manifest import Manifest
 from engine.recovery._rescale import newest_partitions
 from engine.recovery._store_folder import StoreFolder
-from engine.recovery._worker_store import WorkerStore
+from engine.recovery._worker_store import WorkerSpot, WorkerStore
+from engine.runtime._build import Deal
 from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
 from engine.runtime._plan import Plan
@@ -36,25 +42,52 @@ __all__ = ["JobStore", "RecoveredJob", "StoreWorld", "WorkerRecovery"]
 _MICROSECONDS = 1_000_000
 
 
-class JobStore:
-    """The open store of a job all of whose workers are in this process."""
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """What all workers of a run go on from. Plain values, which can be sent to other processes."""
 
-    def __init__(self, opened: OpenStore, planned: Plan, clock: Clock) -> None:
-        manifest = opened.folder.started()
-        self.epoch = Epoch(manifest.epoch)
+    root: Path
+    manifest: Manifest
+    """The one in force, of this run's generation."""
+    job: Job
+    deal: Deal
+    """Which worker has which partition."""
+    positions: dict[str, bytes]
+    """The newest positions of each source's and sink's partitions, whichever worker saved them."""
+    kept: dict[str, dict[str, list[bytes]]]
+    """What shards of sinks gave away in the last committed epoch, by step and shard."""
+    stale: list[dict[str, list[str]]]
+    """For each worker, by step, the rows of partitions that another worker has now."""
+
+    @property
+    def epoch(self) -> Epoch:
         """The last epoch that was committed when the store was opened; 0 for none."""
-        self.job = Job(manifest.job_id, manifest.generation)
-        self.deal = opened.deal
-        """Which worker has which partition."""
+        return Epoch(self.manifest.epoch)
+
+
+class JobStore:
+    """The open store of a job: what its leader needs of it, and the stores of its workers."""
+
+    def __init__(self, opened: OpenStore, planned: Plan, world: StoreWorld, root: Path) -> None:
+        manifest = opened.folder.started()
         self._folder = opened.folder
         self._stores = opened.workers
         self._steps = opened.evolution.saved_steps
-        self._clock = clock
-        options = options_of(planned)
-        stale = self._stale_partitions()
+        self._clock = world.clock
+        ends = _ends(planned)
+        self.start = RunStart(
+            root,
+            manifest,
+            Job(manifest.job_id, manifest.generation),
+            opened.deal,
+            {step_id: self._positions(step_id) for step_id in ends},
+            {step_id: self._kept_rows(step_id) for step_id in ends},
+            self._stale_partitions(opened.deal),
+        )
+        """What workers go on from."""
         self.workers = [
-            WorkerRecovery(self, store, options, rows)
-            for store, rows in zip(self._stores, stale, strict=True)
+            WorkerRecovery(self.start, planned, store, index, world.clock)
+            for index, store in enumerate(self._stores)
         ]
         """What each worker is given as its store."""
 
@@ -70,20 +103,32 @@ class JobStore:
         """
         opened = open_store(wanted, world)
         try:
-            return JobStore(opened, wanted.planned, world.clock)
+            return JobStore(opened, wanted.planned, world, wanted.root)
         except BaseException:
             _close(opened.folder, opened.workers)
             raise
 
-    def _stale_partitions(self) -> list[dict[str, list[str]]]:
-        """For each worker, by step, the rows of partitions that another worker has now.
+    @property
+    def epoch(self) -> Epoch:
+        """The last epoch that was committed when the store was opened; 0 for none."""
+        return self.start.epoch
 
-        They are to be deleted in the first epoch, in which the other one saves its own.
-        """
+    @property
+    def job(self) -> Job:
+        """Which run of which job this is."""
+        return self.start.job
+
+    @property
+    def deal(self) -> Deal:
+        """Which worker has which partition."""
+        return self.start.deal
+
+    def _stale_partitions(self, deal: Deal) -> list[dict[str, list[str]]]:
+        """They are deleted in the first epoch, in which the other worker saves its own."""
         stale: list[dict[str, list[str]]] = [{} for _ in self._stores]
         if len(stale) == 1:
             return stale
-        for step_id, dealt in (*self.deal.sources.items(), *self.deal.sinks.items()):
+        for step_id, dealt in (*deal.sources.items(), *deal.sinks.items()):
             stored = [store.partitions(step_id) for store in self._stores]
             owners, _ = newest_partitions([{n: (p.epoch, p) for n, p in s.items()} for s in stored])
             owners.update(dealt)
@@ -93,22 +138,13 @@ class JobStore:
                     stale[worker][step_id] = names
         return stale
 
-    @property
-    def clock(self) -> Clock:
-        """What tells the time."""
-        return self._clock
-
-    def positions(self, step_id: str) -> dict[str, Any]:
-        """The newest positions of a step's partitions, whichever worker saved them."""
+    def _positions(self, step_id: str) -> bytes:
         found = partitions_of(self._stores, step_id)
-        return {name: partition.value for name, partition in found.items()}
+        return pickle.dumps({name: partition.value for name, partition in found.items()}, 5)
 
-    def kept_rows(self, step_id: str, shard: str) -> list[bytes]:
-        """What a shard of a sink gave away in the last committed epoch, to whichever worker."""
-        for store in self._stores:
-            if rows := store.kept_rows(step_id).get(shard):
-                return rows
-        return []
+    def _kept_rows(self, step_id: str) -> dict[str, list[bytes]]:
+        by_store = [store.kept_rows(step_id) for store in self._stores]
+        return {shard: rows for kept in by_store for shard, rows in kept.items() if rows}
 
     def link(self, epoch: Epoch, marked: Mapping[str, Sequence[str]]) -> None:
         """Commit an epoch that all workers have prepared.
@@ -121,14 +157,32 @@ class JobStore:
         published = {step: dict.fromkeys(shards, before) for step, shards in marked.items()}
         self._folder.commit(StoredEpoch(epoch), published, self._clock.time_s(), self._steps)
 
+    def hand_over(self) -> None:
+        """Close the stores of the workers, which other processes will open: a generation later.
+
+        This one has begun its logs.
+        """
+        stores, self._stores, self.workers = self._stores, [], []
+        _close(None, stores)
+        manifest = self._folder.change(self._clock.time_s())
+        job = Job(manifest.job_id, manifest.generation)
+        self.start = replace(self.start, manifest=manifest, job=job)
+
     def close(self) -> None:
         """Let go of the store. What is in its log alone, the next start reads from there."""
         _close(self._folder, self._stores)
 
 
-def _close(folder: StoreFolder, stores: Sequence[WorkerStore]) -> None:
+def _ends(planned: Plan) -> list[str]:
+    """The sources and sinks of a plan."""
+    kinds = (InputKernel, OutputKernel)
+    return [step.step_id for step in planned.steps if isinstance(step.kernel, kinds)]
+
+
+def _close(folder: StoreFolder | None, stores: Sequence[WorkerStore]) -> None:
     with ExitStack() as stack:
-        stack.callback(folder.close)
+        if folder is not None:
+            stack.callback(folder.close)
         for store in stores:
             stack.callback(store.close)
 
@@ -137,17 +191,29 @@ class WorkerRecovery:
     """One worker's part of the store: the port that `engine.runtime._store.Store` describes."""
 
     def __init__(
-        self,
-        job: JobStore,
-        store: WorkerStore,
-        options: Mapping[str, StateOptions],
-        stale: dict[str, list[str]],
+        self, start: RunStart, planned: Plan, store: WorkerStore, index: int, clock: Clock
     ) -> None:
-        self.epoch = job.epoch
-        self._job = job
+        self.epoch = start.epoch
+        self._start = start
         self._store = store
-        self._options = options
-        self._stale = stale
+        self._options = options_of(planned)
+        self._stale = start.stale[index]
+        self._clock = clock
+
+    @staticmethod
+    def open(start: RunStart, planned: Plan, index: int, world: StoreWorld) -> WorkerRecovery:
+        """Open a worker's part in another process than the one that claimed the store.
+
+        Raises:
+            StoreError: It can't be opened.
+        """
+        spot = WorkerSpot(world.disk, world.tables, start.root, StoredWorker(index))
+        store = WorkerStore.open(spot, start.manifest, world.options)
+        return WorkerRecovery(start, planned, store, index, world.clock)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._store.close()
 
     def state(self, step_id: str) -> _StepState:
         """As in `Store`."""
@@ -159,16 +225,17 @@ class WorkerRecovery:
             yield due_us / _MICROSECONDS, key
 
     def positions(self, step_id: str) -> dict[str, Any]:
-        """As in `Store`."""
-        return self._job.positions(step_id)
+        """As in `Store`; each time new objects."""
+        saved = self._start.positions[step_id]
+        return cast("dict[str, Any]", pickle.loads(saved))  # noqa: S301 - made by ourselves
 
     def kept_rows(self, step_id: str, shard: str) -> list[bytes]:
         """As in `Store`."""
-        return self._job.kept_rows(step_id, shard)
+        return self._start.kept[step_id].get(shard, [])
 
     def published(self, step_id: str, shard: str) -> int | None:
         """As in `Store`."""
-        return self._store.manifest.published.get(step_id, {}).get(shard)
+        return self._start.manifest.published.get(step_id, {}).get(shard)
 
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         """As in `Store`."""
@@ -209,7 +276,7 @@ class WorkerRecovery:
 
     def apply_some(self, budget_s: float, *, eager: bool) -> bool:
         """As in `Store`."""
-        return self._store.apply_some(budget_s, self._job.clock.monotonic_s, eager=eager)
+        return self._store.apply_some(budget_s, self._clock.monotonic_s, eager=eager)
 
 
 class _StepState:

@@ -1,9 +1,13 @@
-"""Runs a flow on one worker of this process: the driver between worker, coordinator and world."""
+"""Runs a flow on workers of this process: the driver between workers, coordinator and world.
+
+One worker runs on the calling thread. Several have threads of their own (`_crew`), and the calling
+thread coordinates them (`_leader`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,9 +20,12 @@ from engine.operators._kernels import OutputKernel
 from engine.recovery import RecoveryConfig
 from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
+from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
+from engine.runtime._crew import Crew
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._leader import Drain, Leader
 from engine.runtime._messages import LinkEpoch
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import (
@@ -37,18 +44,7 @@ from engine.runtime._worker import Worker
 if TYPE_CHECKING:
     from engine.runtime._recovery import JobStore
 
-_SMALL_BUFFER_BYTES = 16 << 20
-"""What a table holds back of its rows where memory is bounded."""
-
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
-
-
-@dataclass(slots=True)
-class Drain:
-    """A switch that a signal handler or another thread may set, waking the waiter after it."""
-
-    requested: bool = False
-    """True stops the sources and ends the run after one last epoch."""
 
 
 @dataclass(slots=True)
@@ -63,6 +59,8 @@ class RunOptions:
     waiter: Waiter = field(default_factory=SystemWaiter)
     entropy: Entropy = field(default_factory=SystemEntropy)
     drain: Drain = field(default_factory=Drain)
+    workers: int = 1
+    """How many workers run it, in threads of this process if they are several."""
     recovery: RecoveryConfig | None = None
     """Where to save epochs; None saves nothing."""
     tell: Callable[[str], None] = log
@@ -70,7 +68,9 @@ class RunOptions:
 
 
 def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
-    """Run a flow on this thread until its input ends or it is told to drain.
+    """Run a flow until its input ends or it is told to drain.
+
+    With one worker all of it runs on this thread.
 
     Raises:
         FlowError: The flow can't run.
@@ -81,8 +81,8 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
     if options.epoch_interval < timedelta(0):
         msg = f"the epoch interval must not be negative; got {options.epoch_interval}"
         raise ValueError(msg)
-    planned = plan(flow, 1, kernels=options.kernels)
-    with contextlib.suppress(AbortExecution), _saving(flow, planned, options) as recovery:
+    planned = plan(flow, options.workers, kernels=options.kernels)
+    with contextlib.suppress(AbortExecution), saving(flow, planned, options) as recovery:
         try:
             _run(planned, options, recovery)
         except Exception as ex:
@@ -93,29 +93,18 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
 
 
 @contextlib.contextmanager
-def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[JobStore | None]:
+def saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[JobStore | None]:
     """The open store of the run, if it has one."""
     config = options.recovery
     if config is None:
         yield None
         return
     # Loads RocksDB, which runs without recovery need not wait for.
-    from engine.recovery._backups import BackupOptions  # noqa: PLC0415
-    from engine.recovery._disk import RealDisk  # noqa: PLC0415
-    from engine.recovery._worker_store import StoreOptions, bounded  # noqa: PLC0415
-    from engine.recovery.store import RocksTables  # noqa: PLC0415
-    from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld  # noqa: PLC0415
+    from engine.runtime._real_store import real_world  # noqa: PLC0415
+    from engine.runtime._recovery import JobStore, RecoveredJob  # noqa: PLC0415
 
-    root = Path(config.db_dir)
-    job = RecoveredJob(root, flow, planned, create=config.create)
-    bound = config.state_memory
-    tables = RocksTables() if bound is None else RocksTables(write_buffer_bytes=_SMALL_BUFFER_BYTES)
-    world = StoreWorld(
-        RealDisk(), tables, options.clock, options.entropy, options.waiter, options.tell
-    )
-    stores = StoreOptions() if bound is None else bounded(bound)
-    backup = BackupOptions(config.backup_interval or timedelta(0), options.clock.time_s)
-    world = replace(world, options=replace(stores, backup=backup))
+    job = RecoveredJob(Path(config.db_dir), flow, planned, create=config.create)
+    world = real_world(config, options.clock, options.entropy, options.waiter, options.tell)
     recovery = JobStore.open(job, world)
     try:
         for step in planned.steps:
@@ -136,52 +125,34 @@ def _saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[Job
 
 def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
     clock, interval_s = options.clock, options.epoch_interval.total_seconds()
-    job = Job(options.entropy.token()) if recovery is None else recovery.job
     after = 0 if recovery is None else recovery.epoch
     coordinator = Coordinator(
-        1, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
-    )
-    store = None if recovery is None else recovery.workers[0]
-    bytes_max = None if options.recovery is None else options.recovery.state_memory
-    site = WorkerSite(
-        WorkerIndex(0), 1, clock, NoNetwork(), CHANNEL_BATCHES_MAX, job, store, bytes_max
+        planned.workers, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
     )
     deal = deal_partitions(planned) if recovery is None else recovery.deal
-    worker = Worker(planned, deal, site, epoch_per_batch=interval_s == 0)
+    sites = _sites(planned, options, recovery)
+    per_batch = interval_s == 0
+    if planned.workers > 1:
+        leader = Leader(
+            planned.workers, coordinator, clock, options.waiter, options.drain, recovery
+        )
+        crew = Crew(planned, deal, sites, leader.hear, epoch_per_batch=per_batch)
+        leader.lead(crew)
+        return
+    worker = Worker(planned, deal, sites[0], epoch_per_batch=per_batch)
     with closing([worker]):
         _drive(worker, coordinator, options, recovery)
 
 
-@contextlib.contextmanager
-def closing(workers: Sequence[Worker]) -> Generator[None]:
-    """Close all workers at the end, however it comes about.
-
-    An error in closing is raised, or becomes a note of the error that ended the run.
-    """
-    try:
-        yield
-    except AbortExecution:
-        _raise_all(_close(workers))
-        raise
-    except BaseException as ex:
-        _note_all(ex, _close(workers))
-        raise
-    _raise_all(_close(workers))
-
-
-def _close(workers: Sequence[Worker]) -> list[Exception]:
-    return [error for worker in workers for error in worker.close()]
-
-
-def _raise_all(errors: list[Exception]) -> None:
-    if errors:
-        _note_all(errors[0], errors[1:])
-        raise errors[0]
-
-
-def _note_all(ex: BaseException, errors: list[Exception]) -> None:
-    for error in errors:
-        ex.add_note(f"and then, {error.__notes__[-1]}: {name_of(error)}")
+def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> list[WorkerSite]:
+    job = Job(options.entropy.token()) if recovery is None else recovery.job
+    bytes_max = None if options.recovery is None else options.recovery.state_memory
+    first = WorkerSite(
+        *(WorkerIndex(0), planned.workers, options.clock, NoNetwork(), CHANNEL_BATCHES_MAX, job),
+        state_bytes_max=bytes_max,
+    )
+    stores = [None] * planned.workers if recovery is None else recovery.workers
+    return [replace(first, index=WorkerIndex(i), store=s) for i, s in enumerate(stores)]
 
 
 def _drive(

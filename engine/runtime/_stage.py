@@ -20,6 +20,9 @@ from engine.runtime._ports import Network
 from engine.runtime._sink_node import SinkNode
 from engine.runtime._source_node import SourceNode
 
+_RECORDS_MAX = 1000
+"""Larger batches go to other workers in pieces, so that those can begin with the first."""
+
 
 def have_room(senders: Sequence[Sender]) -> bool:
     """Whether what a batch becomes could be sent on, on whichever of these edges."""
@@ -75,6 +78,13 @@ class Sender:
                 self._send(receiver, part)
 
     def _send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
+        if len(batch) > _RECORDS_MAX and receiver != self._worker:
+            for piece in kind_of(batch).pieces(batch, _RECORDS_MAX):
+                self._send_one(receiver, piece)
+        else:
+            self._send_one(receiver, batch)
+
+    def _send_one(self, receiver: WorkerIndex, batch: list[Any]) -> None:
         self.credits[receiver].batches -= 1
         self._network.send(self.edge, self._worker, receiver, batch)
 

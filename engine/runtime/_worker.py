@@ -100,9 +100,9 @@ class Worker:
         """Queue what came over the network."""
         self.channels[edge, sender].items.append(item)
 
-    def credit(self, edge: EdgeId, receiver: WorkerIndex) -> None:
-        """Take back credit for a batch that the receiver has taken."""
-        self._senders[edge].credits[receiver].batches += 1
+    def credit(self, edge: EdgeId, receiver: WorkerIndex, batches: int = 1) -> None:
+        """Take back credit for batches that the receiver has taken."""
+        self._senders[edge].credits[receiver].batches += batches
 
     def step(self) -> float:
         """One round of the loop.

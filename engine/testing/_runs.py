@@ -40,7 +40,7 @@ def run_main(
     >>> out
     [1, 2]
     """
-    _run_one(flow, epoch_interval, recovery_config)
+    _run(flow, epoch_interval, recovery_config, 1)
 
 
 def cluster_main(
@@ -52,7 +52,10 @@ def cluster_main(
     recovery_config: RecoveryConfig | None = None,
     worker_count_per_proc: int = 1,
 ) -> None:
-    """Run a flow as one process of a cluster; only a cluster of one worker for now.
+    """Run a flow as one process of a cluster, for now one that has no other processes.
+
+    Several workers are threads of this process: functions of the flow run on all of them, at any
+    time, and may close over local variables if they bear that.
 
     Args:
         flow: What to run.
@@ -63,20 +66,24 @@ def cluster_main(
         worker_count_per_proc: Workers in each process.
 
     Raises:
-        NotImplementedError: More than one worker is asked for.
+        NotImplementedError: Other processes are asked for.
+        ValueError: The number of workers is below 1.
         EngineRuntimeError: As in `run_main`.
     """
-    if len(addresses) > 1 or worker_count_per_proc != 1 or proc_id != 0:
-        msg = (
-            "runs with more than one worker are not supported yet; "
-            "use no addresses, process 0 and one worker per process"
-        )
+    if len(addresses) > 1 or proc_id != 0:
+        msg = "clusters of several processes are not supported yet; use no addresses and process 0"
         raise NotImplementedError(msg)
-    _run_one(flow, epoch_interval, recovery_config)
+    if worker_count_per_proc < 1:
+        msg = f"worker_count_per_proc must be at least 1; got {worker_count_per_proc!r}"
+        raise ValueError(msg)
+    _run(flow, epoch_interval, recovery_config, worker_count_per_proc)
 
 
-def _run_one(
-    flow: Dataflow, epoch_interval: timedelta | None, recovery_config: RecoveryConfig | None
+def _run(
+    flow: Dataflow,
+    epoch_interval: timedelta | None,
+    recovery_config: RecoveryConfig | None,
+    workers: int,
 ) -> None:
     interval = DEFAULT_EPOCH_INTERVAL if epoch_interval is None else epoch_interval
-    run_flow(flow, RunOptions(epoch_interval=interval, recovery=recovery_config))
+    run_flow(flow, RunOptions(interval, workers=workers, recovery=recovery_config))

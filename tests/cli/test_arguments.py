@@ -16,6 +16,7 @@ from engine import run, visualize
 from engine._cli.arguments import UsageError, addresses, count, duration, index
 from engine._cli.exits import Exit
 from engine._cli.run_command import SETTINGS, parse_run_command
+from engine.runtime import Layout
 from tests.cli.project import Project
 from tests.tidy.tree import ROOT
 
@@ -108,6 +109,14 @@ def test_the_command_line_wins():
     assert command.epoch_interval == timedelta(0)
 
 
+def test_workers_are_in_processes_and_threads():
+    """So many processes with so many workers each; one of one if nothing is said."""
+    assert parse_run_command(["flows"], {}).layout == Layout(1, 1)
+    command = parse_run_command(["flows", "-p", "3"], {"ENGINE_WORKERS_PER_PROCESS": "2"})
+    assert command.layout == Layout(3, 2)
+    assert command.layout.workers == 6
+
+
 def test_one_worker_at_one_address_is_no_cluster():
     """What other tools pass on for a single process is accepted."""
     parse_run_command(["flows", "-w", "1", "-p", "1", "-i", "0", "-a", "localhost:2101"], {})
@@ -116,8 +125,6 @@ def test_one_worker_at_one_address_is_no_cluster():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-w", "2"], "-w 2: more than one worker is not supported yet"),
-        (["-p", "3"], "-p 3: more than one worker is not supported yet"),
         (["-i", "0", "-a", "a:1;b:2"], "-a a:1;b:2: a cluster of several processes is not"),
         (["-i", "1"], "-i 1: a process other than 0 needs more addresses"),
         (["-b", "0"], "-b 0: older epochs are kept in a recovery store; give one (-r)"),
@@ -135,8 +142,8 @@ def test_a_bad_variable_is_named():
     """The message says which variable of the environment has what value."""
     with pytest.raises(UsageError, match="^ENGINE_SNAPSHOT_INTERVAL=soon: must be a duration"):
         parse_run_command(["flows"], {"ENGINE_SNAPSHOT_INTERVAL": "soon"})
-    with pytest.raises(UsageError, match="^ENGINE_PROCESSES=2: more than one worker"):
-        parse_run_command(["flows"], {"ENGINE_PROCESSES": "2"})
+    with pytest.raises(UsageError, match="^ENGINE_PROCESSES=none: must be"):
+        parse_run_command(["flows"], {"ENGINE_PROCESSES": "none"})
 
 
 def test_a_stateful_set_gives_number_and_addresses(tmp_path: Path):

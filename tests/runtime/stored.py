@@ -33,6 +33,7 @@ from engine.keys import key_group, owner
 from engine.recovery._fakes import FakeDisk, MemoryTables, SimulatedCrash
 from engine.runtime import plan
 from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld
+from engine.runtime._store_start import partitions_of
 from engine.testing.sim import SimOptions
 from engine.testing.sim._gang import Gang
 from tests.runtime.scripted import FakeTime
@@ -322,7 +323,8 @@ def contents(job: JobStore) -> dict[str, Any]:
                 assert key not in states
                 states[key] = (row.value, row.due_us)
         timers = [t for store in job._stores for t in store.scan_timers(step_id, FAR_US)]
-        found[step_id] = (states, sorted(timers), job.positions(step_id))
+        positions = {n: p.value for n, p in partitions_of(job._stores, step_id).items()}
+        found[step_id] = (states, sorted(timers), positions)
     return found
 
 

@@ -10,6 +10,7 @@ from engine.keys import key_group, owner
 from engine.recovery._fakes import FakeDisk, MemoryTables
 from engine.recovery._verify import verify
 from engine.runtime._recovery import JobStore
+from engine.runtime._store_start import partitions_of
 from tests.sim.crash_job import Outside, living, states_after
 
 
@@ -18,7 +19,7 @@ def check_opened(recovery: JobStore, outside: Outside) -> None:
 
     And each key is with the worker that owns it.
     """
-    positions = recovery.positions("f.in")
+    positions = positions_of(recovery, "f.in")
     for step, wanted in states_after(outside, positions).items():
         if step not in ("count", *outside.extras):
             continue
@@ -28,6 +29,12 @@ def check_opened(recovery: JobStore, outside: Outside) -> None:
             keys = living(outside, positions) | {*found}
             wanted = {key: state for key, state in wanted.items() if key in keys}  # noqa: PLW2901
         assert found == wanted, f"states of {step} at {positions}"
+
+
+def positions_of(recovery: JobStore, step_id: str) -> dict[str, Any]:
+    """The newest positions of a source's partitions."""
+    found = partitions_of(recovery._stores, step_id)
+    return {name: partition.value for name, partition in found.items()}
 
 
 def states_of(recovery: JobStore, step_id: str) -> dict[Any, Any]:
@@ -44,7 +51,7 @@ def states_of(recovery: JobStore, step_id: str) -> dict[Any, Any]:
 def check_ended(recovery: JobStore, outside: Outside) -> None:
     """As `check_opened`, for a job that has come to its end."""
     ends = {name: len(part) for name, part in outside.parts.items()}
-    assert recovery.positions("f.in") == ends
+    assert positions_of(recovery, "f.in") == ends
     check_opened(recovery, outside)
     for step in {"collect", "total"} & {*outside.extras}:
         assert states_of(recovery, f"f.{step}") == {}, f"{step} has states left"

@@ -217,11 +217,12 @@ def _key_moves(patch: pytest.MonkeyPatch) -> None:
     """Records of a key go to whichever worker's turn it is."""
     turns: dict[int, int] = {}
 
-    def owner(owners: Any, _record: Any) -> int:
-        turns[id(owners)] = turns.get(id(owners), 0) + 1
-        return turns[id(owners)] % owners._workers
+    def divide(owners: Any, batch: list[Any], parts: list[list[Any]]) -> None:
+        for record in batch:
+            turns[id(owners)] = turns.get(id(owners), 0) + 1
+            parts[turns[id(owners)] % owners._workers].append(record)
 
-    patch.setattr(_batch.KeyOwners, "__call__", owner)
+    patch.setattr(_batch.KeyOwners, "divide", divide)
 
 
 def _dealt_twice(patch: pytest.MonkeyPatch) -> None:

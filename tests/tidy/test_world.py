@@ -16,6 +16,10 @@ from tests.tidy.tree import PythonFile, imports_of, python_files
 DECIDING = ("engine/dataflow/", "engine/operators/", "engine/recovery/", "engine/runtime/")
 EDGES = {
     "engine/runtime/_ports.py": "binds clock and waiting to this machine",
+    "engine/runtime/_crew.py": "runs workers in threads",
+    "engine/runtime/_mesh.py": "binds a worker's network to sockets",
+    "engine/runtime/_processes.py": "spawns processes and listens to them",
+    "engine/runtime/_member.py": "is such a process",
     "engine/recovery/_disk.py": "binds the disk to this machine",
     "engine/recovery/_init.py": "makes a store by hand, with an id of its own",
     "engine/recovery/store.py": "binds the table to RocksDB",

@@ -1,0 +1,162 @@
+"""Coordinates workers that run elsewhere: carries what they and the coordinator say to each other.
+
+The leader has a thread to itself. Workers are a crew in this process, or several in others; the
+leader only hears of them, and tells all of them the same.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from engine.connectors import AbortExecution
+from engine.errors import LinkError
+from engine.runtime._coordinator import Coordinator
+from engine.runtime._crew import CrewEvent, Left
+from engine.runtime._failure import name_of
+from engine.runtime._ids import Epoch, WorkerIndex
+from engine.runtime._messages import Command, Decision, LinkEpoch
+from engine.runtime._ports import Clock, Waiter
+
+_LEAVING_S = 5.0
+"""How long workers that were told to leave may take."""
+
+
+@dataclass(slots=True)
+class Drain:
+    """A switch that a signal handler or another thread may set, waking the waiter after it."""
+
+    requested: bool = False
+    """True stops the sources and ends the run after one last epoch."""
+
+
+class Linking(Protocol):
+    """What makes an epoch's manifest durable."""
+
+    def link(self, epoch: Epoch, marked: Mapping[str, Sequence[str]]) -> None:
+        """Commit an epoch that all workers have prepared."""
+        ...
+
+
+class Led(Protocol):
+    """The workers, as their leader sees them."""
+
+    def start(self) -> None:
+        """Start all workers."""
+        ...
+
+    def command(self, command: Command) -> None:
+        """Tell all workers."""
+        ...
+
+    def abort(self) -> None:
+        """Have all workers leave as soon as they can."""
+        ...
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until they have left, at most so long for each."""
+        ...
+
+
+class Leader:
+    """Carries one run from its start to its end.
+
+    Args:
+        workers: How many workers there are.
+        coordinator: Decides.
+        clock: Tells the time.
+        waiter: What the leader waits with; `hear` wakes it.
+        drain: Set by others, who wake the waiter after it.
+        recovery: Links epochs; None without a store.
+    """
+
+    def __init__(
+        self,
+        workers: int,
+        coordinator: Coordinator,
+        clock: Clock,
+        waiter: Waiter,
+        drain: Drain,
+        recovery: Linking | None,
+    ) -> None:
+        self._staying = {WorkerIndex(i) for i in range(workers)}
+        self._coordinator = coordinator
+        self._clock = clock
+        self._waiter = waiter
+        self._drain = drain
+        self._recovery = recovery
+        self._events: deque[CrewEvent] = deque()
+        self._error: BaseException | None = None
+        self._marked: dict[WorkerIndex, dict[str, list[str]]] = {}
+
+    def hear(self, event: CrewEvent) -> None:
+        """Take what happened to a worker; from any thread."""
+        self._events.append(event)
+        self._waiter.wake()
+
+    def lead(self, workers: Led) -> None:
+        """Start the workers and coordinate them until all have left.
+
+        Raises:
+            BaseException: What ended the first worker that was not told to leave. The others were
+                told to, and what else went wrong is in its notes.
+        """
+        try:
+            workers.start()
+            while self._staying:
+                self._turn(workers)
+        except BaseException:
+            workers.abort()
+            workers.join(_LEAVING_S)
+            raise
+        workers.join(_LEAVING_S)
+        if self._error is not None:
+            raise self._error
+
+    def _turn(self, workers: Led) -> None:
+        now_s = self._clock.monotonic_s()
+        decisions = [] if self._error else self._coordinator.on_time(now_s)
+        if self._drain.requested:
+            self._drain.requested = False
+            decisions += self._coordinator.drain(now_s)
+        while self._events:
+            event = self._events.popleft()
+            if isinstance(event, Left):
+                self._see_off(event, workers)
+            elif self._error is None:
+                self._marked[event.worker] = event.marked or self._marked.get(event.worker, {})
+                decisions += self._coordinator.on_report(event.worker, event.report, now_s)
+        for decision in decisions:
+            decisions += self._carry_out(decision, workers)
+        wait_s = math.inf if self._error else self._coordinator.next_time_s() - now_s
+        if self._staying:
+            self._waiter.wait(max(0.0, wait_s))
+
+    def _carry_out(self, decision: Decision, workers: Led) -> list[Decision]:
+        if not isinstance(decision, LinkEpoch):
+            workers.command(decision)
+            return []
+        assert self._recovery is not None  # noqa: S101 - it decides so for durable runs alone
+        marked: dict[str, list[str]] = {}
+        for of_worker in self._marked.values():
+            for step_id, shards in of_worker.items():
+                marked.setdefault(step_id, []).extend(shards)
+        self._recovery.link(decision.epoch, marked)
+        return self._coordinator.on_linked(decision.epoch)
+
+    def _see_off(self, left: Left, workers: Led) -> None:
+        """A worker is gone: if it wasn't told to, all must go."""
+        self._staying.discard(left.worker)
+        if left.error is None:
+            return
+        if self._error is None:
+            self._error = left.error
+            workers.abort()
+        elif isinstance(self._error, LinkError):
+            # A lost connection is an echo of what happened at its other end.
+            self._error = left.error
+        elif not isinstance(self._error, AbortExecution):
+            self._error.add_note(f"and then, on worker {left.worker}: {name_of(left.error)}")

@@ -1,0 +1,110 @@
+"""Runs a flow in several processes of this machine, and again from the last epoch if one dies."""
+
+from __future__ import annotations
+
+import contextlib
+
+from engine.connectors import AbortExecution
+from engine.dataflow import Dataflow
+from engine.errors import LinkError, WorkerDiedError
+from engine.runtime._build import deal_partitions
+from engine.runtime._coordinator import Coordinator
+from engine.runtime._ids import WorkerIndex
+from engine.runtime._launch import Launch
+from engine.runtime._leader import Leader
+from engine.runtime._plan import Plan, plan
+from engine.runtime._processes import Membership, Processes
+from engine.runtime._run import RunOptions, saving
+from engine.runtime._sink_node import Job
+
+_RESTARTS_MAX = 5
+"""How often in a row a job may die without an epoch in between."""
+_FIRST_PAUSE_S = 0.2
+_PAUSE_MAX_S = 10.0
+
+
+def run_processes(flow: Dataflow, launch: Launch, options: RunOptions) -> None:
+    """Run a flow in processes until its input ends or it is told to drain.
+
+    If a process dies and there is a recovery store, all of them start again from the last epoch;
+    not more than some times without an epoch in between.
+
+    Raises:
+        FlowError: The flow can't run.
+        EngineRuntimeError: The run ended because of an error.
+        StoreError: The recovery store can't be used.
+        WorkerDiedError: A process died, and there is nothing to go back to; or they keep dying.
+    """
+    planned = plan(flow, launch.layout.workers)
+    deaths = 0
+    while True:
+        run = _Run(planned, launch, options)
+        try:
+            with contextlib.suppress(AbortExecution):
+                run.run(flow)
+        except (WorkerDiedError, LinkError) as ex:
+            deaths = 1 if run.progressed else deaths + 1
+            if options.recovery is None:
+                ex.add_note(
+                    "there is no recovery store to go back to, so the job is over; with -r it "
+                    "would have gone on from its last epoch"
+                )
+                raise
+            if deaths > _RESTARTS_MAX:
+                ex.add_note(
+                    f"it died {deaths} times without committing an epoch in between; the store "
+                    "holds the last epoch, and the same command goes on from there"
+                )
+                raise
+            pause_s = min(_PAUSE_MAX_S, _FIRST_PAUSE_S * 2 ** (deaths - 1))
+            options.tell(f"{ex}; going on from the last epoch in {pause_s:g} s")
+            options.waiter.wait(pause_s)
+        else:
+            return
+
+
+class _Run:
+    """One generation."""
+
+    def __init__(self, planned: Plan, launch: Launch, options: RunOptions) -> None:
+        self._planned = planned
+        self._launch = launch
+        self._options = options
+        self.progressed = False
+        """Whether an epoch was committed."""
+
+    def run(self, flow: Dataflow) -> None:
+        """Run it until all workers have left."""
+        with saving(flow, self._planned, self._options) as recovery:
+            start = None
+            if recovery is not None:
+                recovery.hand_over()
+                start = recovery.start
+            options, workers = self._options, self._planned.workers
+            interval_s = options.epoch_interval.total_seconds()
+            coordinator = Coordinator(
+                workers,
+                interval_s,
+                options.clock.monotonic_s(),
+                after=0 if start is None else start.epoch,
+                durable=start is not None,
+            )
+            deal = deal_partitions(self._planned) if start is None else start.deal
+            job = Job(options.entropy.token()) if start is None else start.job
+
+            def member(
+                mine: list[WorkerIndex], links: dict[WorkerIndex, dict[WorkerIndex, int]]
+            ) -> Membership:
+                launch = self._launch
+                return Membership(
+                    *(launch.import_str, launch.verbose, workers, mine, links, job, deal),
+                    *(interval_s == 0, options.recovery, start),
+                )
+
+            leader = Leader(
+                workers, coordinator, options.clock, options.waiter, options.drain, recovery
+            )
+            try:
+                leader.lead(Processes(self._launch.layout, member, leader.hear))
+            finally:
+                self.progressed = coordinator.epochs_committed > 0
