@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.workloads import (
     barrier,
+    exchange,
     join,
     larger_than_memory,
     latency,
@@ -29,6 +30,7 @@ _MODULES = (
     barrier,
     resume,
     larger_than_memory,
+    exchange,
 )
 
 WORKLOADS: dict[str, Workload] = {

@@ -31,6 +31,7 @@ def main() -> None:
         return report(error, flow=flow, verbose=membership.verbose)
 
     member = Member(connection, membership, report_of)
+    member.beat()
     try:
         flow = load_flow(membership.import_str)
         member.run(flow)

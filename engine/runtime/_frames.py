@@ -1,7 +1,7 @@
 """What goes over a connection between two workers, as bytes: frames with a header and a checksum.
 
-    generation  edge  kind  -  seq  length  crc32 of the rest | body
-        4        2     1    1   4     4         4             |
+    generation  edge  kind  seq  length  crc32 of all else | body
+        4        2     1     4     4           4          |
 
 Pure. Bodies of batches are pickles: only a peer that has proved itself is read from (`_mesh`).
 """
@@ -19,8 +19,8 @@ from engine.errors import LinkError
 from engine.runtime._ids import EdgeId, Epoch
 from engine.runtime._messages import END, Barrier, End
 
-HEADER: Final = struct.Struct(">IHBxIII")
-_CHECKED: Final = struct.Struct(">IHBxII")
+HEADER: Final = struct.Struct(">IHBIII")
+_CHECKED: Final = struct.Struct(">IHBII")
 BODY_MAX: Final = 64 << 20
 """No frame is longer; a batch that would be is a mistake of somebody's."""
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from engine.runtime._ids import WorkerIndex
 from engine.runtime._mesh import MeshSeat
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
-from engine.runtime._processes import Abort, Failed, Membership
+from engine.runtime._processes import BEAT_INTERVAL_S, Abort, Beat, Failed, Membership
 
 if TYPE_CHECKING:
     from engine.runtime._recovery import WorkerRecovery
@@ -50,6 +51,20 @@ class Member:
         self._report = report
         self._sending = threading.Lock()
         self._staying = set(membership.mine)
+
+    def beat(self) -> None:
+        """Say every second that this process is there, on a thread, until it ends."""
+        threading.Thread(target=self._beat, name="engine-beat", daemon=True).start()
+
+    def _beat(self) -> None:
+        while True:
+            self._send(Beat())
+            time.sleep(BEAT_INTERVAL_S)
+
+    def _send(self, message: Any) -> None:
+        """Tell the leader something; if it is gone, that is noticed elsewhere."""
+        with contextlib.suppress(OSError), self._sending:
+            self._connection.send(message)
 
     def run(self, flow: Dataflow) -> None:
         """Run the workers until they have left."""
@@ -126,8 +141,7 @@ class Member:
             if event.error is not None:
                 message = self._failed(event.worker, event.error)
             self._staying.discard(event.worker)
-        with contextlib.suppress(OSError), self._sending:
-            self._connection.send(message)
+        self._send(message)
 
     def _failed(self, worker: WorkerIndex, error: BaseException) -> Failed:
         if isinstance(error, AbortExecution):

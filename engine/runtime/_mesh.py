@@ -12,6 +12,7 @@ import math
 import os
 import select
 import socket
+import threading
 from collections import Counter, deque
 from collections.abc import Mapping
 from typing import Any
@@ -128,6 +129,7 @@ class MeshSeat:
         self._links = {peer: _Link(peer, sock, generation) for peer, sock in links.items()}
         self._by_fd = {link.sock.fileno(): link for link in self._links.values()}
         self._woken_fd, self._wake_fd = os.pipe()
+        self._closing = threading.Lock()
         os.set_blocking(self._woken_fd, False)
         os.set_blocking(self._wake_fd, False)
         self._ready: list[int] = []
@@ -181,11 +183,17 @@ class MeshSeat:
 
     def wake(self) -> None:
         """As in `Seat`."""
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.write(self._wake_fd, b"\0")
+        with self._closing, contextlib.suppress(BlockingIOError):
+            if self._wake_fd >= 0:
+                os.write(self._wake_fd, b"\0")
 
     def close(self) -> None:
         """As in `Seat`."""
-        for link in self._links.values():
-            link.close()
-        # Left open: others may still wake it. A process that ends closes them.
+        with self._closing:
+            if self._wake_fd < 0:
+                return
+            for link in self._links.values():
+                link.close()
+            os.close(self._woken_fd)
+            os.close(self._wake_fd)
+            self._wake_fd = -1

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -40,6 +41,16 @@ MEMBER_MODULE = "engine._cli.member"
 @dataclass(frozen=True, slots=True)
 class Abort:
     """To a process: its workers are to leave as soon as they can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """From a process, every second: it is there."""
+
+
+BEAT_INTERVAL_S = 1.0
+SILENT_S_MAX = 5.0
+"""A process that has said nothing for so long is taken for dead, and killed to be sure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +111,7 @@ class Processes:
         self._member = member
         self._hear = hear
         self._processes: list[_Process] = []
+        self._over = threading.Event()
 
     def start(self) -> None:
         """Start all of them."""
@@ -112,6 +124,20 @@ class Processes:
         finally:
             for sockets in ends.values():
                 _close_all(sockets.values())
+        threading.Thread(target=self._watch, name="engine-watch", daemon=True).start()
+
+    def _watch(self) -> None:
+        """Kill processes that have been silent for too long, until the run is over."""
+        checked_s = time.monotonic()
+        while not self._over.wait(BEAT_INTERVAL_S):
+            now_s, late_s = time.monotonic(), time.monotonic() - checked_s - BEAT_INTERVAL_S
+            checked_s = now_s
+            for process in self._processes:
+                if late_s > BEAT_INTERVAL_S:
+                    # It was us who stood still, and what they said meanwhile is yet to be heard.
+                    process.heard_s = now_s
+                elif now_s - process.heard_s > SILENT_S_MAX:
+                    process.give_up()
 
     def _connect(self) -> dict[WorkerIndex, dict[WorkerIndex, socket.socket]]:
         """A pair of sockets for each two workers of different processes."""
@@ -136,6 +162,7 @@ class Processes:
 
     def join(self, timeout_s: float) -> None:
         """As in `Led`. Processes that take longer are killed."""
+        self._over.set()
         for process in self._processes:
             process.end(timeout_s)
 
@@ -154,6 +181,9 @@ class _Process:
     ) -> None:
         self._staying = set(workers)
         self._hear = hear
+        self.heard_s = time.monotonic()
+        """When it has last said something."""
+        self._silent = False
         ours, theirs = socket.socketpair()
         sockets = [theirs, *(sock for peers in links.values() for sock in peers.values())]
         numbers = {
@@ -189,7 +219,15 @@ class _Process:
         for worker in sorted(self._staying):
             self._hear(Left(worker, self._death(worker)))
 
+    def give_up(self) -> None:
+        """Take it for dead: it may be stopped, or hold the interpreter in some call."""
+        self._silent = True
+        self._popen.kill()
+
     def _take(self, message: Any) -> None:
+        self.heard_s = time.monotonic()
+        if isinstance(message, Beat):
+            return
         if isinstance(message, Reported):
             self._hear(message)
             return
@@ -202,7 +240,9 @@ class _Process:
     def _death(self, worker: WorkerIndex) -> WorkerDiedError:
         code = self._popen.returncode
         how = f"exit code {code}"
-        if code < 0:
+        if self._silent:
+            how = f"no sign of life for {SILENT_S_MAX:g} s, so it was killed"
+        elif code < 0:
             with contextlib.suppress(ValueError):
                 how = f"killed by {signal.Signals(-code).name}"
         return WorkerDiedError(
