@@ -24,6 +24,7 @@ STARTED_BY_PEOPLE = {
     "engine.run",
     "engine.visualize",
     "engine.recovery.__main__",
+    "engine.testing.__main__",
     "engine.__main__",
     "engine._cli",
     "engine._visualize",
