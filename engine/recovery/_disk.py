@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from engine.errors import StoreError, StoreInUseError, StoreWriteError
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
+_LOCK_POLL_S = 0.02
 
 
 class AppendFile(Protocol):
@@ -149,7 +151,15 @@ def writing(path: Path, doing: str) -> Generator[None, None, None]:
 
 
 class RealDisk(Disk):
-    """The disk of the machine the engine runs on."""
+    """The disk of the machine the engine runs on.
+
+    Args:
+        lock_wait_s: How long to wait for a file that is locked: a process that was killed lets go
+            of its locks, and its children of theirs, a moment later.
+    """
+
+    def __init__(self, lock_wait_s: float = 0.0) -> None:
+        self._lock_wait_s = lock_wait_s
 
     def create(self, path: Path) -> AppendFile:
         """As in `Disk`."""
@@ -207,15 +217,25 @@ class RealDisk(Disk):
     def lock(self, path: Path) -> Lock:
         """As in `Disk`."""
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        give_up_at_s = time.monotonic() + self._lock_wait_s
+        while not (locked := _locked(handle)) and time.monotonic() < give_up_at_s:
+            time.sleep(_LOCK_POLL_S)
+        if not locked:
             holder = _holder_of(handle)
             os.close(handle)
             who = "" if holder is None else f" (pid {holder})"
             msg = f"{path.parent}: another process{who} has this store open; stop it first"
-            raise StoreInUseError(msg) from None
+            raise StoreInUseError(msg)
         return _RealLock(handle)
+
+
+def _locked(handle: int) -> bool:
+    """Lock a file if nobody has it locked."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _holder_of(handle: int) -> int | None:

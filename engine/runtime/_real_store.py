@@ -22,6 +22,9 @@ from engine.runtime._ports import (
 )
 from engine.runtime._store_start import StoreWorld
 
+_LOCK_WAIT_S = 5.0
+"""As long as a process may be silent before it is taken for dead."""
+
 _SMALL_BUFFER_BYTES = 16 << 20
 """What a table holds back of its rows where memory is bounded."""
 
@@ -39,6 +42,13 @@ def real_world(
     stores = StoreOptions() if bound is None else bounded(bound)
     backup = BackupOptions(config.backup_interval or timedelta(0), clock.time_s)
     return StoreWorld(
-        *(RealDisk(), tables, clock, entropy or SystemEntropy(), waiter or SystemWaiter(), tell),
+        *(
+            RealDisk(_LOCK_WAIT_S),
+            tables,
+            clock,
+            entropy or SystemEntropy(),
+            waiter or SystemWaiter(),
+            tell,
+        ),
         options=replace(stores, backup=backup),
     )

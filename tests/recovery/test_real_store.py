@@ -8,12 +8,13 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from engine.errors import StoreWriteError
+from engine.errors import StoreInUseError, StoreWriteError
 from engine.recovery._apply import ApplyOptions
 from engine.recovery._changes import KeyedChanges
 from engine.recovery._disk import RealDisk
@@ -133,3 +134,14 @@ def test_folders_and_files_are_private(tmp_path: Path) -> None:
     folders = [tmp_path / "store", *(p for p in (tmp_path / "store").rglob("*") if p.is_dir())]
     assert len(folders) >= 5
     assert {oct(p.stat().st_mode & 0o777) for p in folders} == {"0o700"}
+
+
+def test_a_lock_is_waited_for(tmp_path: Path) -> None:
+    """A process that is ending holds it for a moment more; one that stays is named."""
+    held = RealDisk().lock(tmp_path / "LOCK")
+    with pytest.raises(StoreInUseError, match=f"another process \\(pid {os.getpid()}\\) has"):
+        RealDisk(0.05).lock(tmp_path / "LOCK")
+    timer = threading.Timer(0.1, held.release)
+    timer.start()
+    RealDisk(30.0).lock(tmp_path / "LOCK").release()
+    timer.join()
