@@ -22,7 +22,9 @@ from engine.runtime._messages import Command, Decision, LinkEpoch
 from engine.runtime._ports import Clock, Waiter
 
 _LEAVING_S = 5.0
-"""How long workers that were told to leave may take."""
+"""How long workers that were told to leave may take before they are left behind."""
+_ENDING_S = 1.0
+"""How long they may take to end once they have left, or were left behind."""
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ class Leader:
         self._recovery = recovery
         self._events: deque[CrewEvent] = deque()
         self._error: BaseException | None = None
+        self._leave_by_s = math.inf
         self._marked: dict[WorkerIndex, dict[str, list[str]]] = {}
 
     def hear(self, event: CrewEvent) -> None:
@@ -106,13 +109,13 @@ class Leader:
         """
         try:
             workers.start()
-            while self._staying:
+            while self._staying and self._clock.monotonic_s() < self._leave_by_s:
                 self._turn(workers)
         except BaseException:
             workers.abort()
             workers.join(_LEAVING_S)
             raise
-        workers.join(_LEAVING_S)
+        workers.join(_ENDING_S)
         if self._error is not None:
             raise self._error
 
@@ -131,9 +134,9 @@ class Leader:
                 decisions += self._coordinator.on_report(event.worker, event.report, now_s)
         for decision in decisions:
             decisions += self._carry_out(decision, workers)
-        wait_s = math.inf if self._error else self._coordinator.next_time_s() - now_s
+        next_s = self._leave_by_s if self._error else self._coordinator.next_time_s()
         if self._staying:
-            self._waiter.wait(max(0.0, wait_s))
+            self._waiter.wait(max(0.0, next_s - now_s))
 
     def _carry_out(self, decision: Decision, workers: Led) -> list[Decision]:
         if not isinstance(decision, LinkEpoch):
@@ -154,6 +157,7 @@ class Leader:
             return
         if self._error is None:
             self._error = left.error
+            self._leave_by_s = self._clock.monotonic_s() + _LEAVING_S
             workers.abort()
         elif isinstance(self._error, LinkError):
             # A lost connection is an echo of what happened at its other end.

@@ -58,6 +58,8 @@ class Parts(FixedPartitionedSource):
 def count(n, value):
     if value == int(os.environ.get("BAD", "-1")):
         raise ValueError("a bad one")
+    if value == int(os.environ.get("STUCK", "-1")):
+        time.sleep(1000)
     return (n or 0) + 1, (n or 0) + 1
 
 
@@ -229,6 +231,15 @@ def test_an_error_of_the_flow_is_told_once(job: Job):
     fixed = job.start("-r", "store", PAUSE_S="0")
     assert ended(fixed).count("error") == 0
     job.check()
+
+
+def test_a_process_that_hangs_is_left_behind(job: Job):
+    """When another one has failed, the job ends all the same: with that one's error."""
+    process = job.start(PAUSE_S="0.01", STUCK="11", BAD="177")
+    said = ended(process, 30)
+    assert process.returncode == 1
+    assert said.count("error: ") == 1
+    assert "ValueError: a bad one" in said
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])

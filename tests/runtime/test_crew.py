@@ -21,7 +21,7 @@ from engine.connectors import (
 from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError
 from engine.recovery import RecoveryConfig
-from engine.runtime import Drain, RunOptions, SystemWaiter, run_flow
+from engine.runtime import Drain, RunOptions, SystemWaiter, _leader, run_flow
 from engine.testing import TestingSink, TestingSource, cluster_main
 
 KEYS, RECORDS = 10, 2000
@@ -157,6 +157,25 @@ def test_a_worker_that_aborts_ends_all_without_an_error():
     flow = Dataflow("flow")
     op.output("out", op.input("in", flow, Idle(AbortExecution)), TestingSink([]))
     run(flow, 3)
+
+
+def test_a_worker_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch):
+    """When another one has failed, the run ends all the same."""
+    monkeypatch.setattr(_leader, "_LEAVING_S", 0.2)
+    release = threading.Event()
+
+    def stand_or_fall(x: int) -> int:
+        if x == 1:
+            release.wait()
+        return 1 // (x - 2)
+
+    flow = Dataflow("flow")
+    spread = op.redistribute("spread", op.input("in", flow, TestingSource([1, 2, 3])))
+    op.output("out", op.map("map", spread, stand_or_fall), TestingSink([]))
+    with pytest.raises(EngineRuntimeError) as caught:
+        run(flow, 3)
+    release.set()
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_a_drain_stops_all_workers(tmp_path: Path):
