@@ -128,7 +128,8 @@ DAMAGES: Mapping[str, Mapping[str, str | None]] = {
         # RocksDB stops at what is no record, and all records are before it.
         "garbage": HARMLESS,
         "deleted": "/table/MANIFEST-",
-        "of another store": "No such file or directory",
+        # Which names files that aren't there, or are others.
+        "of another store": "/table.*(No such file or directory|may be corrupted)",
     },
     "CURRENT": {
         "cut": "CURRENT file does not end with newline",

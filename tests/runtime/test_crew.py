@@ -162,15 +162,18 @@ def test_a_worker_that_aborts_ends_all_without_an_error():
 def test_a_worker_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch):
     """When another one has failed, the run ends all the same."""
     monkeypatch.setattr(_leader, "_LEAVING_S", 0.2)
-    release = threading.Event()
+    stuck, release = threading.Event(), threading.Event()
 
     def stand_or_fall(x: int) -> int:
         if x == 1:
-            release.wait()
+            stuck.set()
+            release.wait(60)
+        if x == 2:
+            assert stuck.wait(60)
         return 1 // (x - 2)
 
     flow = Dataflow("flow")
-    spread = op.redistribute("spread", op.input("in", flow, TestingSource([1, 2, 3])))
+    spread = op.redistribute("spread", op.input("in", flow, TestingSource([3, 2, 1])))
     op.output("out", op.map("map", spread, stand_or_fall), TestingSink([]))
     with pytest.raises(EngineRuntimeError) as caught:
         run(flow, 3)
