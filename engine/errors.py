@@ -6,6 +6,7 @@
     ├── FlowError (ValueError)              the graph can't run: no input, no output
     ├── ImportStringError (ValueError)      the command line names no flow
     ├── ConnectorError (RuntimeError)       a source or sink broke its contract
+    ├── ClusterError (RuntimeError)         a process can't be part of its cluster
     ├── LinkError (ConnectionError)         a connection between two workers is lost
     ├── WorkerDiedError (RuntimeError)      the process of a worker has ended without a word
     ├── StoreError                          the recovery store can't be used, or not like this
@@ -32,6 +33,7 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "ClusterError",
     "ConnectorError",
     "CorruptStoreError",
     "DecodeError",
@@ -126,6 +128,10 @@ class ImportStringError(EngineError, ValueError):
 
 class ConnectorError(EngineError, RuntimeError):
     """A source or sink did not keep its contract."""
+
+
+class ClusterError(EngineError, RuntimeError):
+    """A process can't be part of its cluster: an address, secret, certificate or flow is wrong."""
 
 
 class LinkError(EngineError, ConnectionError):

@@ -20,6 +20,7 @@ from engine._cli.signals import StopNow, StopSignals
 from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError, FlowError, ImportStringError, StoreError
 from engine.runtime import (
+    Cluster,
     Drain,
     Launch,
     ReportedError,
@@ -85,19 +86,34 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:
         with signals.watching():
-            if command.layout.processes == 1:
-                run_flow(flow, options)
-            else:
-                # Loads what spawns and listens to processes.
-                from engine.runtime._supervise import run_processes  # noqa: PLC0415
-
-                launch = Launch(command.import_str, command.layout, command.verbose)
-                run_processes(flow, launch, options)
+            _start(flow, command, options)
     except StopNow as ex:
         if signals.overdue:
             _say_overdue(ex, command)
         return signals.stopped_code
     return signals.drained_code
+
+
+def _start(flow: Dataflow, command: RunCommand, options: RunOptions) -> None:
+    """Run it in as many processes as it is to have. Each way loads what it needs alone."""
+    place = command.place
+    if place is not None:
+        from engine._cli.report import report  # noqa: PLC0415
+        from engine.runtime._cluster import run_cluster  # noqa: PLC0415
+
+        cluster = Cluster(
+            *(place.addresses, place.process, place.secret, place.tls),
+            command.layout.workers_each,
+            lambda error: report(error, flow=flow, verbose=command.verbose),
+        )
+        run_cluster(flow, cluster, options)
+    elif command.layout.processes > 1:
+        from engine.runtime._supervise import run_processes  # noqa: PLC0415
+
+        launch = Launch(command.import_str, command.layout, command.verbose)
+        run_processes(flow, launch, options)
+    else:
+        run_flow(flow, options)
 
 
 def _failed(error: BaseException, flow: Dataflow | None, command: RunCommand, code: Exit) -> Exit:

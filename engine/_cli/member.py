@@ -6,35 +6,65 @@ Not for people. The socket is inherited, and the leader is at its other end.
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
+import socket
 import sys
+import threading
 from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
 from engine._cli.imports import load_flow
 from engine._cli.report import report
-from engine.runtime._member import Member
-from engine.runtime._processes import Membership
+from engine.runtime._member import LeaderLostError, Member, beat
+from engine.runtime._mesh import MeshSeat
+from engine.runtime._processes import Spawned
 
 _PR_SET_PDEATHSIG = 1
+
+
+class _Leader:
+    """The connection to the leader; any thread may send."""
+
+    def __init__(self, fd: int) -> None:
+        self._connection: Connection[Any, Any] = Connection(fd)
+        self._sending = threading.Lock()
+        self.recv = self._connection.recv
+
+    def send(self, obj: Any, /) -> None:
+        with self._sending:
+            self._connection.send(obj)
 
 
 def main() -> None:
     """Run workers until they have left."""
     _live_with_leader()
-    connection: Connection[Any, Any] = Connection(int(sys.argv[1]))
-    membership: Membership = connection.recv()
-    flow = None
+    leader = _Leader(int(sys.argv[1]))
+    spawned: Spawned = leader.recv()
+    membership, flow = spawned.membership, None
 
     def report_of(error: BaseException) -> str:
-        return report(error, flow=flow, verbose=membership.verbose)
+        return report(error, flow=flow, verbose=spawned.launch.verbose)
 
-    member = Member(connection, membership, report_of)
-    member.beat()
+    def seats() -> list[MeshSeat]:
+        return [
+            MeshSeat(
+                {peer: socket.socket(fileno=fd) for peer, fd in spawned.links[worker].items()},
+                membership.job.generation,
+            )
+            for worker in membership.mine
+        ]
+
+    beat(leader)
+    member = Member(leader, membership, seats, report_of)
     try:
-        flow = load_flow(membership.import_str)
-        member.run(flow)
+        flow = load_flow(spawned.launch.import_str)
+        if not member.run(flow):
+            os._exit(1)
+    except LeaderLostError:
+        # Another one may be about to start.
+        os._exit(1)
     except BaseException as ex:  # noqa: BLE001 - whatever it is, the leader tells people
         member.fail(ex)
 

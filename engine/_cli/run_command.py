@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,9 +21,10 @@ from engine._cli.arguments import (
     size,
 )
 from engine.recovery import RecoveryConfig
-from engine.runtime import DEFAULT_EPOCH_INTERVAL, Layout
+from engine.runtime import DEFAULT_EPOCH_INTERVAL, Address, Layout, TlsFiles
 
 _DESCRIPTION = "Run a dataflow."
+_SECRET_BYTES_MIN = 16
 _EPILOG = """\
 IMPORT_STR is one of
   module                      the flow called `flow` in it, or its only one
@@ -80,7 +81,36 @@ SETTINGS = (
         addresses,
         None,
         "HOST:PORT;...",
-        "addresses of all processes of a cluster; only one is supported yet",
+        "addresses of all processes of a cluster, in the same order for each; process 0 leads",
+    ),
+    Setting(
+        "secret_file",
+        ("--secret-file",),
+        "ENGINE_CLUSTER_SECRET_FILE",
+        str,
+        None,
+        "FILE",
+        "the secret by which processes of a cluster know each other, in a file that nobody else "
+        "can read; or give it in ENGINE_CLUSTER_SECRET",
+    ),
+    Setting(
+        "tls_cert",
+        ("--tls-cert",),
+        "ENGINE_TLS_CERT",
+        str,
+        None,
+        "FILE",
+        "this process's certificate, for its address and both as server and client (PEM)",
+    ),
+    Setting("tls_key", ("--tls-key",), "ENGINE_TLS_KEY", str, None, "FILE", "its key (PEM)"),
+    Setting(
+        "tls_ca",
+        ("--tls-ca",),
+        "ENGINE_TLS_CA",
+        str,
+        None,
+        "FILE",
+        "who must have signed the certificates of the others (PEM)",
     ),
     Setting(
         "epoch_interval",
@@ -133,11 +163,23 @@ SETTINGS = (
 
 
 @dataclass(frozen=True, slots=True)
+class ClusterPlace:
+    """Which process of which cluster this is."""
+
+    addresses: tuple[Address, ...]
+    process: int
+    secret: bytes
+    tls: TlsFiles | None
+
+
+@dataclass(frozen=True, slots=True)
 class RunCommand:
     """What the command line and the environment ask for."""
 
     import_str: str
     layout: Layout
+    place: ClusterPlace | None
+    """Which process of a cluster this is to be; None if it's none."""
     epoch_interval: timedelta
     drain_timeout: timedelta
     recovery: RecoveryConfig | None
@@ -160,11 +202,10 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
     arguments = parser.parse_args(argv)
     given = settings_of(arguments, SETTINGS, environ)
     given.update(_from_pod(given, environ))
-    for problem in _unsupported(given):
-        raise UsageError(problem)
     return RunCommand(
         arguments.import_str,
         Layout(given["processes"].value, given["workers"].value),
+        _cluster_place(given, environ),
         given["epoch_interval"].value,
         given["drain_timeout"].value,
         _recovery(given),
@@ -206,10 +247,64 @@ def _from_pod(given: Mapping[str, Given], environ: Mapping[str, str]) -> dict[st
     return found
 
 
-def _unsupported(given: Mapping[str, Given]) -> Iterator[str]:
-    """What is asked for and can't be had, most telling first."""
-    hosts = given["addresses"]
-    if hosts.value is not None and len(hosts.value) > 1:
-        yield f"{hosts.origin}: a cluster of several processes is not supported yet"
-    if given["process_id"].value:
-        yield f"{given['process_id'].origin}: a process other than 0 needs more addresses"
+def _cluster_place(given: Mapping[str, Given], environ: Mapping[str, str]) -> ClusterPlace | None:
+    hosts, process, processes = given["addresses"], given["process_id"], given["processes"]
+    if hosts.value is None or len(hosts.value) == 1:
+        if process.value:
+            msg = f"{process.origin}: a process other than 0 needs the addresses of all (-a)"
+            raise UsageError(msg)
+        return None
+    if process.value is None:
+        msg = f"{hosts.origin}: which of these is this process? Say so with -i"
+        raise UsageError(msg)
+    if process.value >= len(hosts.value):
+        msg = f"{process.origin}: there are {len(hosts.value)} addresses; the first is 0"
+        raise UsageError(msg)
+    if processes.value > 1:
+        msg = (
+            f"{processes.origin}: processes of a cluster (-a) are not spawned; give each its "
+            "address, or its workers with -w"
+        )
+        raise UsageError(msg)
+    addresses = tuple(map(Address.parse, hosts.value))
+    return ClusterPlace(addresses, process.value, _secret(given, environ), _tls_files(given))
+
+
+def _secret(given: Mapping[str, Given], environ: Mapping[str, str]) -> bytes:
+    """What processes of a cluster prove themselves with."""
+    file, origin = given["secret_file"], "ENGINE_CLUSTER_SECRET"
+    secret = environ.get(origin, "").strip().encode()
+    if file.value is not None:
+        origin = file.origin
+        try:
+            path = Path(file.value)
+            mode = path.stat().st_mode & 0o777
+            secret = path.read_bytes().strip()
+        except OSError as ex:
+            msg = f"{origin}: {ex.strerror or ex}"
+            raise UsageError(msg) from None
+        if mode & 0o077:
+            msg = f"{origin}: others can read it (its mode is {mode:o}); make it 600"
+            raise UsageError(msg)
+    elif not secret:
+        msg = (
+            "a cluster needs a secret that all of its processes know and nobody else: give it in "
+            f"{origin}, or in a file with --secret-file (openssl rand -hex 32 makes one)"
+        )
+        raise UsageError(msg)
+    if len(secret) < _SECRET_BYTES_MIN:
+        msg = f"{origin}: the secret has {len(secret)} bytes; {_SECRET_BYTES_MIN} is the least"
+        raise UsageError(msg)
+    return secret
+
+
+def _tls_files(given: Mapping[str, Given]) -> TlsFiles | None:
+    files = [given[name] for name in ("tls_cert", "tls_key", "tls_ca")]
+    values = [file.value for file in files]
+    if not any(values):
+        return None
+    if not all(values):
+        origin = next(file.origin for file in files if file.value)
+        msg = f"{origin}: TLS needs all of --tls-cert, --tls-key and --tls-ca"
+        raise UsageError(msg)
+    return TlsFiles(*map(Path, values))

@@ -11,7 +11,7 @@ from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
-from engine.runtime._launch import Launch, Layout, ReportedError
+from engine.runtime._launch import Address, Cluster, Launch, Layout, ReportedError, TlsFiles
 from engine.runtime._leader import Drain
 from engine.runtime._messages import Command, Decision, LinkEpoch, Report
 from engine.runtime._plan import (
@@ -31,7 +31,9 @@ from engine.runtime._worker import Worker
 
 __all__ = [
     "DEFAULT_EPOCH_INTERVAL",
+    "Address",
     "Clock",
+    "Cluster",
     "Command",
     "Coordinator",
     "Decision",
@@ -55,6 +57,7 @@ __all__ = [
     "Store",
     "SystemClock",
     "SystemWaiter",
+    "TlsFiles",
     "Waiter",
     "Worker",
     "WorkerIndex",

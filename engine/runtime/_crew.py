@@ -203,6 +203,11 @@ class Crew:
         for thread in self._threads:
             thread.join(timeout_s)
 
+    @property
+    def working(self) -> bool:
+        """Whether a worker has not left yet."""
+        return any(thread.is_alive() for thread in self._threads)
+
     def _work(self, site: WorkerSite, seat: Seat) -> None:
         """The life of a worker, on its thread."""
         error: BaseException | None = None

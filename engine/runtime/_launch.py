@@ -5,7 +5,10 @@ Apart from what spawns them, which other runs need not load.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from engine.errors import EngineRuntimeError
 from engine.runtime._ids import WorkerIndex
@@ -17,6 +20,10 @@ class Layout:
 
     processes: int
     workers_each: int
+
+    def process_of(self, worker: int) -> int:
+        """The process of a worker."""
+        return worker // self.workers_each
 
     def workers_of(self, process: int) -> list[WorkerIndex]:
         """The workers of a process."""
@@ -38,6 +45,55 @@ class Launch:
     layout: Layout
     verbose: bool = False
     """Reports of errors have the engine's own frames."""
+
+
+class Address(NamedTuple):
+    """Where a process of a cluster listens."""
+
+    host: str
+    port: int
+
+    @staticmethod
+    def parse(text: str) -> Address:
+        """Of ``host:port`` or ``[host]:port``.
+
+        Raises:
+            ValueError: There is no port.
+        """
+        host, _, port = text.rpartition(":")
+        return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+    def __str__(self) -> str:
+        """As people write it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What a process shows to others, and by whom theirs must be signed; PEM files."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A job in processes that somebody else starts, each on its host, and which of them this is."""
+
+    addresses: tuple[Address, ...]
+    process: int
+    secret: bytes
+    """Known to all of them and to nobody else."""
+    tls: TlsFiles | None
+    workers_each: int
+    report: Callable[[BaseException], str]
+    """Makes a report for people of why a worker failed."""
+
+    @property
+    def layout(self) -> Layout:
+        """Which workers run in which processes."""
+        return Layout(len(self.addresses), self.workers_each)
 
 
 class ReportedError(EngineRuntimeError):

@@ -1,91 +1,130 @@
-"""A process that runs some of a job's workers for a leader in another process."""
+"""The workers that one process runs for a leader in another process, or on another thread."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import threading
 import time
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
 
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
 from engine.errors import LinkError
 from engine.runtime._build import WorkerSite
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
-from engine.runtime._crew import Crew, CrewEvent, Left
+from engine.runtime._crew import Crew, CrewEvent, Left, Seat
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._mesh import MeshSeat
+from engine.runtime._membership import BEAT_INTERVAL_S, Abort, Beat, Dismiss, Failed, Membership
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
-from engine.runtime._processes import BEAT_INTERVAL_S, Abort, Beat, Failed, Membership
 
 if TYPE_CHECKING:
     from engine.runtime._recovery import WorkerRecovery
 
 _LEAVING_S = 5.0
-"""How long workers may take to leave when their leader is gone."""
+"""How long workers may take to leave once they were told to."""
+
+
+class ToLeader(Protocol):
+    """A connection to the leader. Any thread may send, one receives."""
+
+    def send(self, obj: Any, /) -> None:
+        """Tell it something; an `OSError` if it is gone."""
+        ...
+
+    def recv(self) -> Any:
+        """What it says next; an `OSError` or `EOFError` if it is gone, or silent for too long."""
+        ...
+
+
+class LeaderLostError(Exception):
+    """The leader is gone while workers were at work; they have been told to leave."""
+
+
+def beat(leader: ToLeader) -> None:
+    """Tell the leader every second that this process is there, on a thread, while it hears it."""
+
+    def tell() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                leader.send(Beat())
+                time.sleep(BEAT_INTERVAL_S)
+
+    threading.Thread(target=tell, name="engine-beat", daemon=True).start()
 
 
 class Member:
-    """The workers of one process of a job.
+    """The workers of this process in one run.
 
     Args:
-        connection: To the leader.
-        membership: What the leader said first.
+        leader: The connection to the leader.
+        membership: What it said first.
+        seats: Connects each of the workers to those of other processes.
         report: Makes a report for people of why a worker failed.
     """
 
     def __init__(
         self,
-        connection: Connection[Any, Any],
+        leader: ToLeader,
         membership: Membership,
+        seats: Callable[[], Sequence[Seat]],
         report: Callable[[BaseException], str],
     ) -> None:
-        self._connection = connection
+        self._leader = leader
         self._membership = membership
+        self._seats = seats
         self._report = report
-        self._sending = threading.Lock()
         self._staying = set(membership.mine)
+        self._crew: Crew | None = None
+        self._unlinked: str | None = None
 
-    def beat(self) -> None:
-        """Say every second that this process is there, on a thread, until it ends."""
-        threading.Thread(target=self._beat, name="engine-beat", daemon=True).start()
+    def run(self, flow: Dataflow) -> bool:
+        """Run the workers until they have left.
 
-    def _beat(self) -> None:
-        while True:
-            self._send(Beat())
-            time.sleep(BEAT_INTERVAL_S)
+        Returns:
+            Whether they all have. One that has not hangs in the flow's own code, and this process
+            can't be used again.
 
-    def _send(self, message: Any) -> None:
-        """Tell the leader something; if it is gone, that is noticed elsewhere."""
-        with contextlib.suppress(OSError), self._sending:
-            self._connection.send(message)
-
-    def run(self, flow: Dataflow) -> None:
-        """Run the workers until they have left."""
+        Raises:
+            LeaderLostError: The leader is gone.
+        """
         what = self._membership
         planned = plan(flow, what.workers)
-        stores = self._open_stores(planned)
-        try:
-            crew = self._crew(planned, stores)
+        with contextlib.ExitStack() as stack:
+            seats = self._seats()
+            for seat in seats:
+                stack.callback(seat.close)
+            stores = self._open_stores(planned, stack)
+            self._crew = crew = self._make_crew(planned, seats, stores)
             crew.start()
-            self._obey(crew)
+            lost = self._obey(crew)
+            crew.abort()
             crew.join(_LEAVING_S)
-        finally:
-            for store in stores.values():
-                store.close()
+            if crew.working:
+                # What it uses must not be closed.
+                stack.pop_all()
+                return False
+        if lost is not None:
+            raise lost
+        return True
 
     def fail(self, error: BaseException) -> None:
         """Tell the leader that none of the workers could start."""
-        for worker in self._membership.mine:
+        for worker in sorted(self._staying):
             self._hear(Left(worker, error))
 
-    def _open_stores(self, planned: Plan) -> dict[WorkerIndex, WorkerRecovery]:
+    def unlink(self, why: str) -> None:
+        """End this process's part because another process can't be reached; from any thread."""
+        self._unlinked = why
+        if self._crew is not None:
+            self._crew.abort()
+
+    def _open_stores(
+        self, planned: Plan, stack: contextlib.ExitStack
+    ) -> dict[WorkerIndex, WorkerRecovery]:
         what = self._membership
         if what.start is None or what.recovery is None:
             return {}
@@ -93,55 +132,52 @@ class Member:
         from engine.runtime._recovery import WorkerRecovery  # noqa: PLC0415
 
         world = real_world(what.recovery)
-        return {
-            worker: WorkerRecovery.open(what.start, planned, worker, world) for worker in what.mine
-        }
+        stores: dict[WorkerIndex, WorkerRecovery] = {}
+        for worker in what.mine:
+            stores[worker] = store = WorkerRecovery.open(what.start, planned, worker, world)
+            stack.callback(store.close)
+        return stores
 
-    def _crew(self, planned: Plan, stores: dict[WorkerIndex, WorkerRecovery]) -> Crew:
-        what, clock = self._membership, SystemClock()
+    def _make_crew(
+        self, planned: Plan, seats: Sequence[Seat], stores: dict[WorkerIndex, WorkerRecovery]
+    ) -> Crew:
+        what = self._membership
         bytes_max = None if what.recovery is None else what.recovery.state_memory
-        sites = [
-            WorkerSite(
-                *(worker, what.workers, clock, NoNetwork(), CHANNEL_BATCHES_MAX, what.job),
-                store=stores.get(worker),
-                state_bytes_max=bytes_max,
-            )
-            for worker in what.mine
-        ]
-        seats = [
-            MeshSeat(
-                {peer: socket.socket(fileno=fd) for peer, fd in what.links[worker].items()},
-                what.job.generation,
-            )
-            for worker in what.mine
-        ]
+        first = WorkerSite(
+            *(WorkerIndex(0), what.workers, SystemClock(), NoNetwork(), CHANNEL_BATCHES_MAX),
+            what.job,
+            state_bytes_max=bytes_max,
+        )
+        sites = [replace(first, index=worker, store=stores.get(worker)) for worker in what.mine]
         return Crew(
             planned, what.deal, sites, self._hear, epoch_per_batch=what.epoch_per_batch, seats=seats
         )
 
-    def _obey(self, crew: Crew) -> None:
-        """Do what the leader says until it has nothing more to say."""
-        while True:
-            try:
-                message = self._connection.recv()
-            except (EOFError, OSError):
-                break
-            if isinstance(message, Abort):
-                crew.abort()
-            else:
-                crew.command(message)
-        if self._staying:
-            # The leader is gone, and another one may be about to start.
-            os._exit(1)
+    def _obey(self, crew: Crew) -> LeaderLostError | None:
+        """Do what the leader says until it has nothing more to say, or is gone too early."""
+        try:
+            while not isinstance(message := self._leader.recv(), Dismiss):
+                if isinstance(message, Abort):
+                    crew.abort()
+                elif not isinstance(message, Beat):
+                    crew.command(message)
+        except (EOFError, OSError) as ex:
+            if self._staying:
+                return LeaderLostError(str(ex) or "it has closed the connection")
+        return None
 
     def _hear(self, event: CrewEvent) -> None:
-        """Pass on what happens to a worker."""
+        """Pass on what happens to a worker; if the leader is gone, that is noticed elsewhere."""
         message: Any = event
         if isinstance(event, Left):
-            if event.error is not None:
-                message = self._failed(event.worker, event.error)
+            error = event.error
+            if self._unlinked is not None and (error is None or isinstance(error, LinkError)):
+                error = LinkError(self._unlinked)
+            if error is not None:
+                message = self._failed(event.worker, error)
             self._staying.discard(event.worker)
-        self._send(message)
+        with contextlib.suppress(OSError):
+            self._leader.send(message)
 
     def _failed(self, worker: WorkerIndex, error: BaseException) -> Failed:
         if isinstance(error, AbortExecution):

@@ -11,7 +11,6 @@ import contextlib
 import math
 import os
 import select
-import socket
 import threading
 from collections import Counter, deque
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from typing import Any
 from engine.errors import LinkError
 from engine.runtime._frames import FrameReader, FrameWriter, Kind
 from engine.runtime._ids import EdgeId, WorkerIndex
+from engine.runtime._ports import Stream
 from engine.runtime._worker import Worker
 
 _READ_BYTES = 1 << 18
@@ -33,7 +33,7 @@ _LONGEST_S = 3600.0
 class _Link:
     """The connection to one peer."""
 
-    def __init__(self, peer: WorkerIndex, sock: socket.socket, generation: int) -> None:
+    def __init__(self, peer: WorkerIndex, sock: Stream, generation: int) -> None:
         self.peer = peer
         self.sock = sock
         self.writer = FrameWriter(generation)
@@ -125,7 +125,7 @@ class MeshSeat:
         generation: Of the run; frames of others are refused.
     """
 
-    def __init__(self, links: Mapping[WorkerIndex, socket.socket], generation: int) -> None:
+    def __init__(self, links: Mapping[WorkerIndex, Stream], generation: int) -> None:
         self._links = {peer: _Link(peer, sock, generation) for peer, sock in links.items()}
         self._by_fd = {link.sock.fileno(): link for link in self._links.values()}
         self._woken_fd, self._wake_fd = os.pipe()

@@ -39,6 +39,34 @@ class Network(Protocol):
         ...
 
 
+class Stream(Protocol):
+    """A connected stream socket, as far as anybody here uses one."""
+
+    def fileno(self) -> int:
+        """Its number."""
+        ...
+
+    def settimeout(self, value: float | None, /) -> None:
+        """As of a socket."""
+        ...
+
+    def recv(self, bufsize: int, /) -> bytes:
+        """As of a socket."""
+        ...
+
+    def sendmsg(self, buffers: list[Any], /) -> int:
+        """As of a socket."""
+        ...
+
+    def shutdown(self, how: int, /) -> None:
+        """As of a socket."""
+        ...
+
+    def close(self) -> None:
+        """As of a socket."""
+        ...
+
+
 class Waiter(Protocol):
     """How a driver with nothing to do lets time pass."""
 

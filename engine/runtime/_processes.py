@@ -9,105 +9,67 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from engine.connectors import AbortExecution
-from engine.errors import LinkError, WorkerDiedError
-from engine.recovery import RecoveryConfig
-from engine.runtime._build import Deal
+from engine.errors import WorkerDiedError
 from engine.runtime._crew import CrewEvent, Left, Reported
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._launch import Layout, ReportedError
+from engine.runtime._launch import Launch
+from engine.runtime._membership import (
+    BEAT_INTERVAL_S,
+    SILENT_S_MAX,
+    Abort,
+    Beat,
+    Dismiss,
+    Failed,
+    Membership,
+)
 from engine.runtime._messages import Command
-from engine.runtime._sink_node import Job
-
-if TYPE_CHECKING:
-    from engine.runtime._recovery import RunStart
 
 MEMBER_MODULE = "engine._cli.member"
 """What the processes run; its only argument is the number of the socket to the leader."""
 
 
 @dataclass(frozen=True, slots=True)
-class Abort:
-    """To a process: its workers are to leave as soon as they can."""
+class Spawned:
+    """To a process, first of all: what it is."""
 
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """From a process, every second: it is there."""
-
-
-BEAT_INTERVAL_S = 1.0
-SILENT_S_MAX = 5.0
-"""A process that has said nothing for so long is taken for dead, and killed to be sure."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """From a process: a worker has left because of an error, of which this is the report."""
-
-    worker: WorkerIndex
-    kind: str
-    """"abort", "link", or "error"."""
-    text: str
-    report: str
-
-
-@dataclass(frozen=True, slots=True)
-class Membership:
-    """To a process, first of all: what it is to be."""
-
-    import_str: str
-    verbose: bool
-    workers: int
-    """How many the job has."""
-    mine: list[WorkerIndex]
-    """Those that run in this process."""
+    launch: Launch
     links: dict[WorkerIndex, dict[WorkerIndex, int]]
-    """For each of mine, by peer, the number of an inherited socket."""
-    job: Job
-    deal: Deal
-    epoch_per_batch: bool
-    recovery: RecoveryConfig | None
-    start: RunStart | None
-    """With recovery: what the workers go on from."""
+    """For each of its workers, by peer, the number of an inherited socket."""
+    membership: Membership
 
 
-MakeMember: TypeAlias = Callable[
-    [list[WorkerIndex], dict[WorkerIndex, dict[WorkerIndex, int]]], Membership
-]
-"""Makes what a process is told first, of its workers and the numbers of their sockets."""
+MakeMember: TypeAlias = Callable[[list[WorkerIndex]], Membership]
+"""Makes what a process is told of a run, of the numbers of its workers."""
 
 
 class Processes:
     """The processes of a run.
 
     Args:
-        layout: How many, and which workers run in them.
+        launch: How many, which workers run in them, and what they are to run.
         member: Makes what each is told first.
         hear: Takes what happens to workers, from threads that listen.
     """
 
     def __init__(
         self,
-        layout: Layout,
-        member: Callable[
-            [list[WorkerIndex], dict[WorkerIndex, dict[WorkerIndex, int]]], Membership
-        ],
+        launch: Launch,
+        member: MakeMember,
         hear: Callable[[CrewEvent], None],
     ) -> None:
-        self._layout = layout
+        self._launch = launch
+        self._layout = launch.layout
         self._member = member
         self._hear = hear
         self._processes: list[_Process] = []
@@ -120,7 +82,8 @@ class Processes:
             for number in range(self._layout.processes):
                 mine = self._layout.workers_of(number)
                 links = {worker: ends.pop(worker) for worker in mine}
-                self._processes.append(_Process(mine, links, self._member, self._hear))
+                process = _Process(self._launch, links, self._member(mine), self._hear)
+                self._processes.append(process)
         finally:
             for sockets in ends.values():
                 _close_all(sockets.values())
@@ -172,14 +135,12 @@ class _Process:
 
     def __init__(
         self,
-        workers: Sequence[WorkerIndex],
+        launch: Launch,
         links: dict[WorkerIndex, dict[WorkerIndex, socket.socket]],
-        member: Callable[
-            [list[WorkerIndex], dict[WorkerIndex, dict[WorkerIndex, int]]], Membership
-        ],
+        membership: Membership,
         hear: Callable[[CrewEvent], None],
     ) -> None:
-        self._staying = set(workers)
+        self._staying = set(membership.mine)
         self._hear = hear
         self.heard_s = time.monotonic()
         """When it has last said something."""
@@ -198,10 +159,9 @@ class _Process:
             )
         finally:
             _close_all(sockets)
-        self._socket = ours
-        self._connection = Connection(os.dup(ours.fileno()))
+        self._connection: Connection[Any, Any] = Connection(ours.detach())
         self._sending = threading.Lock()
-        self.send(member(list(workers), numbers))
+        self.send(Spawned(launch, numbers, membership))
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -234,7 +194,7 @@ class _Process:
         assert isinstance(message, Left | Failed), message  # noqa: S101
         self._staying.discard(message.worker)
         if isinstance(message, Failed):
-            message = Left(message.worker, _error_of(message))
+            message = Left(message.worker, message.error())
         self._hear(message)
 
     def _death(self, worker: WorkerIndex) -> WorkerDiedError:
@@ -253,9 +213,7 @@ class _Process:
         """See to it that the process ends."""
         if self._staying:
             self._listener.join(timeout_s)
-        # To a process whose workers have left this says that it may go.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        self.send(Dismiss())
         try:
             self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired:
@@ -263,15 +221,6 @@ class _Process:
             self._popen.wait()
         self._listener.join()
         self._connection.close()
-        self._socket.close()
-
-
-def _error_of(failed: Failed) -> BaseException:
-    if failed.kind == "abort":
-        return AbortExecution()
-    if failed.kind == "link":
-        return LinkError(failed.text)
-    return ReportedError(failed.text, failed.report)
 
 
 def _close_all(sockets: Any) -> None:

@@ -1,19 +1,23 @@
-"""Runs a flow in several processes of this machine, and again from the last epoch if one dies."""
+"""Runs a flow in several processes, and again from the last epoch if one of them is lost."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
+from typing import Protocol
 
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
 from engine.errors import LinkError, WorkerDiedError
 from engine.runtime._build import deal_partitions
 from engine.runtime._coordinator import Coordinator
+from engine.runtime._crew import CrewEvent
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
-from engine.runtime._leader import Leader
+from engine.runtime._leader import Leader, Led
+from engine.runtime._membership import Membership
 from engine.runtime._plan import Plan, plan
-from engine.runtime._processes import Membership, Processes
+from engine.runtime._processes import Processes
 from engine.runtime._run import RunOptions, saving
 from engine.runtime._sink_node import Job
 
@@ -23,22 +27,71 @@ _FIRST_PAUSE_S = 0.2
 _PAUSE_MAX_S = 10.0
 
 
-def run_processes(flow: Dataflow, launch: Launch, options: RunOptions) -> None:
-    """Run a flow in processes until its input ends or it is told to drain.
+class Team(Protocol):
+    """The processes that a job can have."""
 
-    If a process dies and there is a recovery store, all of them start again from the last epoch;
-    not more than some times without an epoch in between.
+    def gather(self) -> bool:
+        """Wait until a run can begin; False if the job is to drain before."""
+        ...
+
+    def led(
+        self,
+        member: Callable[[list[WorkerIndex]], Membership],
+        hear: Callable[[CrewEvent], None],
+    ) -> Led:
+        """The workers of one run.
+
+        Args:
+            member: Gives what the process of these workers is told of the run.
+            hear: Takes what happens to workers, on any thread.
+        """
+        ...
+
+
+class _SpawnedTeam:
+    """Processes of this machine, started for each run."""
+
+    def __init__(self, launch: Launch) -> None:
+        self._launch = launch
+
+    def gather(self) -> bool:
+        """As in `Team`."""
+        return True
+
+    def led(
+        self,
+        member: Callable[[list[WorkerIndex]], Membership],
+        hear: Callable[[CrewEvent], None],
+    ) -> Led:
+        """As in `Team`."""
+        return Processes(self._launch, member, hear)
+
+
+def run_processes(flow: Dataflow, launch: Launch, options: RunOptions) -> None:
+    """Run a flow in processes of this machine until its input ends or it is told to drain.
 
     Raises:
         FlowError: The flow can't run.
+        BaseException: As `supervise`.
+    """
+    supervise(flow, plan(flow, launch.layout.workers), options, _SpawnedTeam(launch))
+
+
+def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) -> None:
+    """Run a flow in processes until its input ends or it is told to drain.
+
+    If a process dies and there is a recovery store, all workers start again from the last epoch;
+    not more than some times without an epoch in between.
+
+    Raises:
         EngineRuntimeError: The run ended because of an error.
         StoreError: The recovery store can't be used.
         WorkerDiedError: A process died, and there is nothing to go back to; or they keep dying.
+        LinkError: As above, of a connection between two workers.
     """
-    planned = plan(flow, launch.layout.workers)
     deaths = 0
-    while True:
-        run = _Run(planned, launch, options)
+    while team.gather():
+        run = _Run(planned, team, options)
         try:
             with contextlib.suppress(AbortExecution):
                 run.run(flow)
@@ -66,9 +119,9 @@ def run_processes(flow: Dataflow, launch: Launch, options: RunOptions) -> None:
 class _Run:
     """One generation."""
 
-    def __init__(self, planned: Plan, launch: Launch, options: RunOptions) -> None:
+    def __init__(self, planned: Plan, team: Team, options: RunOptions) -> None:
         self._planned = planned
-        self._launch = launch
+        self._team = team
         self._options = options
         self.progressed = False
         """Whether an epoch was committed."""
@@ -92,19 +145,15 @@ class _Run:
             deal = deal_partitions(self._planned) if start is None else start.deal
             job = Job(options.entropy.token()) if start is None else start.job
 
-            def member(
-                mine: list[WorkerIndex], links: dict[WorkerIndex, dict[WorkerIndex, int]]
-            ) -> Membership:
-                launch = self._launch
+            def member(mine: list[WorkerIndex]) -> Membership:
                 return Membership(
-                    *(launch.import_str, launch.verbose, workers, mine, links, job, deal),
-                    *(interval_s == 0, options.recovery, start),
+                    *(workers, mine, job, deal, interval_s == 0, options.recovery, start)
                 )
 
             leader = Leader(
                 workers, coordinator, options.clock, options.waiter, options.drain, recovery
             )
             try:
-                leader.lead(Processes(self._launch.layout, member, leader.hear))
+                leader.lead(self._team.led(member, leader.hear))
             finally:
                 self.progressed = coordinator.epochs_committed > 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from datetime import timedelta
 
 from engine.dataflow import Dataflow
 from engine.recovery import RecoveryConfig
-from engine.runtime import DEFAULT_EPOCH_INTERVAL, RunOptions, run_flow
+from engine.runtime import DEFAULT_EPOCH_INTERVAL, Address, Cluster, RunOptions, run_flow
 
 
 def run_main(
@@ -52,31 +53,54 @@ def cluster_main(
     recovery_config: RecoveryConfig | None = None,
     worker_count_per_proc: int = 1,
 ) -> None:
-    """Run a flow as one process of a cluster, for now one that has no other processes.
+    """Run a flow as one process of a cluster, or in several workers of this process.
 
     Several workers are threads of this process: functions of the flow run on all of them, at any
     time, and may close over local variables if they bear that.
+
+    With addresses, each process of the cluster calls this with the same ones and its own number,
+    and the environment variable ``ENGINE_CLUSTER_SECRET`` holds a secret that all of them know. The
+    addresses must be of this machine: TLS can be had from the command line alone.
 
     Args:
         flow: What to run.
         addresses: ``host:port`` of each process; none for a cluster of this process alone.
         proc_id: Which of them this process is.
         epoch_interval: As in `run_main`.
-        recovery_config: As in `run_main`.
+        recovery_config: As in `run_main`. All processes must be given the same folder.
         worker_count_per_proc: Workers in each process.
 
     Raises:
-        NotImplementedError: Other processes are asked for.
-        ValueError: The number of workers is below 1.
+        ValueError: The number of workers or of the process makes no sense, or there is no secret.
+        ClusterError: This process can't be part of the cluster, or the job has failed and process 0
+            has the reason.
         EngineRuntimeError: As in `run_main`.
     """
-    if len(addresses) > 1 or proc_id != 0:
-        msg = "clusters of several processes are not supported yet; use no addresses and process 0"
-        raise NotImplementedError(msg)
     if worker_count_per_proc < 1:
         msg = f"worker_count_per_proc must be at least 1; got {worker_count_per_proc!r}"
         raise ValueError(msg)
-    _run(flow, epoch_interval, recovery_config, worker_count_per_proc)
+    if not 0 <= proc_id < max(1, len(addresses)):
+        msg = f"proc_id must be the number of one of {len(addresses)} addresses; got {proc_id!r}"
+        raise ValueError(msg)
+    if len(addresses) < 2:
+        _run(flow, epoch_interval, recovery_config, worker_count_per_proc)
+        return
+    secret = os.environ.get("ENGINE_CLUSTER_SECRET", "")
+    if not secret:
+        msg = "a cluster needs a secret that its processes know, in ENGINE_CLUSTER_SECRET"
+        raise ValueError(msg)
+    from engine.runtime._cluster import run_cluster  # noqa: PLC0415
+
+    where = tuple(Address.parse(address) for address in addresses)
+    cluster = Cluster(where, proc_id, secret.encode(), None, worker_count_per_proc, _report)
+    interval = DEFAULT_EPOCH_INTERVAL if epoch_interval is None else epoch_interval
+    run_cluster(flow, cluster, RunOptions(interval, recovery=recovery_config))
+
+
+def _report(error: BaseException) -> str:
+    import traceback  # noqa: PLC0415 - only a failure has to load it
+
+    return "".join(traceback.format_exception(error))
 
 
 def _run(

@@ -90,6 +90,10 @@ class Job:
             start_new_session=True,
         )
 
+    def written(self) -> int:
+        """How many bytes of output there are."""
+        return sum(path.stat().st_size for path in (self.folder / "out").iterdir())
+
     def check(self) -> None:
         """Each record of each key was counted once, in order."""
         found = defaultdict(list)
@@ -261,8 +265,10 @@ def test_a_drain_ends_in_an_epoch(job: Job, number: int, code: int):
 def test_another_number_of_workers_goes_on(job: Job):
     """From two processes to three workers in threads of one, and to two of two."""
     for arguments in (["-r", "store"], ["-r", "store", "-p", "1", "-w", "3"]):
+        before = job.written()
         process = job.start(*arguments, "-s", "20ms")
-        time.sleep(1.0)
+        while job.written() == before and process.poll() is None:
+            time.sleep(0.01)
         process.send_signal(signal.SIGTERM)
         said = ended(process)
         assert process.returncode == 0, said

@@ -16,7 +16,7 @@ from engine import run, visualize
 from engine._cli.arguments import UsageError, addresses, count, duration, index
 from engine._cli.exits import Exit
 from engine._cli.run_command import SETTINGS, parse_run_command
-from engine.runtime import Layout
+from engine.runtime import Layout, TlsFiles
 from tests.cli.project import Project
 from tests.tidy.tree import ROOT
 
@@ -117,6 +117,10 @@ def test_workers_are_in_processes_and_threads():
     assert command.layout.workers == 6
 
 
+CLUSTER = ["-i", "0", "-a", "a:1;b:2"]
+SECRET = {"ENGINE_CLUSTER_SECRET": "0123456789abcdef"}
+
+
 def test_one_worker_at_one_address_is_no_cluster():
     """What other tools pass on for a single process is accepted."""
     parse_run_command(["flows", "-w", "1", "-p", "1", "-i", "0", "-a", "localhost:2101"], {})
@@ -125,12 +129,16 @@ def test_one_worker_at_one_address_is_no_cluster():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["-i", "0", "-a", "a:1;b:2"], "-a a:1;b:2: a cluster of several processes is not"),
-        (["-i", "1"], "-i 1: a process other than 0 needs more addresses"),
+        (["-i", "1"], "-i 1: a process other than 0 needs the addresses of all (-a)"),
+        (["-a", "a:1;b:2"], "-a a:1;b:2: which of these is this process? Say so with -i"),
+        ([*CLUSTER, "-i", "2"], "-i 2: there are 2 addresses; the first is 0"),
+        ([*CLUSTER, "-p", "2"], "-p 2: processes of a cluster (-a) are not spawned; give"),
+        (CLUSTER, "a cluster needs a secret that all of its processes know and nobody else"),
+        ([*CLUSTER, "--secret-file", "/no/file"], "--secret-file /no/file: No such file"),
         (["-b", "0"], "-b 0: older epochs are kept in a recovery store; give one (-r)"),
     ],
 )
-def test_what_comes_later_is_refused_by_name(arguments: list[str], said: str):
+def test_what_makes_no_sense_is_refused_by_name(arguments: list[str], said: str):
     """In one line that names the option."""
     with pytest.raises(UsageError) as raised:
         parse_run_command(["flows", *arguments], {})
@@ -151,11 +159,38 @@ def test_a_stateful_set_gives_number_and_addresses(tmp_path: Path):
     hosts = tmp_path / "hosts"
     hosts.write_text("flow-0.flow:9999\nflow-1.flow:9999\n")
     pod = {"ENGINE_POD_NAME": "flow-1", "ENGINE_STATEFULSET_NAME": "flow"}
-    with pytest.raises(UsageError, match="ENGINE_HOSTFILE_PATH=.*several processes"):
-        parse_run_command(["flows"], {**pod, "ENGINE_HOSTFILE_PATH": str(hosts)})
+    command = parse_run_command(["flows"], {**pod, **SECRET, "ENGINE_HOSTFILE_PATH": str(hosts)})
+    assert command.place is not None
+    assert command.place.process == 1
+    assert command.place.addresses == (("flow-0.flow", 9999), ("flow-1.flow", 9999))
     with pytest.raises(UsageError, match="^ENGINE_POD_NAME=flow-1: a process other than 0"):
         parse_run_command(["flows"], pod)
     parse_run_command(["flows", "-i", "0"], pod)
+
+
+def test_a_cluster_has_a_secret_and_certificates(tmp_path: Path):
+    """From a file that nobody else can read, or from the environment."""
+    file = tmp_path / "secret"
+    file.write_text("fedcba9876543210\n")
+    file.chmod(0o600)
+    arguments = ["flows", "-i", "1", "-a", "[::1]:1;localhost:2", "-w", "3"]
+    place = parse_run_command([*arguments, "--secret-file", str(file)], SECRET).place
+    assert place is not None
+    assert place.addresses == (("::1", 1), ("localhost", 2))
+    assert place.secret == b"fedcba9876543210"
+    assert place.tls is None
+    tls = ["--tls-cert", "c", "--tls-key", "k", "--tls-ca", "a"]
+    place = parse_run_command([*arguments, *tls], SECRET).place
+    assert place is not None
+    assert place.secret == b"0123456789abcdef"
+    assert place.tls == TlsFiles(Path("c"), Path("k"), Path("a"))
+    with pytest.raises(UsageError, match="^--tls-cert c: TLS needs all of --tls-cert, --tls-key"):
+        parse_run_command([*arguments, *tls[:2]], SECRET)
+    with pytest.raises(UsageError, match="^ENGINE_CLUSTER_SECRET: the secret has 5 bytes; 16 is"):
+        parse_run_command(arguments, {"ENGINE_CLUSTER_SECRET": "short"})
+    file.chmod(0o640)
+    with pytest.raises(UsageError, match="others can read it .its mode is 640.; make it 600"):
+        parse_run_command([*arguments, "--secret-file", str(file)], {})
 
 
 @pytest.mark.parametrize(
