@@ -18,7 +18,13 @@ from engine._cli.output import finished, nobody_reads
 from engine._cli.run_command import RunCommand, parse_run_command
 from engine._cli.signals import StopNow, StopSignals
 from engine.dataflow import Dataflow
-from engine.errors import EngineRuntimeError, FlowError, ImportStringError, StoreError
+from engine.errors import (
+    EngineRuntimeError,
+    FlowError,
+    ImportStringError,
+    MetricsAddressError,
+    StoreError,
+)
 from engine.runtime import (
     Drain,
     Launch,
@@ -26,6 +32,7 @@ from engine.runtime import (
     RunOptions,
     SystemWaiter,
     explained,
+    monitoring,
     run_flow,
 )
 
@@ -56,7 +63,7 @@ def _load_and_run(command: RunCommand) -> int:
     try:
         flow = load_flow(command.import_str)
         return _run(flow, command)
-    except (ImportStringError, FlowError) as ex:
+    except (ImportStringError, FlowError, MetricsAddressError) as ex:
         return _failed(ex, flow, command, Exit.MISUSED)
     except (EngineRuntimeError, StoreError) as ex:
         return _failed(ex, flow, command, Exit.FAILED)
@@ -74,17 +81,23 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         drain.requested = True
         waiter.wake()
 
+    def tell(line: str) -> None:
+        say(f"info: {line}")
+
     options = RunOptions(
         epoch_interval=command.epoch_interval,
         drain=drain,
         waiter=waiter,
         workers=command.layout.workers,
         recovery=command.recovery,
-        tell=lambda line: say(f"info: {line}"),
+        tell=tell,
     )
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:
-        with signals.watching():
+        with (
+            signals.watching(),
+            monitoring(command.metrics, options.clock, tell) as options.monitor,
+        ):
             if command.layout.processes == 1:
                 run_flow(flow, options)
             else:

@@ -6,6 +6,7 @@ and a sink takes it (`_sink_node`). The worker (`_worker`) does this in one loop
 (`_coordinator`) decides about epochs, and `_run` drives both.
 """
 
+from engine.runtime._address import Address
 from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
@@ -14,6 +15,7 @@ from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._launch import Launch, Layout, ReportedError
 from engine.runtime._leader import Drain
 from engine.runtime._messages import Command, Decision, LinkEpoch, Report
+from engine.runtime._monitoring import monitoring
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
@@ -31,6 +33,7 @@ from engine.runtime._worker import Worker
 
 __all__ = [
     "DEFAULT_EPOCH_INTERVAL",
+    "Address",
     "Clock",
     "Command",
     "Coordinator",
@@ -62,6 +65,7 @@ __all__ = [
     "closing",
     "deal_partitions",
     "explained",
+    "monitoring",
     "plan",
     "run_flow",
     "runs_of",

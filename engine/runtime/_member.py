@@ -16,13 +16,14 @@ from engine.dataflow import Dataflow
 from engine.errors import LinkError
 from engine.runtime._build import WorkerSite
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
+from engine.runtime._counts import Tally
 from engine.runtime._crew import Crew, CrewEvent, Left
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._mesh import MeshSeat
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
-from engine.runtime._processes import BEAT_INTERVAL_S, Abort, Beat, Failed, Membership
+from engine.runtime._processes import BEAT_INTERVAL_S, Abort, Beat, Count, Failed, Membership
 
 if TYPE_CHECKING:
     from engine.runtime._recovery import WorkerRecovery
@@ -105,6 +106,7 @@ class Member:
                 *(worker, what.workers, clock, NoNetwork(), CHANNEL_BATCHES_MAX, what.job),
                 store=stores.get(worker),
                 state_bytes_max=bytes_max,
+                tally=Tally(clock.monotonic_s) if what.counting else None,
             )
             for worker in what.mine
         ]
@@ -128,6 +130,8 @@ class Member:
                 break
             if isinstance(message, Abort):
                 crew.abort()
+            elif isinstance(message, Count):
+                crew.count()
             else:
                 crew.command(message)
         if self._staying:

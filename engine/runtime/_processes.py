@@ -25,7 +25,7 @@ from engine.connectors import AbortExecution
 from engine.errors import LinkError, WorkerDiedError
 from engine.recovery import RecoveryConfig
 from engine.runtime._build import Deal
-from engine.runtime._crew import CrewEvent, Left, Reported
+from engine.runtime._crew import Counted, CrewEvent, Left, Reported
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Layout, ReportedError
 from engine.runtime._messages import Command
@@ -41,6 +41,11 @@ MEMBER_MODULE = "engine._cli.member"
 @dataclass(frozen=True, slots=True)
 class Abort:
     """To a process: its workers are to leave as soon as they can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """To a process: its workers are to say what they have counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,8 @@ class Membership:
     recovery: RecoveryConfig | None
     start: RunStart | None
     """With recovery: what the workers go on from."""
+    counting: bool = False
+    """The workers count what they do."""
 
 
 MakeMember: TypeAlias = Callable[
@@ -154,6 +161,11 @@ class Processes:
         """As in `Led`."""
         for process in self._processes:
             process.send(command)
+
+    def count(self) -> None:
+        """As in `Led`."""
+        for process in self._processes:
+            process.send(Count())
 
     def abort(self) -> None:
         """As in `Led`."""
@@ -228,7 +240,7 @@ class _Process:
         self.heard_s = time.monotonic()
         if isinstance(message, Beat):
             return
-        if isinstance(message, Reported):
+        if isinstance(message, Reported | Counted):
             self._hear(message)
             return
         assert isinstance(message, Left | Failed), message  # noqa: S101

@@ -58,6 +58,8 @@ def run_processes(flow: Dataflow, launch: Launch, options: RunOptions) -> None:
                 raise
             pause_s = min(_PAUSE_MAX_S, _FIRST_PAUSE_S * 2 ** (deaths - 1))
             options.tell(f"{ex}; going on from the last epoch in {pause_s:g} s")
+            if options.monitor is not None:
+                options.monitor.restarted()
             options.waiter.wait(pause_s)
         else:
             return
@@ -98,13 +100,14 @@ class _Run:
                 launch = self._launch
                 return Membership(
                     *(launch.import_str, launch.verbose, workers, mine, links, job, deal),
-                    *(interval_s == 0, options.recovery, start),
+                    *(interval_s == 0, options.recovery, start, options.monitor is not None),
                 )
 
             leader = Leader(
                 workers, coordinator, options.clock, options.waiter, options.drain, recovery
             )
             try:
-                leader.lead(Processes(self._launch.layout, member, leader.hear))
+                processes = Processes(self._launch.layout, member, leader.hear)
+                leader.lead(processes, options.monitor)
             finally:
                 self.progressed = coordinator.epochs_committed > 0

@@ -20,6 +20,7 @@ EDGES = {
     "engine/runtime/_mesh.py": "binds a worker's network to sockets",
     "engine/runtime/_processes.py": "spawns processes and listens to them",
     "engine/runtime/_member.py": "is such a process",
+    "engine/runtime/_endpoint.py": "serves metrics and health",
     "engine/recovery/_disk.py": "binds the disk to this machine",
     "engine/recovery/_init.py": "makes a store by hand, with an id of its own",
     "engine/recovery/store.py": "binds the table to RocksDB",
