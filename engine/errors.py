@@ -9,6 +9,7 @@
     ├── ClusterError (RuntimeError)         a process can't be part of its cluster
     ├── LinkError (ConnectionError)         a connection between two workers is lost
     ├── WorkerDiedError (RuntimeError)      the process of a worker has ended without a word
+    ├── MetricsAddressError (OSError)       metrics can't be served at the address that was given
     ├── StoreError                          the recovery store can't be used, or not like this
     │   ├── NoPartitionsError (FileNotFoundError)      there is no store in the folder
     │   ├── MissingPartitionsError (FileNotFoundError) a part of the store is gone
@@ -47,6 +48,7 @@ __all__ = [
     "InconsistentPartitionsError",
     "InternalError",
     "LinkError",
+    "MetricsAddressError",
     "MissingPartitionsError",
     "NoPartitionsError",
     "StoreError",
@@ -140,6 +142,10 @@ class LinkError(EngineError, ConnectionError):
 
 class WorkerDiedError(EngineError, RuntimeError):
     """The process of a worker has ended without a word."""
+
+
+class MetricsAddressError(EngineError, OSError):
+    """Metrics can't be served at the address that was given: it is taken, or not this machine's."""
 
 
 class StoreError(EngineError):

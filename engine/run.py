@@ -18,8 +18,15 @@ from engine._cli.output import finished, nobody_reads
 from engine._cli.run_command import RunCommand, parse_run_command
 from engine._cli.signals import StopNow, StopSignals
 from engine.dataflow import Dataflow
-from engine.errors import EngineRuntimeError, FlowError, ImportStringError, StoreError
+from engine.errors import (
+    EngineRuntimeError,
+    FlowError,
+    ImportStringError,
+    MetricsAddressError,
+    StoreError,
+)
 from engine.runtime import (
+    Address,
     Cluster,
     Drain,
     Launch,
@@ -27,6 +34,7 @@ from engine.runtime import (
     RunOptions,
     SystemWaiter,
     explained,
+    monitoring,
     run_flow,
 )
 
@@ -57,7 +65,7 @@ def _load_and_run(command: RunCommand) -> int:
     try:
         flow = load_flow(command.import_str)
         return _run(flow, command)
-    except (ImportStringError, FlowError) as ex:
+    except (ImportStringError, FlowError, MetricsAddressError) as ex:
         return _failed(ex, flow, command, Exit.MISUSED)
     except (EngineRuntimeError, StoreError) as ex:
         return _failed(ex, flow, command, Exit.FAILED)
@@ -75,23 +83,34 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         drain.requested = True
         waiter.wake()
 
+    def tell(line: str) -> None:
+        say(f"info: {line}")
+
     options = RunOptions(
         epoch_interval=command.epoch_interval,
         drain=drain,
         waiter=waiter,
         workers=command.layout.workers,
         recovery=command.recovery,
-        tell=lambda line: say(f"info: {line}"),
+        tell=tell,
     )
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:
-        with signals.watching():
+        with (
+            signals.watching(),
+            monitoring(_metrics_of(command), options.clock, tell) as options.monitor,
+        ):
             _start(flow, command, options)
     except StopNow as ex:
         if signals.overdue:
             _say_overdue(ex, command)
         return signals.stopped_code
     return signals.drained_code
+
+
+def _metrics_of(command: RunCommand) -> Address | None:
+    """Where this process serves the metrics; of a cluster, only the one that leads does."""
+    return command.metrics if command.place is None or command.place.process == 0 else None
 
 
 def _start(flow: Dataflow, command: RunCommand, options: RunOptions) -> None:

@@ -151,6 +151,16 @@ SETTINGS = (
         "recovery store, which it needs (-r)",
     ),
     Setting(
+        "metrics",
+        ("--metrics",),
+        "ENGINE_METRICS",
+        Address.parse,
+        None,
+        "ADDRESS",
+        "serve metrics and health for Prometheus at a port of this machine, or at HOST:PORT; "
+        "port 0 is any that is free",
+    ),
+    Setting(
         "drain_timeout",
         ("--drain-timeout",),
         "ENGINE_DRAIN_TIMEOUT",
@@ -183,6 +193,7 @@ class RunCommand:
     epoch_interval: timedelta
     drain_timeout: timedelta
     recovery: RecoveryConfig | None
+    metrics: Address | None
     verbose: bool
 
 
@@ -209,6 +220,7 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
         given["epoch_interval"].value,
         given["drain_timeout"].value,
         _recovery(given),
+        given["metrics"].value,
         arguments.verbose,
     )
 

@@ -111,6 +111,11 @@ class KeyedState:
         """How many keys the younger half of memory has entries of, discarded ones among them."""
         return len(self.touched) + len(self.rest) + len(self._gone)
 
+    @property
+    def in_memory(self) -> int:
+        """How many keys have their state in memory, in either half."""
+        return sum(len(states) for states in self._memory())
+
     def young(self) -> Iterator[tuple[Any, Any]]:
         """The entries of the younger half of memory, those with states that came last first."""
         return chain(reversed(self.touched.items()), reversed(self.rest.items()))

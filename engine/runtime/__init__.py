@@ -6,14 +6,16 @@ and a sink takes it (`_sink_node`). The worker (`_worker`) does this in one loop
 (`_coordinator`) decides about epochs, and `_run` drives both.
 """
 
+from engine.runtime._address import Address
 from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
-from engine.runtime._launch import Address, Cluster, Launch, Layout, ReportedError, TlsFiles
+from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFiles
 from engine.runtime._leader import Drain
 from engine.runtime._messages import Command, Decision, LinkEpoch, Report
+from engine.runtime._monitoring import monitoring
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
@@ -65,6 +67,7 @@ __all__ = [
     "closing",
     "deal_partitions",
     "explained",
+    "monitoring",
     "plan",
     "run_flow",
     "runs_of",

@@ -29,6 +29,7 @@ from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import KeyOwners, Owners
 from engine.runtime._channel import Channel
+from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
@@ -76,6 +77,8 @@ class WorkerSite:
     """Where the worker saves its state; None without recovery."""
     state_bytes_max: int | None = None
     """How much memory its states may take; None for any. Only with a store."""
+    tally: Tally | None = None
+    """Counts what the worker does; None where nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,7 @@ class _StageBuilder:
         self._incoming = [e for e in plan.stage_edges if e.to_stage == stage.index]
         self._senders: dict[int, Sender] = {}
         self._targets: dict[tuple[int, int], Target] = {}
+        self._counts: dict[int, StepCounts] = {}
         self._reach: dict[int, list[Sender]] = {}
 
     def build(self) -> None:
@@ -197,7 +201,10 @@ class _StageBuilder:
     def _node(self, run: list[PlannedStep]) -> None:
         """Make the node of a run, and note how to reach its first step's input ports."""
         first, last = run[0], run[-1]
-        inputs = sum(1 for e in self._plan.edges if e.consumer == first.index)
+        counts = None if self._site.tally is None else self._site.tally.step(first.step_id)
+        if counts is not None:
+            self._counts.update((step.index, counts) for step in run)
+        inputs = self._inputs_of(first.index)
         downs = [self._down(last, stream_id) for stream_id in last.downs]
         kernel = first.kernel
         push: Push | None = None
@@ -213,9 +220,9 @@ class _StageBuilder:
             node = BranchNode(first.step_id, kernel, downs[0], downs[1], inputs)
             push = node.push
         elif isinstance(kernel, KeyedKernel):
-            node = self._keyed(first, downs[0], inputs)
+            node = self._keyed(first, downs[0], inputs, counts)
         elif isinstance(kernel, InputKernel):
-            node = self._source(first, downs[0])
+            node = self._source(first, downs[0], counts)
         elif isinstance(kernel, OutputKernel):
             node = self._sink(first, inputs)
             push = node.push
@@ -226,9 +233,16 @@ class _StageBuilder:
         for port in range(len(first.ups)):
             to = node.port(port) if isinstance(node, KeyedNode) else push
             assert to is not None  # noqa: S101
+            if counts is not None:
+                to = counts.incoming(to)
             self._targets[first.index, port] = Target(to, node.end_input)
 
-    def _keyed(self, step: PlannedStep, down: Target, inputs: int) -> KeyedNode:
+    def _inputs_of(self, step: int) -> int:
+        return sum(1 for e in self._plan.edges if e.consumer == step)
+
+    def _keyed(
+        self, step: PlannedStep, down: Target, inputs: int, counts: StepCounts | None
+    ) -> KeyedNode:
         context = self._context(step)
         logic: KeyedLogic = step.kernel.start(context)
         store, timers = self._site.store, context.state.form.timers
@@ -240,27 +254,41 @@ class _StageBuilder:
                         yield due_s, key
 
             timers.attach(scan, context.now_s())
-        node = KeyedNode(context, logic, down, inputs)
+        node = KeyedNode(context, logic, down, inputs, counts)
         self._running.timed.append((node, self._reach[step.index]))
         return node
 
     def _down(self, step: PlannedStep, stream_id: str) -> Target:
         """Everything that reads one output stream of a step, in declaration order."""
         targets: list[Target] = []
+        readers: list[int | None] = []
+        """Who takes it within the stage, if from nobody else."""
         for edge in self._plan.edges:
             if edge.producer != step.index or edge.stream_id != stream_id:
                 continue
             crossing = next((e for e in self._outgoing if e.edge is edge), None)
             if crossing is None:
                 targets.append(self._targets[edge.consumer, edge.port])
+                alone = self._inputs_of(edge.consumer) == 1
+                readers.append(edge.consumer if alone else None)
             else:
                 sender = self._senders[crossing.edge_id]
                 targets.append(Target(sender.push, sender.end))
-        return fan_out(targets)
+                readers.append(None)
+        target, counts = fan_out(targets), self._counts.get(step.index)
+        if counts is None:
+            return target
+        # What goes to one step and to that alone is counted there.
+        if len(readers) == 1 and len(step.downs) == 1 and readers[0] is not None:
+            counts.followed_by(self._counts[readers[0]])
+            return target
+        return Target(counts.outgoing(target.push), target.end)
 
     def _context(self, step: PlannedStep) -> StepContext:
         site, progress = self._site, self._running.progress
         now_s, state = site.clock.time_s, self._state(step)
+        if site.tally is not None and is_keyed(step.kernel):
+            site.tally.watch(step.step_id, state)
         return StepContext(step.step_id, site.index, site.count, progress, now_s, state)
 
     def _state(self, step: PlannedStep) -> KeyedState:
@@ -281,9 +309,9 @@ class _StageBuilder:
         self._running.states[step_id] = state
         return state
 
-    def _source(self, step: PlannedStep, down: Target) -> SourceNode:
+    def _source(self, step: PlannedStep, down: Target, counts: StepCounts | None) -> SourceNode:
         source, site = step.kernel.source, self._site
-        node = SourceNode(step.step_id, down, site.clock.time_s)
+        node = SourceNode(step.step_id, down, site.clock.time_s, counts)
         # First of all, so that what is opened here is closed if opening the rest fails.
         self._running.sources.append((node, self._reach[step.index]))
         with blaming(step.step_id, "opening its source"):
@@ -358,4 +386,5 @@ class _StageBuilder:
             [Channel(crossing.edge_id, WorkerIndex(sender)) for sender in senders],
             self._targets[crossing.edge.consumer, crossing.edge.port],
             self._reach[crossing.edge.consumer],
+            self._counts.get(crossing.edge.consumer),
         )

@@ -20,7 +20,7 @@ from engine._version import __version__
 from engine.dataflow import Dataflow, fingerprint
 from engine.errors import ClusterError, LinkError, WorkerDiedError
 from engine.recovery import RecoveryConfig
-from engine.runtime._crew import CrewEvent, Left, Reported
+from engine.runtime._crew import Counted, CrewEvent, Left, Reported
 from engine.runtime._door import PROOF_S_MAX, Answer, Door, LaterError
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Cluster, Layout
@@ -31,6 +31,7 @@ from engine.runtime._membership import (
     SILENT_S_MAX,
     Abort,
     Beat,
+    Count,
     Dismiss,
     Failed,
     Membership,
@@ -358,7 +359,7 @@ class _Remote:
                 self._leave(Left(message.worker, message.error()))
             case Left():
                 self._leave(message)
-            case Reported():
+            case Reported() | Counted():
                 self._hear(message)
             case _:
                 msg = f"a process does not say such things: {message!r:.100}"
@@ -535,6 +536,11 @@ class _Gang:
         """As in `Led`."""
         for remote in self._remotes:
             remote.send(command)
+
+    def count(self) -> None:
+        """As in `Led`."""
+        for remote in self._remotes:
+            remote.send(Count())
 
     def abort(self) -> None:
         """As in `Led`."""

@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeAlias
 
 from engine.runtime._build import Deal, WorkerSite
 from engine.runtime._closing import closing
+from engine.runtime._counts import WorkerSnapshot
 from engine.runtime._ids import EdgeId, WorkerIndex
 from engine.runtime._messages import Command, Prepared, Report
 from engine.runtime._plan import Plan
@@ -42,7 +43,15 @@ class Left:
     """Why, if it wasn't told to."""
 
 
-CrewEvent: TypeAlias = Reported | Left
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """A worker says what it has counted."""
+
+    worker: WorkerIndex
+    snapshot: WorkerSnapshot
+
+
+CrewEvent: TypeAlias = Reported | Counted | Left
 
 
 class Mailbox:
@@ -98,6 +107,10 @@ class Seat(Protocol):
         """End the present wait, or the next one; from any thread."""
         ...
 
+    def exchanged(self) -> tuple[int, int]:
+        """Bytes sent to and received from workers of other processes, up to now."""
+        ...
+
     def close(self) -> None:
         """Let go of connections."""
         ...
@@ -117,6 +130,10 @@ class AloneSeat(NoNetwork):
         """As in `Seat`."""
         if seconds > 0.0:
             self._waiter.wait(seconds)
+
+    def exchanged(self) -> tuple[int, int]:
+        """There is nobody to exchange anything with."""
+        return 0, 0
 
     def close(self) -> None:
         """There is nothing to let go of."""
@@ -172,9 +189,8 @@ class Crew:
         self._hear = hear
         self._epoch_per_batch = epoch_per_batch
         seats = [AloneSeat() for _ in sites] if seats is None else seats
-        self._boxes = {
-            site.index: Mailbox(seat.wake) for site, seat in zip(sites, seats, strict=True)
-        }
+        self._seats = {site.index: seat for site, seat in zip(sites, seats, strict=True)}
+        self._boxes = {worker: Mailbox(seat.wake) for worker, seat in self._seats.items()}
         self._threads = [
             # They don't keep a process alive that was told to stop at once.
             threading.Thread(
@@ -192,6 +208,15 @@ class Crew:
         """Tell all workers."""
         for box in self._boxes.values():
             box.put(lambda worker: worker.command(command))
+
+    def count(self) -> None:
+        """Have all workers say what they have counted; only where their sites have tallies."""
+        for box in self._boxes.values():
+            box.put(self._tell_counts)
+
+    def _tell_counts(self, worker: Worker) -> None:
+        snapshot = worker.snapshot(self._seats[worker.index].exchanged())
+        self._hear(Counted(worker.index, snapshot))
 
     def abort(self) -> None:
         """Have all workers leave as soon as they can."""
@@ -215,14 +240,17 @@ class Crew:
             site = replace(site, network=_Post(self._boxes, seat))
             worker = Worker(self._planned, self._deal, site, epoch_per_batch=self._epoch_per_batch)
             with closing([worker]):
-                self._run(worker, self._boxes[site.index], seat)
+                wait = seat.wait if site.tally is None else site.tally.waiting(seat.wait)
+                self._run(worker, self._boxes[site.index], seat, wait)
+                if site.tally is not None:
+                    self._tell_counts(worker)
         except BaseException as ex:  # noqa: BLE001 - all of it is told, and raised where it is heard
             error = ex
         finally:
             seat.close()
         self._hear(Left(site.index, error))
 
-    def _run(self, worker: Worker, box: Mailbox, seat: Seat) -> None:
+    def _run(self, worker: Worker, box: Mailbox, seat: Seat, wait: Callable[[float], None]) -> None:
         reports = worker.reports
         while not worker.stopped and not box.aborted:
             box.empty(worker)
@@ -232,4 +260,4 @@ class Crew:
                 report = reports.popleft()
                 marked = worker.marked_shards() if report.__class__ is Prepared else {}
                 self._hear(Reported(worker.index, report, marked))
-            seat.wait(0.0 if box.aborted else wait_s)
+            wait(0.0 if box.aborted else wait_s)

@@ -18,7 +18,8 @@ from collections.abc import Callable
 from typing import Protocol, TypeAlias
 
 from engine.errors import ClusterError, LinkError
-from engine.runtime._launch import Address, Cluster
+from engine.runtime._address import Address
+from engine.runtime._launch import Cluster
 from engine.runtime._ports import Stream
 from engine.runtime._proof import (
     ANSWER_HEAD_BYTES,

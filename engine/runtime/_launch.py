@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from engine.errors import EngineRuntimeError
+from engine.runtime._address import Address
 from engine.runtime._ids import WorkerIndex
 
 
@@ -45,27 +45,6 @@ class Launch:
     layout: Layout
     verbose: bool = False
     """Reports of errors have the engine's own frames."""
-
-
-class Address(NamedTuple):
-    """Where a process of a cluster listens."""
-
-    host: str
-    port: int
-
-    @staticmethod
-    def parse(text: str) -> Address:
-        """Of ``host:port`` or ``[host]:port``.
-
-        Raises:
-            ValueError: There is no port.
-        """
-        host, _, port = text.rpartition(":")
-        return Address(host.removeprefix("[").removesuffix("]"), int(port))
-
-    def __str__(self) -> str:
-        """As people write it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,11 @@ from typing import Protocol
 from engine.connectors import AbortExecution
 from engine.errors import LinkError
 from engine.runtime._coordinator import Coordinator
-from engine.runtime._crew import CrewEvent, Left
+from engine.runtime._crew import Counted, CrewEvent, Left
 from engine.runtime._failure import name_of
 from engine.runtime._ids import Epoch, WorkerIndex
 from engine.runtime._messages import Command, Decision, LinkEpoch
+from engine.runtime._monitor import Monitor
 from engine.runtime._ports import Clock, Waiter
 
 _LEAVING_S = 5.0
@@ -52,6 +53,10 @@ class Led(Protocol):
 
     def command(self, command: Command) -> None:
         """Tell all workers."""
+        ...
+
+    def count(self) -> None:
+        """Have all workers say what they have counted; only if they count."""
         ...
 
     def abort(self) -> None:
@@ -100,27 +105,38 @@ class Leader:
         self._events.append(event)
         self._waiter.wake()
 
-    def lead(self, workers: Led) -> None:
+    def lead(self, workers: Led, monitor: Monitor | None = None) -> None:
         """Start the workers and coordinate them until all have left.
+
+        Args:
+            workers: Who they are.
+            monitor: Is told what happens; with one the workers must be counting.
 
         Raises:
             BaseException: What ended the first worker that was not told to leave. The others were
                 told to, and what else went wrong is in its notes.
         """
+        if monitor is not None:
+            monitor.begin(len(self._staying))
         try:
             workers.start()
             while self._staying and self._clock.monotonic_s() < self._leave_by_s:
-                self._turn(workers)
+                self._turn(workers, monitor)
         except BaseException:
             workers.abort()
             workers.join(_LEAVING_S)
             raise
+        finally:
+            if monitor is not None:
+                monitor.end()
         workers.join(_ENDING_S)
         if self._error is not None:
             raise self._error
 
-    def _turn(self, workers: Led) -> None:
+    def _turn(self, workers: Led, monitor: Monitor | None) -> None:
         now_s = self._clock.monotonic_s()
+        if monitor is not None and monitor.ask(now_s):
+            workers.count()
         decisions = [] if self._error else self._coordinator.on_time(now_s)
         if self._drain.requested:
             self._drain.requested = False
@@ -129,12 +145,19 @@ class Leader:
             event = self._events.popleft()
             if isinstance(event, Left):
                 self._see_off(event, workers)
+            elif isinstance(event, Counted):
+                assert monitor is not None  # noqa: S101 - nobody counts unasked
+                monitor.counted(event.snapshot)
             elif self._error is None:
                 self._marked[event.worker] = event.marked or self._marked.get(event.worker, {})
                 decisions += self._coordinator.on_report(event.worker, event.report, now_s)
         for decision in decisions:
             decisions += self._carry_out(decision, workers)
         next_s = self._leave_by_s if self._error else self._coordinator.next_time_s()
+        if monitor is not None:
+            monitor.observe(self._coordinator, now_s)
+            monitor.turned(now_s)
+            next_s = min(next_s, monitor.next_count_s)
         if self._staying:
             self._waiter.wait(max(0.0, next_s - now_s))
 

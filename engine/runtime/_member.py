@@ -14,10 +14,19 @@ from engine.dataflow import Dataflow
 from engine.errors import LinkError
 from engine.runtime._build import WorkerSite
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
+from engine.runtime._counts import Tally
 from engine.runtime._crew import Crew, CrewEvent, Left, Seat
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._membership import BEAT_INTERVAL_S, Abort, Beat, Dismiss, Failed, Membership
+from engine.runtime._membership import (
+    BEAT_INTERVAL_S,
+    Abort,
+    Beat,
+    Count,
+    Dismiss,
+    Failed,
+    Membership,
+)
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
 
@@ -143,12 +152,20 @@ class Member:
     ) -> Crew:
         what = self._membership
         bytes_max = None if what.recovery is None else what.recovery.state_memory
+        clock = SystemClock()
         first = WorkerSite(
-            *(WorkerIndex(0), what.workers, SystemClock(), NoNetwork(), CHANNEL_BATCHES_MAX),
-            what.job,
+            *(WorkerIndex(0), what.workers, clock, NoNetwork(), CHANNEL_BATCHES_MAX, what.job),
             state_bytes_max=bytes_max,
         )
-        sites = [replace(first, index=worker, store=stores.get(worker)) for worker in what.mine]
+        sites = [
+            replace(
+                first,
+                index=worker,
+                store=stores.get(worker),
+                tally=Tally(clock.monotonic_s) if what.counting else None,
+            )
+            for worker in what.mine
+        ]
         return Crew(
             planned, what.deal, sites, self._hear, epoch_per_batch=what.epoch_per_batch, seats=seats
         )
@@ -159,6 +176,8 @@ class Member:
             while not isinstance(message := self._leader.recv(), Dismiss):
                 if isinstance(message, Abort):
                     crew.abort()
+                elif isinstance(message, Count):
+                    crew.count()
                 elif not isinstance(message, Beat):
                     crew.command(message)
         except (EOFError, OSError) as ex:

@@ -1,7 +1,8 @@
 """What the processes of a job and their leader say to each other. Plain values.
 
-From the leader: `Membership`, then commands (`engine.runtime._messages`), `Abort`, `Dismiss`. From
-a process: `Beat`, `Reported`, `Left` or `Failed` for each of its workers.
+From the leader: `Membership`, then commands (`engine.runtime._messages`), `Abort`, `Count`,
+`Dismiss`. From a process: `Beat`, `Reported`, `Counted`, and `Left` or `Failed` for each of its
+workers.
 """
 
 from __future__ import annotations
@@ -39,11 +40,18 @@ class Membership:
     recovery: RecoveryConfig | None
     start: RunStart | None
     """With recovery: what the workers go on from."""
+    counting: bool
+    """The workers count what they do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
     """To a process: its workers are to leave as soon as they can."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """To a process: its workers are to say what they have counted."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class StateMemory:
     """
 
     def __init__(self, states: Collection[KeyedState], bytes_max: int) -> None:
-        self._sized = [_Sized(state) for state in states]
+        self._sized = [SizedState(state) for state in states]
         self._young_max = bytes_max / 2
 
     def full(self) -> bool:
@@ -50,8 +50,12 @@ class StateMemory:
                 state.rotate()
 
 
-class _Sized:
-    """A step's states with what one of them takes on average."""
+class SizedState:
+    """A step's states with what one of them takes on average.
+
+    Args:
+        state: The states of the step.
+    """
 
     def __init__(self, state: KeyedState) -> None:
         self._state = state
@@ -61,7 +65,13 @@ class _Sized:
         self._measured_at = 0
         self._bytes_each = 0.0
 
+    @property
+    def keys(self) -> int:
+        """How many keys have state in memory."""
+        return self._state.in_memory
+
     def nbytes(self) -> float:
+        """About how much the states of the younger half of memory take."""
         count = self._state.count
         if count > self._measured_at * _GROWTH:
             self._measured_at = count

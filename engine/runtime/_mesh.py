@@ -40,6 +40,8 @@ class _Link:
         self.reader = FrameReader(generation)
         self.credits: Counter[EdgeId] = Counter()
         self.said_bye = False
+        self.sent_bytes = 0
+        self.received_bytes = 0
         self._unsent: deque[bytes | memoryview] = deque()
         sock.settimeout(0.0)
 
@@ -71,6 +73,7 @@ class _Link:
                 return
             except OSError as ex:
                 raise self._lost(ex) from ex
+            self.sent_bytes += sent
             while unsent and sent >= len(unsent[0]):
                 sent -= len(unsent.popleft())
             if sent:
@@ -92,6 +95,7 @@ class _Link:
             if self.said_bye:
                 return
             raise self._lost(None)
+        self.received_bytes += len(data)
         try:
             for frame in self.reader.feed(data):
                 if frame.kind is Kind.CREDIT:
@@ -180,6 +184,11 @@ class MeshSeat:
             poll.register(fd, select.POLLIN | select.POLLOUT)
         wait_ms = math.ceil(min(seconds, _LONGEST_S) * 1000)
         self._ready = [fd for fd, event in poll.poll(wait_ms) if event & ~select.POLLOUT]
+
+    def exchanged(self) -> tuple[int, int]:
+        """As in `Seat`."""
+        links = self._links.values()
+        return sum(link.sent_bytes for link in links), sum(link.received_bytes for link in links)
 
     def wake(self) -> None:
         """As in `Seat`."""

@@ -22,6 +22,7 @@ from engine.operators._kernels import (
     not_a_bool_raiser,
 )
 from engine.operators._shown import shown
+from engine.runtime._counts import StepCounts
 
 Push = Callable[[list[Any]], None]
 
@@ -196,9 +197,17 @@ class PassNode(Node):
 class KeyedNode(Node):
     """A keyed step with inputs of its own kinds, or with timers."""
 
-    def __init__(self, step: StepContext, logic: KeyedLogic, down: Target, inputs: int) -> None:
+    def __init__(
+        self,
+        step: StepContext,
+        logic: KeyedLogic,
+        down: Target,
+        inputs: int,
+        counts: StepCounts | None = None,
+    ) -> None:
         super().__init__(step.step_id, inputs)
         self.logic = logic
+        self._on_notify = logic.on_notify if counts is None else counts.timing(logic.on_notify)
         self._state = step.state
         self._down = down
 
@@ -217,7 +226,7 @@ class KeyedNode(Node):
 
     def notify(self) -> None:
         """Fire the timers that are due."""
-        out = self.logic.on_notify()
+        out = self._on_notify()
         if out:
             self._down.push(out)
 

@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
 from engine.errors import WorkerDiedError
-from engine.runtime._crew import CrewEvent, Left, Reported
+from engine.runtime._crew import Counted, CrewEvent, Left, Reported
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
 from engine.runtime._membership import (
@@ -29,6 +29,7 @@ from engine.runtime._membership import (
     SILENT_S_MAX,
     Abort,
     Beat,
+    Count,
     Dismiss,
     Failed,
     Membership,
@@ -118,6 +119,11 @@ class Processes:
         for process in self._processes:
             process.send(command)
 
+    def count(self) -> None:
+        """As in `Led`."""
+        for process in self._processes:
+            process.send(Count())
+
     def abort(self) -> None:
         """As in `Led`."""
         for process in self._processes:
@@ -188,7 +194,7 @@ class _Process:
         self.heard_s = time.monotonic()
         if isinstance(message, Beat):
             return
-        if isinstance(message, Reported):
+        if isinstance(message, Reported | Counted):
             self._hear(message)
             return
         assert isinstance(message, Left | Failed), message  # noqa: S101

@@ -7,6 +7,7 @@ thread coordinates them (`_leader`).
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -22,11 +23,13 @@ from engine.runtime._build import WorkerSite, deal_partitions
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
 from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
+from engine.runtime._counts import Tally
 from engine.runtime._crew import Crew
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._leader import Drain, Leader
 from engine.runtime._messages import LinkEpoch
+from engine.runtime._monitor import Monitor
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import (
     Clock,
@@ -63,6 +66,8 @@ class RunOptions:
     """How many workers run it, in threads of this process if they are several."""
     recovery: RecoveryConfig | None = None
     """Where to save epochs; None saves nothing."""
+    monitor: Monitor | None = None
+    """Learns what the workers count and what becomes of epochs; without one nobody counts."""
     tell: Callable[[str], None] = log
     """Takes lines about the run's recovery that people may want to read."""
 
@@ -137,10 +142,12 @@ def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
             planned.workers, coordinator, clock, options.waiter, options.drain, recovery
         )
         crew = Crew(planned, deal, sites, leader.hear, epoch_per_batch=per_batch)
-        leader.lead(crew)
+        leader.lead(crew, options.monitor)
         return
     worker = Worker(planned, deal, sites[0], epoch_per_batch=per_batch)
     with closing([worker]):
+        if options.monitor is not None:
+            options.monitor.begin(1)
         _drive(worker, coordinator, options, recovery)
 
 
@@ -152,7 +159,15 @@ def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> lis
         state_bytes_max=bytes_max,
     )
     stores = [None] * planned.workers if recovery is None else recovery.workers
-    return [replace(first, index=WorkerIndex(i), store=s) for i, s in enumerate(stores)]
+    return [
+        replace(
+            first,
+            index=WorkerIndex(i),
+            store=store,
+            tally=None if options.monitor is None else Tally(options.clock.monotonic_s),
+        )
+        for i, store in enumerate(stores)
+    ]
 
 
 def _drive(
@@ -160,16 +175,24 @@ def _drive(
 ) -> None:
     """Let the worker step until the coordinator stops it, carrying what they say to each other."""
     step, reports, monotonic_s = worker.step, worker.reports, options.clock.monotonic_s
-    drain, wait = options.drain, options.waiter.wait
-    next_time_s = coordinator.next_time_s()
+    drain, monitor, tally = options.drain, options.monitor, worker.tally
+    wait = options.waiter.wait if tally is None else tally.waiting(options.waiter.wait)
+    next_time_s = -math.inf
     while not worker.stopped:
         wait_s = step()
         now_s = monotonic_s()
         if reports or now_s >= next_time_s or drain.requested:
             _coordinate(worker, coordinator, now_s, drain, recovery)
             next_time_s = coordinator.next_time_s()
+            if monitor is not None:
+                monitor.observe(coordinator, now_s)
+                if monitor.ask(now_s):
+                    monitor.counted(worker.snapshot())
+                next_time_s = min(next_time_s, monitor.next_count_s)
         elif wait_s > 0.0:
             wait(min(wait_s, next_time_s - now_s))
+    if monitor is not None:
+        monitor.counted(worker.snapshot())
 
 
 def _coordinate(

@@ -13,6 +13,7 @@ from typing import Any
 from engine.connectors import SourcePartition
 from engine.errors import ConnectorError
 from engine.operators._shown import shown
+from engine.runtime._counts import StepCounts
 from engine.runtime._nodes import Node, Target
 
 IDLE_POLL_S = 0.001
@@ -49,6 +50,7 @@ class SourceNode(Node):
         step_id: The input step.
         down: Where records go.
         time_s: The wall clock.
+        counts: Of the step; None where nobody counts.
     """
 
     def __init__(
@@ -56,8 +58,12 @@ class SourceNode(Node):
         step_id: str,
         down: Target,
         time_s: Callable[[], float],
+        counts: StepCounts | None = None,
     ) -> None:
         super().__init__(step_id, 1)
+        self.counts = counts
+        self.timed_poll = self.poll if counts is None else counts.timing(self.poll)
+        """As `poll`, and timed."""
         self._readers: list[_Reader] = []
         self._live: list[_Reader] = []
         self._turn = 0

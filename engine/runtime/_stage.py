@@ -13,6 +13,7 @@ from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit
+from engine.runtime._counts import StepCounts
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
 from engine.runtime._messages import END, Barrier, End
 from engine.runtime._nodes import KeyedNode, Node, Target
@@ -107,13 +108,19 @@ class StageInput:
     target: Target
     senders: list[Sender]
     """The outgoing edges that a batch from here may reach."""
+    counts: StepCounts | None = None
+    """Of the step that it leads to; None where nobody counts."""
 
     def ready(self, channel: Channel) -> bool:
         """Whether the first item may be taken out: it needs no room, or there is room for it."""
         if channel.blocked:
             return False
         head = channel.items[0].__class__
-        return head is Barrier or head is End or have_room(self.senders)
+        if head is Barrier or head is End or have_room(self.senders):
+            return True
+        if self.counts is not None:
+            self.counts.hold()
+        return False
 
 
 @dataclass(slots=True)
@@ -168,7 +175,11 @@ class RunningStage:
         item = channel.take()
         kind = item.__class__
         if kind is Barrier:
-            return all(c.blocked for _, c in self.channels)
+            aligned = all(c.blocked for _, c in self.channels)
+            counts = self.inputs[0].counts
+            if counts is not None:
+                counts.barrier(aligned=aligned)
+            return aligned
         if kind is End:
             if all(c.ended for c in entry.channels):
                 entry.target.end()

@@ -111,6 +111,8 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
                 raise
             pause_s = min(_PAUSE_MAX_S, _FIRST_PAUSE_S * 2 ** (deaths - 1))
             options.tell(f"{ex}; going on from the last epoch in {pause_s:g} s")
+            if options.monitor is not None:
+                options.monitor.restarted()
             options.waiter.wait(pause_s)
         else:
             return
@@ -147,13 +149,14 @@ class _Run:
 
             def member(mine: list[WorkerIndex]) -> Membership:
                 return Membership(
-                    *(workers, mine, job, deal, interval_s == 0, options.recovery, start)
+                    *(workers, mine, job, deal, interval_s == 0, options.recovery, start),
+                    options.monitor is not None,
                 )
 
             leader = Leader(
                 workers, coordinator, options.clock, options.waiter, options.drain, recovery
             )
             try:
-                leader.lead(self._team.led(member, leader.hear))
+                leader.lead(self._team.led(member, leader.hear), options.monitor)
             finally:
                 self.progressed = coordinator.epochs_committed > 0

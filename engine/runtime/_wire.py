@@ -19,7 +19,8 @@ from typing import Any
 from zlib import crc32
 
 from engine.errors import LinkError
-from engine.runtime._launch import Address, TlsFiles
+from engine.runtime._address import Address
+from engine.runtime._launch import TlsFiles
 from engine.runtime._ports import Stream
 
 _TLS_WRITE_BYTES = 1 << 18

@@ -16,6 +16,7 @@ from typing import Any
 
 from engine.errors import InternalError
 from engine.runtime._build import Deal, WorkerSite, build_stages
+from engine.runtime._counts import StepCounts, WorkerSnapshot
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
@@ -70,6 +71,7 @@ class Worker:
         self._sources = [source for stage in self.stages for source in stage.sources]
         self._timed = [timed for stage in reversed(self.stages) for timed in stage.timed]
         self._time_s = site.clock.time_s
+        self.tally = site.tally
         self._inbox: deque[Command] = deque()
         self._batches_max = 1 if epoch_per_batch else _BATCHES_PER_POLL_MAX
         self._epoch_per_batch = epoch_per_batch
@@ -133,6 +135,24 @@ class Worker:
         """The shards of sinks that keep a marker at their target, by step."""
         sinks = [sink for stage in self.stages for sink in stage.sinks]
         return {sink.step_id: shards for sink in sinks if (shards := sink.marked_shards())}
+
+    def snapshot(self, exchanged: tuple[int, int] = (0, 0)) -> WorkerSnapshot:
+        """What the worker has counted; only where its site has a tally.
+
+        Args:
+            exchanged: Bytes sent to and received from workers of other processes.
+        """
+        tally = self.tally
+        assert tally is not None  # noqa: S101
+        queued: dict[StepCounts, int] = {}
+        for stage in self.stages:
+            for entry, channel in stage.channels:
+                if entry.counts is not None:
+                    queued[entry.counts] = queued.get(entry.counts, 0) + len(channel.items)
+        steps, states, settling = tally.steps(queued), tally.states(), self._settling is not None
+        return WorkerSnapshot(
+            self.index, steps, states, tally.busy_s(), self._epoch, settling, *exchanged
+        )
 
     def close(self) -> list[Exception]:
         """Close all sources and sinks; gives the errors of those that would not."""
@@ -222,7 +242,11 @@ class Worker:
         for _ in range(len(sources)):
             node, senders = sources[self._source_turn]
             self._source_turn = (self._source_turn + 1) % len(sources)
-            if node.ended or (senders and not have_room(senders)):
+            if node.ended:
+                continue
+            if senders and not have_room(senders):
+                if node.counts is not None:
+                    node.counts.hold()
                 continue
             wait = self._poll_one(node, senders)
             if self._hold:
@@ -233,8 +257,14 @@ class Worker:
 
     def _poll_one(self, node: SourceNode, senders: list[Sender]) -> float:
         """Poll one source; gives in how many seconds it is due again."""
+        poll, counts = node.poll, node.counts
+        if counts is not None:
+            if counts.held_since_s is not None:
+                counts.let_go()
+            if counts.tally.timed:
+                poll = node.timed_poll
         # There is room for one batch, so where batches are sent on only one may come.
-        batches, wait_s = node.poll(1 if senders else self._batches_max)
+        batches, wait_s = poll(1 if senders else self._batches_max)
         if self._memory is not None:
             self._look_at_memory(self._memory)
         if node.ended:

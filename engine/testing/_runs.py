@@ -7,7 +7,14 @@ from datetime import timedelta
 
 from engine.dataflow import Dataflow
 from engine.recovery import RecoveryConfig
-from engine.runtime import DEFAULT_EPOCH_INTERVAL, Address, Cluster, RunOptions, run_flow
+from engine.runtime import (
+    DEFAULT_EPOCH_INTERVAL,
+    Address,
+    Cluster,
+    RunOptions,
+    monitoring,
+    run_flow,
+)
 
 
 def run_main(
@@ -15,6 +22,7 @@ def run_main(
     *,
     epoch_interval: timedelta | None = None,
     recovery_config: RecoveryConfig | None = None,
+    metrics: str | None = None,
 ) -> None:
     """Run a flow with one worker on the calling thread until its input ends.
 
@@ -25,11 +33,14 @@ def run_main(
         epoch_interval: Time between epochs, 10 seconds if left out. Zero makes each source batch
             an epoch of its own.
         recovery_config: Where to save epochs, so that a later run goes on where this one stopped.
+        metrics: Where to serve metrics and health while it runs: ``PORT`` of this machine, or
+            ``HOST:PORT``. Nowhere if left out.
 
     Raises:
         EngineRuntimeError: The run ended because of an error; the chain of `__cause__` ends in
             the exception that was raised first.
         FlowError: The flow has no input or no output.
+        MetricsAddressError: Metrics can't be served there.
         StoreError: The recovery store can't be used. It is left as it was.
 
     >>> import engine.operators as op
@@ -41,10 +52,10 @@ def run_main(
     >>> out
     [1, 2]
     """
-    _run(flow, epoch_interval, recovery_config, 1)
+    _run(flow, _options(epoch_interval, recovery_config, 1), metrics)
 
 
-def cluster_main(
+def cluster_main(  # noqa: PLR0913 - options by name, as users know them
     flow: Dataflow,
     addresses: list[str],
     proc_id: int,
@@ -52,6 +63,7 @@ def cluster_main(
     epoch_interval: timedelta | None = None,
     recovery_config: RecoveryConfig | None = None,
     worker_count_per_proc: int = 1,
+    metrics: str | None = None,
 ) -> None:
     """Run a flow as one process of a cluster, or in several workers of this process.
 
@@ -69,6 +81,7 @@ def cluster_main(
         epoch_interval: As in `run_main`.
         recovery_config: As in `run_main`. All processes must be given the same folder.
         worker_count_per_proc: Workers in each process.
+        metrics: As in `run_main`.
 
     Raises:
         ValueError: The number of workers or of the process makes no sense, or there is no secret.
@@ -82,8 +95,9 @@ def cluster_main(
     if not 0 <= proc_id < max(1, len(addresses)):
         msg = f"proc_id must be the number of one of {len(addresses)} addresses; got {proc_id!r}"
         raise ValueError(msg)
+    options = _options(epoch_interval, recovery_config, worker_count_per_proc)
     if len(addresses) < 2:
-        _run(flow, epoch_interval, recovery_config, worker_count_per_proc)
+        _run(flow, options, metrics)
         return
     secret = os.environ.get("ENGINE_CLUSTER_SECRET", "")
     if not secret:
@@ -93,8 +107,9 @@ def cluster_main(
 
     where = tuple(Address.parse(address) for address in addresses)
     cluster = Cluster(where, proc_id, secret.encode(), None, worker_count_per_proc, _report)
-    interval = DEFAULT_EPOCH_INTERVAL if epoch_interval is None else epoch_interval
-    run_cluster(flow, cluster, RunOptions(interval, recovery=recovery_config))
+    address = None if metrics is None or proc_id > 0 else Address.parse(metrics)
+    with monitoring(address, options.clock, options.tell) as options.monitor:
+        run_cluster(flow, cluster, options)
 
 
 def _report(error: BaseException) -> str:
@@ -103,11 +118,14 @@ def _report(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _run(
-    flow: Dataflow,
-    epoch_interval: timedelta | None,
-    recovery_config: RecoveryConfig | None,
-    workers: int,
-) -> None:
+def _options(
+    epoch_interval: timedelta | None, recovery: RecoveryConfig | None, workers: int
+) -> RunOptions:
     interval = DEFAULT_EPOCH_INTERVAL if epoch_interval is None else epoch_interval
-    run_flow(flow, RunOptions(interval, workers=workers, recovery=recovery_config))
+    return RunOptions(interval, workers=workers, recovery=recovery)
+
+
+def _run(flow: Dataflow, options: RunOptions, metrics: str | None) -> None:
+    address = None if metrics is None else Address.parse(metrics)
+    with monitoring(address, options.clock, options.tell) as options.monitor:
+        run_flow(flow, options)

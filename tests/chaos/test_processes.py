@@ -33,13 +33,14 @@ END = os.environ.get("END", "1") == "1"
 class Part(StatefulSourcePartition):
     def __init__(self, name, at):
         self.first, self.at = int(name) * {RECORDS}, at or 0
+        self.stuck = name == os.environ.get("STUCK")
 
     def next_batch(self):
         if self.at >= {RECORDS}:
             if END:
                 raise StopIteration
             return []
-        time.sleep(PAUSE_S)
+        time.sleep(1000 if self.stuck else PAUSE_S)
         self.at += 100
         return list(range(self.first + self.at - 100, self.first + self.at))
 
@@ -58,8 +59,6 @@ class Parts(FixedPartitionedSource):
 def count(n, value):
     if value == int(os.environ.get("BAD", "-1")):
         raise ValueError("a bad one")
-    if value == int(os.environ.get("STUCK", "-1")):
-        time.sleep(1000)
     return (n or 0) + 1, (n or 0) + 1
 
 
@@ -239,7 +238,7 @@ def test_an_error_of_the_flow_is_told_once(job: Job):
 
 def test_a_process_that_hangs_is_left_behind(job: Job):
     """When another one has failed, the job ends all the same: with that one's error."""
-    process = job.start(PAUSE_S="0.01", STUCK="11", BAD="177")
+    process = job.start(PAUSE_S="0.01", STUCK="1", BAD="177")
     said = ended(process, 30)
     assert process.returncode == 1
     assert said.count("error: ") == 1

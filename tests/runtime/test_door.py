@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from engine.errors import ClusterError
+from engine.runtime._address import Address
 from engine.runtime._door import Answer, Door, LaterError
-from engine.runtime._launch import Address, Cluster, TlsFiles
+from engine.runtime._launch import Cluster, TlsFiles
 from engine.runtime._meeting import Arrivals, RunName
 from engine.runtime._proof import (
     BODY_MAX,

@@ -24,6 +24,7 @@ EDGES = {
     "engine/runtime/_meeting.py": "connects their workers",
     "engine/runtime/_door.py": "listens and connects",
     "engine/runtime/_wire.py": "sends messages over sockets and TLS",
+    "engine/runtime/_endpoint.py": "serves metrics and health",
     "engine/recovery/_disk.py": "binds the disk to this machine",
     "engine/recovery/_init.py": "makes a store by hand, with an id of its own",
     "engine/recovery/store.py": "binds the table to RocksDB",

@@ -1,0 +1,239 @@
+"""What a monitor knows, in the words of Prometheus: names, labels, kinds.
+
+The registry is one of its own, so that nothing else of the process is shown, and nothing of the
+engine shows up where a flow serves metrics itself. `docs/metrics.md` has the same list for people.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Generic, TypeAlias, TypeVar
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+
+from engine.runtime._counts import StateSnapshot, StepSnapshot, WorkerSnapshot
+from engine.runtime._monitor import EPOCH_DURATION_BOUNDS_S, Monitor
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_ITEM_BITS = (1, 4, 7, 10, 13, 16)
+"""Bounds of batches: 1, 15, 127, 1023, 8191 and 65535 items."""
+_MICRO_BITS = (4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24)
+"""Bounds of calls: 16, 64, 256, 1024 µs and so on, up to 16.8 s."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """The sample of a histogram."""
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    """How many lie between two bounds; the last is what lies above all of them."""
+    total: float
+
+
+Value: TypeAlias = "float | Histogram | None"
+"""A sample; None if there is none."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Described(Generic[T]):
+    """A metric: what it is called and how its sample is had.
+
+    Counters and histograms go up until the worker begins anew.
+    """
+
+    name: str
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily]
+    text: str
+    value: Callable[[T], Value]
+
+    def family(self, labels: Sequence[str], samples: Iterator[tuple[Sequence[str], T]]) -> Metric:
+        """With a sample for each set of labels that has one."""
+        family = self.kind(self.name, self.text, labels=labels)
+        for of, what in samples:
+            value = self.value(what)
+            if isinstance(value, Histogram):
+                assert isinstance(family, HistogramMetricFamily)  # noqa: S101
+                names = [*map(str, value.bounds), "+Inf"]
+                buckets = list(zip(names, accumulate(value.counts), strict=True))
+                family.add_metric(of, buckets, value.total)
+            elif value is not None:
+                assert not isinstance(family, HistogramMetricFamily)  # noqa: S101
+                family.add_metric(of, value)
+        return family
+
+
+def _histogram(
+    numbers: Sequence[int], bits: tuple[int, ...], total: float, unit: float = 1.0
+) -> Histogram:
+    """Of how many measurements there were of each bit length; a unit is what one of them is of."""
+    edges = [0, *(bit + 1 for bit in bits)]
+    counts = [sum(numbers[low:high]) for low, high in zip(edges, [*edges[1:], None], strict=True)]
+    return Histogram(tuple(_bound(bit, unit) for bit in bits), tuple(counts), total)
+
+
+def _bound(bit: int, unit: float) -> float:
+    """The highest number of so many bits; of times, which are rounded down, the next one."""
+    return float(2**bit - 1) if unit == 1.0 else round(2**bit * unit, 6)
+
+
+_OF_STEPS: tuple[_Described[StepSnapshot], ...] = (
+    _Described(
+        "engine_items_in",
+        CounterMetricFamily,
+        "Items that the step has taken.",
+        lambda step: step.items_in,
+    ),
+    _Described(
+        "engine_items_out",
+        CounterMetricFamily,
+        "Items that the step has given.",
+        lambda step: step.items_out,
+    ),
+    _Described(
+        "engine_batch_items",
+        HistogramMetricFamily,
+        "Items in each batch that the step has taken.",
+        lambda step: _histogram(step.batch_sizes, _ITEM_BITS, step.items_in),
+    ),
+    _Described(
+        "engine_step_duration_seconds",
+        HistogramMetricFamily,
+        "Time that the step took for a batch, a poll or its timers; of busy steps, of a sample.",
+        lambda step: _histogram(step.durations, _MICRO_BITS, step.duration_s, 1e-6),
+    ),
+    _Described(
+        "engine_queue_batches",
+        GaugeMetricFamily,
+        "Batches and barriers that wait before the step.",
+        lambda step: step.queued,
+    ),
+    _Described(
+        "engine_backpressure_seconds",
+        CounterMetricFamily,
+        "Time that the step had something to do and had to wait for those after it.",
+        lambda step: step.held_s,
+    ),
+    _Described(
+        "engine_alignment_seconds",
+        CounterMetricFamily,
+        "Time that the step waited for an epoch's other barriers after the first one.",
+        lambda step: None if step.queued is None else step.aligning_s,
+    ),
+)
+_OF_STATES: tuple[_Described[StateSnapshot], ...] = (
+    _Described(
+        "engine_state_keys",
+        GaugeMetricFamily,
+        "Keys of the step whose state is in memory.",
+        lambda state: state.keys,
+    ),
+    _Described(
+        "engine_state_bytes",
+        GaugeMetricFamily,
+        "Memory that these states take, estimated from some of them.",
+        lambda state: state.nbytes,
+    ),
+)
+_OF_WORKERS: tuple[_Described[tuple[WorkerSnapshot, float]], ...] = (
+    _Described(
+        "engine_busy_seconds",
+        CounterMetricFamily,
+        "Time that the worker was not waiting for something to do.",
+        lambda worker: worker[0].busy_s,
+    ),
+    _Described(
+        "engine_exchange_sent_bytes",
+        CounterMetricFamily,
+        "Bytes sent to workers of other processes.",
+        lambda worker: worker[0].sent_bytes,
+    ),
+    _Described(
+        "engine_exchange_received_bytes",
+        CounterMetricFamily,
+        "Bytes received from workers of other processes.",
+        lambda worker: worker[0].received_bytes,
+    ),
+    _Described(
+        "engine_report_age_seconds",
+        GaugeMetricFamily,
+        "How long ago the worker said what is shown of it here.",
+        lambda worker: worker[1],
+    ),
+)
+_OF_JOB: tuple[_Described[Monitor], ...] = (
+    _Described(
+        "engine_epoch",
+        GaugeMetricFamily,
+        "Number of the epoch that is open or on its way.",
+        lambda job: job.epochs.number,
+    ),
+    _Described(
+        "engine_epoch_age_seconds",
+        GaugeMetricFamily,
+        "Time since the epoch before it was published everywhere, or since the start.",
+        lambda job: job.now_s() - job.epochs.began_s,
+    ),
+    _Described(
+        "engine_epoch_duration_seconds",
+        HistogramMetricFamily,
+        "Time from the close of an epoch until all workers had published it.",
+        lambda job: Histogram(EPOCH_DURATION_BOUNDS_S, job.epochs.durations, job.epochs.duration_s),
+    ),
+    _Described(
+        "engine_restarts",
+        CounterMetricFamily,
+        "How often the job went on from its last epoch after a process had died.",
+        lambda job: job.restarts,
+    ),
+)
+
+
+class JobCollector:
+    """Makes families of metrics of what a monitor knows.
+
+    Args:
+        monitor: Of the job.
+    """
+
+    def __init__(self, monitor: Monitor) -> None:
+        self._monitor = monitor
+
+    def collect(self) -> Iterator[Metric]:
+        """All of them, those without a sample too."""
+        workers = [(str(heard[0].worker), heard) for heard in self._monitor.workers()]
+        for of_step in _OF_STEPS:
+            steps = (
+                ([step_id, name], step)
+                for name, (snapshot, _) in workers
+                for step_id, step in snapshot.steps.items()
+            )
+            yield of_step.family(["step_id", "worker_index"], steps)
+        for of_state in _OF_STATES:
+            states = (
+                ([step_id, name], state)
+                for name, (snapshot, _) in workers
+                for step_id, state in snapshot.states.items()
+            )
+            yield of_state.family(["step_id", "worker_index"], states)
+        for of_worker in _OF_WORKERS:
+            yield of_worker.family(["worker_index"], (([name], heard) for name, heard in workers))
+        for of_job in _OF_JOB:
+            yield of_job.family([], iter([((), self._monitor)]))
+
+
+def exposition(monitor: Monitor) -> bytes:
+    """All metrics as text, in the format that Prometheus scrapes."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(JobCollector(monitor))
+    return generate_latest(registry)

@@ -1,0 +1,39 @@
+"""Watches over a run: a monitor, and the endpoint that tells what it knows."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+
+from engine.runtime._address import Address
+from engine.runtime._monitor import Monitor
+from engine.runtime._ports import Clock
+
+
+@contextlib.contextmanager
+def monitoring(
+    address: Address | None, clock: Clock, tell: Callable[[str], None]
+) -> Generator[Monitor | None]:
+    """A monitor whose metrics and health are served at an address for as long as this lasts.
+
+    Args:
+        address: Where; None for no monitor.
+        clock: Tells the time.
+        tell: Takes a line that says where the metrics are.
+
+    Raises:
+        MetricsAddressError: The address can't be listened at.
+    """
+    if address is None:
+        yield None
+        return
+    # Loads what most runs don't need.
+    from engine.runtime._endpoint import Endpoint  # noqa: PLC0415
+
+    monitor = Monitor(clock.monotonic_s)
+    endpoint = Endpoint(address, monitor)
+    try:
+        tell(f"metrics at http://{endpoint.address}/metrics")
+        yield monitor
+    finally:
+        endpoint.close()
