@@ -31,6 +31,28 @@ def have_room(senders: Sequence[Sender]) -> bool:
     return all(sender.has_room() for sender in senders)
 
 
+class _Framed:
+    """How large records of an edge are in frames, on the average of the last thousand or so."""
+
+    __slots__ = ("_nbytes", "_records")
+
+    def __init__(self) -> None:
+        self._records = 1
+        self._nbytes = 0
+
+    def note(self, records: int, nbytes: int) -> None:
+        """So many records have become a frame of that size."""
+        self._records += records
+        self._nbytes += nbytes
+        while self._records > _RECORDS_MAX:
+            self._records >>= 1
+            self._nbytes >>= 1
+
+    def nbytes_of(self, records: int) -> int:
+        """How large so many would be."""
+        return self._nbytes * records // self._records
+
+
 class Sender:
     """The outgoing half of an edge: divides batches among workers and keeps their credit.
 
@@ -59,6 +81,7 @@ class Sender:
         self._network = network
         self.credits = {receiver: Credit(room) for receiver in receivers}
         self._first = WorkerIndex(0)
+        self._framed = _Framed()
 
     def has_room(self) -> bool:
         """Whether every channel takes another batch."""
@@ -84,7 +107,8 @@ class Sender:
 
     def _send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
         kind, count = kind_of(batch), len(batch)
-        nbytes = kind.nbytes(batch)
+        # The estimate doesn't look deep into records. Where some became frames, these tell more.
+        nbytes = max(kind.nbytes(batch), self._framed.nbytes_of(count))
         records = _RECORDS_MAX
         if nbytes > _PIECE_BYTES:
             records = min(records, max(1, _PIECE_BYTES * count // nbytes))
@@ -97,6 +121,8 @@ class Sender:
     def _send_one(self, receiver: WorkerIndex, batch: list[Any], nbytes: int) -> None:
         sent = self._network.send(self.edge, self._worker, receiver, batch)
         self.credits[receiver].spend(sent or nbytes)
+        if sent:
+            self._framed.note(len(batch), sent)
 
     def end(self) -> None:
         """Tell all receivers that no more records will come."""

@@ -230,6 +230,32 @@ def test_a_batch_that_is_handed_over_as_it_is_takes_about_its_size():
     assert credit.nbytes == 1 << 20
 
 
+def test_frames_tell_how_large_the_records_of_an_edge_are():
+    """Also those that are handed over as they are, and which pieces are large."""
+    wire = Wire(frame_bytes=600_000)
+    edge = sender(wire, owners=lambda record: record["to"])
+    edge.push([{"to": 1, "value": ["x" * 100_000]}] * 6)
+    assert edge.has_room()
+    edge.push([{"to": number % 2, "value": ["x" * 100_000]} for number in range(20)])
+    mine, *theirs = [part for *_, part in wire.sent[1:]]
+    assert len(mine) == 10
+    assert [len(part) for part in theirs] == [3, 3, 3, 1]
+    assert edge.credits[ME].nbytes < (1 << 20) - 500_000
+
+
+def test_one_large_record_does_not_make_all_seem_large():
+    """What is known is an average that forgets."""
+    wire = Wire(frame_bytes=10_000_000)
+    edge = sender(wire, owners=lambda _record: 1)
+    edge.push(["large"])
+    wire.frame_bytes = 20_000
+    for _ in range(20):
+        edge.push(["small"] * 1000)
+    wire.sent.clear()
+    edge.push(["small"] * 1000)
+    assert len(wire.sent) == 1
+
+
 def test_credit_that_nobody_has_spent_does_not_come_back():
     """The two ends don't agree any more."""
     credit = Credit(Room(2, 100))
