@@ -8,6 +8,7 @@ and a sink takes it (`_sink_node`). The worker (`_worker`) does this in one loop
 
 from engine.runtime._address import Address
 from engine.runtime._build import WorkerSite, deal_partitions
+from engine.runtime._channel import CHANNEL_BYTES_MAX
 from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained
@@ -32,6 +33,7 @@ from engine.runtime._store import StepChanges, Store
 from engine.runtime._worker import Worker
 
 __all__ = [
+    "CHANNEL_BYTES_MAX",
     "DEFAULT_EPOCH_INTERVAL",
     "Address",
     "Clock",

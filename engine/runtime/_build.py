@@ -28,7 +28,7 @@ from engine.operators._shown import shown
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import KeyOwners, Owners
-from engine.runtime._channel import Channel
+from engine.runtime._channel import CHANNEL_BYTES_MAX, Channel, channel_room
 from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._fusion import fuse
@@ -79,6 +79,8 @@ class WorkerSite:
     """How much memory its states may take; None for any. Only with a store."""
     tally: Tally | None = None
     """Counts what the worker does; None where nobody wants to know."""
+    channel_bytes: int = CHANNEL_BYTES_MAX
+    """How many bytes a channel may hold, as `credit` is for batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +365,13 @@ class _StageBuilder:
         elif route is Route.PARTITION:
             owners = self._partition_owners(crossing.edge)
         ordered = [WorkerIndex(i) for i in receivers]
-        return Sender(crossing.edge_id, site.index, ordered, owners, site.network, site.credit)
+        # All workers run all stages, so the receiver has as many channels as this one.
+        channels = sum(
+            1 if crossing.edge.route is Route.LOCAL else site.count
+            for crossing in self._plan.stage_edges
+        )
+        room = channel_room(site.credit, site.channel_bytes, channels)
+        return Sender(crossing.edge_id, site.index, ordered, owners, site.network, room)
 
     def _partition_owners(self, edge: PlannedEdge) -> Callable[[Any], int]:
         """Gives the worker that has the sink partition of a record's key."""

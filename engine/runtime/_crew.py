@@ -87,7 +87,7 @@ class Mailbox:
 class Seat(Protocol):
     """What a worker's thread waits at, and its way to workers of other processes."""
 
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
         """As in `Network`, to a worker of another process."""
         ...
 
@@ -146,12 +146,12 @@ class _Post:
         self._boxes = boxes
         self._seat = seat
 
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
         box = self._boxes.get(receiver)
         if box is None:
-            self._seat.send(edge, sender, receiver, item)
-        else:
-            box.put(lambda worker: worker.receive(edge, sender, item))
+            return self._seat.send(edge, sender, receiver, item)
+        box.put(lambda worker: worker.receive(edge, sender, item))
+        return 0
 
     def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
         box = self._boxes.get(sender)

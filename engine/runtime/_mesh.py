@@ -140,11 +140,13 @@ class MeshSeat:
         self._fds = [*self._by_fd, self._woken_fd]
         self._selectable = max(self._fds) < _SELECT_FDS_MAX
 
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
         """As in `Network`."""
         del sender
         link = self._links[receiver]
-        link.put(link.writer.item(edge, item))
+        frame = link.writer.item(edge, item)
+        link.put(frame)
+        return sum(map(len, frame))
 
     def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
         """As in `Network`."""

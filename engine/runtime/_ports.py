@@ -30,8 +30,12 @@ class Clock(Protocol):
 class Network(Protocol):
     """Carries items between workers: in order per edge, sender and receiver; never blocks."""
 
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
-        """Put an item (a batch, a barrier, an end) under way to another worker's channel."""
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
+        """Put an item (a batch, a barrier, an end) under way to another worker's channel.
+
+        Returns:
+            How many bytes it has become; 0 if it is handed over as it is.
+        """
         ...
 
     def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
@@ -139,7 +143,7 @@ class SystemWaiter:
 class NoNetwork:
     """The network of a worker that is alone: sending through it is a bug."""
 
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
         """Refuse."""
         raise AssertionError(edge, sender, receiver, item)
 

@@ -12,7 +12,7 @@ from typing import Any
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import Owners, kind_of
-from engine.runtime._channel import Channel, Credit
+from engine.runtime._channel import Channel, Credit, Room
 from engine.runtime._counts import StepCounts
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
 from engine.runtime._messages import END, Barrier, End
@@ -23,11 +23,35 @@ from engine.runtime._source_node import SourceNode
 
 _RECORDS_MAX = 1000
 """Larger batches go to other workers in pieces, so that those can begin with the first."""
+_PIECE_BYTES = 256 << 10
+"""As do batches that seem to be larger than this, down to pieces of one record."""
 
 
 def have_room(senders: Sequence[Sender]) -> bool:
     """Whether what a batch becomes could be sent on, on whichever of these edges."""
     return all(sender.has_room() for sender in senders)
+
+
+class _Framed:
+    """How large records of an edge are in frames, on the average of the last thousand or so."""
+
+    __slots__ = ("_nbytes", "_records")
+
+    def __init__(self) -> None:
+        self._records = 1
+        self._nbytes = 0
+
+    def note(self, records: int, nbytes: int) -> None:
+        """So many records have become a frame of that size."""
+        self._records += records
+        self._nbytes += nbytes
+        while self._records > _RECORDS_MAX:
+            self._records >>= 1
+            self._nbytes >>= 1
+
+    def nbytes_of(self, records: int) -> int:
+        """How large so many would be."""
+        return self._nbytes * records // self._records
 
 
 class Sender:
@@ -39,7 +63,7 @@ class Sender:
         receivers: The workers that the edge leads to; only this one for a local edge.
         owners: Gives the receiver of a record; None deals records evenly.
         network: Carries what is sent.
-        credit: Batches that each channel may hold.
+        room: What each channel may hold.
     """
 
     def __init__(
@@ -49,19 +73,23 @@ class Sender:
         receivers: Sequence[WorkerIndex],
         owners: Owners | None,
         network: Network,
-        credit: int,
+        room: Room,
     ) -> None:
         self.edge = edge
         self._worker = worker
         self._receivers = tuple(receivers)
         self._owners = owners
         self._network = network
-        self.credits = {receiver: Credit(credit) for receiver in receivers}
+        self.credits = {receiver: Credit(room) for receiver in receivers}
         self._first = WorkerIndex(0)
+        self._framed = _Framed()
 
     def has_room(self) -> bool:
         """Whether every channel takes another batch."""
-        return all(credit.batches > 0 for credit in self.credits.values())
+        for credit in self.credits.values():
+            if credit.batches <= 0 or credit.nbytes <= 0:
+                return False
+        return True
 
     def push(self, batch: list[Any]) -> None:
         """Send a batch, to each worker its part."""
@@ -79,15 +107,23 @@ class Sender:
                 self._send(receiver, part)
 
     def _send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
-        if len(batch) > _RECORDS_MAX and receiver != self._worker:
-            for piece in kind_of(batch).pieces(batch, _RECORDS_MAX):
-                self._send_one(receiver, piece)
+        kind, count = kind_of(batch), len(batch)
+        # The estimate doesn't look deep into records. Where some became frames, these tell more.
+        nbytes = max(kind.nbytes(batch), self._framed.nbytes_of(count))
+        records = _RECORDS_MAX
+        if nbytes > _PIECE_BYTES:
+            records = min(records, max(1, _PIECE_BYTES * count // nbytes))
+        if count > records and receiver != self._worker:
+            for piece in kind.pieces(batch, records):
+                self._send_one(receiver, piece, nbytes * len(piece) // count)
         else:
-            self._send_one(receiver, batch)
+            self._send_one(receiver, batch, nbytes)
 
-    def _send_one(self, receiver: WorkerIndex, batch: list[Any]) -> None:
-        self.credits[receiver].batches -= 1
-        self._network.send(self.edge, self._worker, receiver, batch)
+    def _send_one(self, receiver: WorkerIndex, batch: list[Any], nbytes: int) -> None:
+        sent = self._network.send(self.edge, self._worker, receiver, batch)
+        self.credits[receiver].spend(sent or nbytes)
+        if sent:
+            self._framed.note(len(batch), sent)
 
     def end(self) -> None:
         """Tell all receivers that no more records will come."""

@@ -104,7 +104,7 @@ class Worker:
 
     def credit(self, edge: EdgeId, receiver: WorkerIndex, batches: int = 1) -> None:
         """Take back credit for batches that the receiver has taken."""
-        self._senders[edge].credits[receiver].batches += batches
+        self._senders[edge].credits[receiver].give_back(batches)
 
     def step(self) -> float:
         """One round of the loop.
@@ -397,11 +397,11 @@ class _Loopback:
         self._worker = worker
         self._network = network
 
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
         if receiver == self._worker.index:
             self._worker.receive(edge, sender, item)
-        else:
-            self._network.send(edge, sender, receiver, item)
+            return 0
+        return self._network.send(edge, sender, receiver, item)
 
     def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
         if sender == self._worker.index:

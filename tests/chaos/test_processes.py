@@ -6,14 +6,13 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
-from tests.cli.project import clean_environment
+from tests.chaos.processes import alive, children, ended, start, wait_for_children
 
 RUNS, RUNS_SOAK = 3, 20
 KILLS = 3
@@ -79,15 +78,7 @@ class Job:
         (folder / "out").mkdir()
 
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "engine.run", "flows:flow", "-p", "2", *arguments]
-        return subprocess.Popen(
-            command,
-            cwd=self.folder,
-            env={**clean_environment(), **variables},
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
+        return start(self.folder, "-p", "2", *arguments, **variables)
 
     def written(self) -> int:
         """How many bytes of output there are."""
@@ -107,41 +98,6 @@ class Job:
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
     return Job(tmp_path)
-
-
-def ended(process: subprocess.Popen[str], timeout_s: float = 60) -> str:
-    """Wait for the end; gives what was said."""
-    try:
-        _, said = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"it hangs: {process.communicate()[1]}")
-    return said
-
-
-def children(process: subprocess.Popen[str]) -> list[int]:
-    """The processes that it has started."""
-    try:
-        text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
-    except FileNotFoundError:
-        return []
-    return [int(number) for number in text.split()]
-
-
-def wait_for_children(process: subprocess.Popen[str]) -> list[int]:
-    until_s = time.monotonic() + 30
-    while len(found := children(process)) < 2:
-        assert time.monotonic() < until_s
-        time.sleep(0.01)
-    return found
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and no zombie."""
-    try:
-        return ") Z " not in Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from engine.runtime._channel import Channel
+from engine.errors import InternalError
+from engine.runtime._channel import Channel, Credit, Room, channel_room
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
 from engine.runtime._messages import END, Barrier
 from engine.runtime._nodes import Target
@@ -22,11 +23,15 @@ BARRIER = Barrier(Epoch(1))
 class Wire:
     """A network that keeps what was sent."""
 
+    frame_bytes: int = 0
+    """What it says that an item has become."""
+
     sent: list[tuple[int, int, int, Any]] = field(default_factory=list)
     credits: list[tuple[int, int, int]] = field(default_factory=list)
 
-    def send(self, edge: int, sender: int, receiver: int, item: Any) -> None:
+    def send(self, edge: int, sender: int, receiver: int, item: Any) -> int:
         self.sent.append((edge, sender, receiver, item))
+        return self.frame_bytes
 
     def return_credit(self, edge: int, sender: int, receiver: int) -> None:
         self.credits.append((edge, sender, receiver))
@@ -68,10 +73,12 @@ class Stage:
         return sorted(channels.index(channel) for channel in found)
 
 
-def sender(wire: Wire, workers: int = 2, *, credit: int = 2, owners: Any = None) -> Sender:
+def sender(
+    wire: Wire, workers: int = 2, *, credit: int = 2, nbytes: int = 1 << 20, owners: Any = None
+) -> Sender:
     """An outgoing edge of worker 0."""
     receivers = [WorkerIndex(i) for i in range(workers)]
-    return Sender(EdgeId(7), ME, receivers, owners, wire, credit)
+    return Sender(EdgeId(7), ME, receivers, owners, wire, Room(credit, nbytes))
 
 
 # Alignment
@@ -189,9 +196,90 @@ def test_credit_is_paid_by_the_receivers_that_get_something():
 def test_a_local_edge_hands_batches_on_whole():
     """With one receiver there is nothing to part."""
     wire = Wire()
-    edge = Sender(EdgeId(7), WorkerIndex(1), [WorkerIndex(1)], None, wire, 1)
+    edge = Sender(EdgeId(7), WorkerIndex(1), [WorkerIndex(1)], None, wire, Room(1, 1))
     edge.push([1, 2])
     assert wire.sent == [(7, 1, 1, [1, 2])]
+
+
+def test_a_channel_that_is_full_of_bytes_takes_no_more():
+    """However few batches they are: what a batch takes comes back when it is taken out."""
+    wire = Wire(frame_bytes=60)
+    edge = sender(wire, credit=9, nbytes=100, owners=lambda _record: 1)
+    edge.push([1])
+    assert edge.has_room()
+    wire.frame_bytes = 500
+    edge.push([2])
+    assert not edge.has_room()
+    credit = edge.credits[WorkerIndex(1)]
+    assert (credit.batches, credit.nbytes) == (7, -460)
+    credit.give_back(1)
+    assert (credit.batches, credit.nbytes) == (8, -400)
+    assert not edge.has_room()
+    credit.give_back(1)
+    assert (credit.batches, credit.nbytes) == (9, 100)
+
+
+def test_a_batch_that_is_handed_over_as_it_is_takes_about_its_size():
+    """A million records are not eight times as few as eight batches of them."""
+    edge = sender(Wire(), workers=1, nbytes=1 << 20)
+    edge.push([("key", number) for number in range(100_000)])
+    assert not edge.has_room()
+    credit = edge.credits[ME]
+    assert credit.batches == 1
+    credit.give_back(1)
+    assert credit.nbytes == 1 << 20
+
+
+def test_frames_tell_how_large_the_records_of_an_edge_are():
+    """Also those that are handed over as they are, and which pieces are large."""
+    wire = Wire(frame_bytes=600_000)
+    edge = sender(wire, owners=lambda record: record["to"])
+    edge.push([{"to": 1, "value": ["x" * 100_000]}] * 6)
+    assert edge.has_room()
+    edge.push([{"to": number % 2, "value": ["x" * 100_000]} for number in range(20)])
+    mine, *theirs = [part for *_, part in wire.sent[1:]]
+    assert len(mine) == 10
+    assert [len(part) for part in theirs] == [3, 3, 3, 1]
+    assert edge.credits[ME].nbytes < (1 << 20) - 500_000
+
+
+def test_one_large_record_does_not_make_all_seem_large():
+    """What is known is an average that forgets."""
+    wire = Wire(frame_bytes=10_000_000)
+    edge = sender(wire, owners=lambda _record: 1)
+    edge.push(["large"])
+    wire.frame_bytes = 20_000
+    for _ in range(20):
+        edge.push(["small"] * 1000)
+    wire.sent.clear()
+    edge.push(["small"] * 1000)
+    assert len(wire.sent) == 1
+
+
+def test_credit_that_nobody_has_spent_does_not_come_back():
+    """The two ends don't agree any more."""
+    credit = Credit(Room(2, 100))
+    credit.spend(10)
+    with pytest.raises(InternalError, match="credit for 2 batches came back, and 1 were under way"):
+        credit.give_back(2)
+
+
+@pytest.mark.parametrize(("channels", "nbytes"), [(0, 1 << 20), (16, 1 << 20), (256, 1 << 16)])
+def test_many_channels_share_the_room_of_a_worker(channels: int, nbytes: int):
+    """So that it doesn't grow with the number of workers."""
+    assert channel_room(8, 1 << 20, channels) == Room(8, nbytes)
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(10, [1000, 1000, 500]), (100_000, [2] * 1250)])
+def test_a_large_batch_goes_to_others_in_pieces(size: int, pieces: list[int]):
+    """Of a thousand records, or of about 256 KiB; the worker's own part stays whole."""
+    wire = Wire()
+    edge = sender(wire, owners=lambda record: record[0] % 2)
+    edge.push([(number, b"x" * size) for number in range(5000)])
+    whole = sum(pieces)
+    assert [len(part) for _, _, to, part in wire.sent if to == ME] == [whole]
+    assert [len(part) for _, _, to, part in wire.sent if to != ME] == pieces
+    assert edge.credits[WorkerIndex(1)].batches == 2 - len(pieces)
 
 
 # Fairness

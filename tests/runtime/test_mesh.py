@@ -67,8 +67,8 @@ def test_items_arrive_in_order():
     """Batches, barriers and ends alike; equal, and of the same types."""
     pair = Pair()
     items: list[Any] = [[("a", (1, 2))], Barrier(Epoch(5)), [("b", None)] * 1000, END]
-    for item in items:
-        pair.a.send(EDGE, A, B, item)
+    sent = [pair.a.send(EDGE, A, B, item) for item in items]
+    assert max(sent[0], sent[1], sent[3]) < 100 < 1000 < sent[2]
     pair.turns()
     assert pair.at_b.items == [(EDGE, A, item) for item in items]
     assert pair.at_a.items == []

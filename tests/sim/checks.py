@@ -3,7 +3,7 @@
 `check_outcome` compares what came out in the end with the oracle. `check_cuts` looks at every
 epoch, as exactly-once recovery rests on it: what the sinks had taken when they prepared it is just
 what the flow makes of the records that the sources had given when they noted their positions for
-it. Not one fewer, not one more.
+it. Not one fewer, not one more. `check_queues` sees that channels are bounded.
 """
 
 from __future__ import annotations
@@ -13,11 +13,16 @@ import zlib
 from datetime import timedelta
 from typing import Any
 
+import engine.operators as op
+from engine.dataflow import Dataflow
+from engine.testing import TestingSink, TestingSource
 from engine.testing.sim import SimOptions, SimResult, simulate
 from tests.sim.logged import Ledger, LoggedPartitionedSink, LoggedSink, LoggedSource
 from tests.sim.random_flows import ListRun, RandomFlow, Records, draw
 
 _PARTS = ("0", "1")
+_ROOMS = (1, 500, 1 << 20)
+"""In bytes: for a batch, for some records, for more than there are."""
 
 
 def check_outcome(seed: int) -> None:
@@ -43,6 +48,36 @@ def check_cuts(seed: int) -> None:
     run.check(run.run())
 
 
+def check_queues(seed: int) -> None:
+    """Run a flow whose batches don't become more: no channel holds more than it may and a batch."""
+    rng = random.Random(seed)
+    partitions, batch_size, record_bytes = rng.choice([1, 4]), rng.choice([1, 2, 7]), 1000
+
+    class Many(TestingSource[Any]):
+        def list_parts(self) -> list[str]:
+            return [str(number) for number in range(partitions)]
+
+    flow = Dataflow("queues")
+    made = [str(number).encode().ljust(record_bytes) for number in range(60)]
+    dealt = op.redistribute("deal", op.input("in", flow, Many(made, batch_size=batch_size)))
+    keyed = op.key_on("key", dealt, lambda record: str(int(record) % 5))
+    same = op.stateful_map("same", keyed, lambda state, record: (state, record))
+    op.output("out", same, TestingSink([]))
+    options = SimOptions(
+        workers=rng.choice([2, 3]),
+        channel_batches=rng.choice([1, 2, 5]),
+        channel_bytes=rng.choice([1, 3, 20]) * record_bytes,
+        epoch_interval=timedelta(milliseconds=5),
+    )
+    result = simulate(flow, seed, options)
+    # One more for a barrier, one for the end.
+    assert result.queued_max <= options.channel_batches + 2, "more batches than there is room for"
+    # A record is a key, a value and a tuple of both.
+    batch_bytes = batch_size * (record_bytes + 200)
+    assert result.queued_bytes_max > 0
+    assert result.queued_bytes_max < options.channel_bytes + batch_bytes, "more bytes than that"
+
+
 def _options(rng: random.Random) -> SimOptions:
     return SimOptions(
         workers=rng.choice([1, 2, 3, 4]),
@@ -53,6 +88,7 @@ def _options(rng: random.Random) -> SimOptions:
         pause_max=timedelta(milliseconds=rng.choice([0, 200])),
         kernels=rng.random() < 0.7,
         steps_max=20_000,
+        channel_bytes=rng.choice(_ROOMS),
     )
 
 
@@ -88,6 +124,7 @@ class _CutRun:
             delay_max=timedelta(milliseconds=rng.choice([0, 3, 30])),
             pause_max=timedelta(milliseconds=rng.choice([0, 20])),
             steps_max=20_000,
+            channel_bytes=rng.choice(_ROOMS),
         )
         return simulate(self._drawn.build(sources, sink_of), self._seed, options)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
-from tests.sim.checks import check_abort, check_cuts, check_outcome
+from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queues
 from tests.sim.crashes import check_store
 
 MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
@@ -20,6 +20,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "outcome": check_outcome,
     "cuts": check_cuts,
     "abort": check_abort,
+    "queues": check_queues,
 }
 
 _AT_A_TIME = 20

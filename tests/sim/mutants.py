@@ -9,14 +9,14 @@ import pytest
 
 from engine.errors import InternalError
 from engine.runtime import _batch
-from engine.runtime._channel import Channel
+from engine.runtime._channel import Channel, Credit
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._messages import Barrier, End
 from engine.runtime._sink_node import SinkNode
 from engine.runtime._stage import RunningStage, Sender, StageInput
 from engine.runtime._worker import Worker
 from engine.testing.sim._world import Line
-from tests.sim.checks import check_cuts, check_outcome
+from tests.sim.checks import check_cuts, check_outcome, check_queues
 from tests.sim.mutant import Mutant
 
 
@@ -107,6 +107,32 @@ def _end_of_one_is_end_of_all(patch: pytest.MonkeyPatch) -> None:
 def _credit_not_returned(patch: pytest.MonkeyPatch) -> None:
     """A receiver never tells the sender that there is room again."""
     patch.setattr(Worker, "credit", lambda *_: None)
+
+
+def _batches_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """A sender spends the bytes of a batch and not the batch."""
+    spend = Credit.spend
+
+    def spend_bytes(credit: Credit, nbytes: int) -> None:
+        spend(credit, nbytes)
+        credit.batches += 1
+
+    patch.setattr(Credit, "spend", spend_bytes)
+
+
+def _bytes_not_counted(patch: pytest.MonkeyPatch) -> None:
+    """A sender spends the batch and not its bytes."""
+    spend = Credit.spend
+    patch.setattr(Credit, "spend", lambda credit, _nbytes: spend(credit, 0))
+
+
+def _bytes_not_given_back(patch: pytest.MonkeyPatch) -> None:
+    """Credit that comes back is that of batches alone."""
+
+    def give_back(credit: Credit, batches: int) -> None:
+        credit.batches += batches
+
+    patch.setattr(Credit, "give_back", give_back)
 
 
 def _sink_not_awaited(patch: pytest.MonkeyPatch) -> None:
@@ -248,25 +274,32 @@ def _part_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 MUTANTS = [
-    Mutant(function.__name__.strip("_").replace("_", " "), function, check_flows)
-    for function in (
-        _barrier_does_not_block,
-        _first_barrier_passes,
-        _barrier_overtakes,
-        _barriers_stop_after_end,
-        _end_swallowed,
-        _end_of_one_is_end_of_all,
-        _credit_not_returned,
-        _sink_not_awaited,
-        _worker_goes_on_while_preparing,
-        _committed_by_the_first,
-        _not_published,
-        _source_not_held,
-        _position_noted_late,
-        _stops_with_the_first_end,
-        _link_reorders,
-        _key_moves,
-        _dealt_twice,
-        _part_lost,
-    )
+    *(
+        Mutant(function.__name__.strip("_").replace("_", " "), function, check_flows)
+        for function in (
+            _barrier_does_not_block,
+            _first_barrier_passes,
+            _barrier_overtakes,
+            _barriers_stop_after_end,
+            _end_swallowed,
+            _end_of_one_is_end_of_all,
+            _credit_not_returned,
+            _bytes_not_given_back,
+            _sink_not_awaited,
+            _worker_goes_on_while_preparing,
+            _committed_by_the_first,
+            _not_published,
+            _source_not_held,
+            _position_noted_late,
+            _stops_with_the_first_end,
+            _link_reorders,
+            _key_moves,
+            _dealt_twice,
+            _part_lost,
+        )
+    ),
+    *(
+        Mutant(function.__name__.strip("_").replace("_", " "), function, check_queues, seed)
+        for function, seed in ((_batches_not_counted, 0), (_bytes_not_counted, 2))
+    ),
 ]

@@ -184,19 +184,3 @@ def test_an_error_in_closing_is_not_lost():
 
 def _refuse() -> None:
     raise OSError("can't be closed")
-
-
-@pytest.mark.parametrize("room", [1, 2, 5])
-@pytest.mark.parametrize("partitions", [1, 4])
-def test_queues_are_bounded(room: int, partitions: int):
-    """Batches that don't become more never fill a channel beyond its room and one barrier."""
-
-    class Many(TestingSource[Any]):
-        def list_parts(self) -> list[str]:
-            return [str(number) for number in range(partitions)]
-
-    flow = flow_of(Many(range(60), batch_size=2), TestingSink([]), spread)
-    options = SimOptions(workers=3, channel_batches=room, epoch_interval=timedelta(milliseconds=5))
-    for seed in range(4):
-        # One more for a barrier, one for the end.
-        assert simulate(flow, seed, options).queued_max <= room + 2

@@ -22,6 +22,7 @@ from engine.runtime import (
     Command,
     Coordinator,
     Decision,
+    EdgeId,
     LinkEpoch,
     Plan,
     Report,
@@ -121,7 +122,9 @@ class Gang:
         options, recovery = self._options, self._recovery
         deal = deal_partitions(self._plan) if recovery is None else recovery.deal
         site = WorkerSite(
-            WorkerIndex(0), options.workers, self._clock, self._network, options.channel_batches
+            *(WorkerIndex(0), options.workers, self._clock, self._network),
+            credit=options.channel_batches,
+            channel_bytes=options.channel_bytes,
         )
         for i in range(options.workers):
             site = replace(site, index=WorkerIndex(i))
@@ -130,7 +133,7 @@ class Gang:
                 store = recovery.workers[i]
                 site = replace(site, job=recovery.job, store=store, state_bytes_max=bound)
             worker = Worker(self._plan, deal, site, epoch_per_batch=self._interval_s == 0)
-            self._network.connect(worker.receive, worker.credit)
+            self._network.connect(partial(self._receive, worker), worker.credit)
             self.workers.append(worker)
             self._queues += [channel.items for channel in worker.channels.values()]
 
@@ -173,6 +176,12 @@ class Gang:
         for line in rng.sample(ready, 1 + int(rng.random() ** 2 * len(ready))):
             line.take()()
         return True
+
+    def _receive(self, worker: Worker, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
+        """What a worker sent comes out at another one."""
+        worker.receive(edge, sender, item)
+        nbytes = worker.channels[edge, sender].nbytes()
+        self.result.queued_bytes_max = max(self.result.queued_bytes_max, nbytes)
 
     def _workers_actions(self, index: int, now_s: float) -> list[Action]:
         worker, commands = self.workers[index], self._commands[index]

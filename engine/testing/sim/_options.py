@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from engine.errors import EngineError
-from engine.runtime import DEFAULT_EPOCH_INTERVAL
+from engine.runtime import CHANNEL_BYTES_MAX, DEFAULT_EPOCH_INTERVAL
 
 
 class SimulationError(EngineError, RuntimeError):
@@ -22,6 +22,8 @@ class SimOptions:
     """Simulated time between epochs; zero makes each source batch an epoch of its own."""
     channel_batches: int = 2
     """How many batches a channel between two stages holds."""
+    channel_bytes: int = CHANNEL_BYTES_MAX
+    """How many bytes it holds, as the engine estimates the size of batches."""
     step_max: timedelta = timedelta(microseconds=100)
     """How long one step may take; drawn by the seed. The longer, the more often do timers and
     epochs come while much else is going on."""
@@ -52,5 +54,7 @@ class SimResult:
     """Simulated time from start to end."""
     queued_max: int = 0
     """The most items that lay in one channel between two stages, barriers included."""
+    queued_bytes_max: int = 0
+    """The most bytes that lay in one channel from another worker."""
     aborted: bool = False
     """A source ended the run by `AbortExecution`."""

@@ -94,10 +94,11 @@ class FakeNetwork(Network):
         self._receive.append(receive)
         self._credit.append(credit)
 
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> None:
-        """Put an item under way."""
+    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
+        """Put an item under way, as it is."""
         deliver = self._receive
         self._put(("item", edge, sender, receiver), lambda: deliver[receiver](edge, sender, item))
+        return 0
 
     def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
         """Put credit under way, back to the sender."""
