@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
 X = TypeVar("X")
@@ -166,12 +166,21 @@ class FixedPartitionedSource(Source[X_co], Generic[X_co, S]):
     [0]
     """
 
+    discovery_interval: timedelta | None = None
+    """How often to call `list_parts` again while the flow runs, to find new partitions.
+
+    New ones are read from the next epoch on, which begins at once, by the workers that have the
+    fewest; those that are gone go on being read. A source that looks for partitions never ends by
+    itself. None (the default) calls `list_parts` at the start alone.
+    """
+
     @abstractmethod
     def list_parts(self) -> list[str]:
-        """Name the partitions that this worker can read.
+        """Name the partitions that can be read.
 
-        Called once on each worker at the start. A name must mean the same partition on all
-        workers and in later runs; workers may name different ones.
+        Called at the start by the process that leads the run, on behalf of all workers, and again
+        as `discovery_interval` says, then on a thread of its own: it may block. A name must mean
+        the same partition on all workers and in later runs.
         """
 
     @abstractmethod

@@ -102,16 +102,21 @@ def deal_partitions(plan: Plan) -> Deal:
     for step in plan.steps:
         kernel = step.kernel
         if isinstance(kernel, InputKernel) and hasattr(kernel.source, "list_parts"):
-            sources[step.step_id] = _listed(step.step_id, kernel.source)
+            sources[step.step_id] = listed(step.step_id, kernel.source)
         elif isinstance(kernel, OutputKernel) and hasattr(kernel.sink, "list_parts"):
-            sinks[step.step_id] = _listed(step.step_id, kernel.sink)
+            sinks[step.step_id] = listed(step.step_id, kernel.sink)
             if not sinks[step.step_id]:
                 msg = f"the sink of step {step.step_id!r} has no partitions to write to"
                 raise EngineRuntimeError(msg, step_id=step.step_id)
     return Deal(_dealt(sources, plan.workers), _dealt(sinks, plan.workers))
 
 
-def _listed(step_id: str, connector: Any) -> list[str]:
+def listed(step_id: str, connector: Any) -> list[str]:
+    """The partitions that a source or sink names, each once, in order.
+
+    Raises:
+        EngineRuntimeError: It can't name them.
+    """
     with blaming(step_id, "listing its partitions"):
         names: Any = connector.list_parts()
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
@@ -313,19 +318,26 @@ class _StageBuilder:
 
     def _source(self, step: PlannedStep, down: Target, counts: StepCounts | None) -> SourceNode:
         source, site = step.kernel.source, self._site
-        node = SourceNode(step.step_id, down, site.clock.time_s, counts)
-        # First of all, so that what is opened here is closed if opening the rest fails.
-        self._running.sources.append((node, self._reach[step.index]))
-        with blaming(step.step_id, "opening its source"):
-            if hasattr(source, "list_parts"):
-                positions = self._positions(step)
-                for name, owner in self._deal.sources[step.step_id].items():
-                    if owner == site.index:
-                        part = source.build_part(step.step_id, name, positions.get(name))
-                        node.open(name, part)
-            else:
+        if not hasattr(source, "list_parts"):
+            node = SourceNode(step.step_id, down, site.clock.time_s, counts)
+            self._running.sources.append((node, self._reach[step.index]))
+            with blaming(step.step_id, "opening its source"):
                 part = source.build(step.step_id, site.index, site.count)
                 node.open(f"worker-{site.index}", part)
+            return node
+
+        def build_part(name: str) -> Any:
+            return source.build_part(step.step_id, name, self._positions(step).get(name))
+
+        endless = getattr(source, "discovery_interval", None) is not None
+        node = SourceNode(
+            step.step_id, down, site.clock.time_s, counts, build=build_part, endless=endless
+        )
+        # First of all, so that what is opened here is closed if opening the rest fails.
+        self._running.sources.append((node, self._reach[step.index]))
+        for name, owner in self._deal.sources[step.step_id].items():
+            if owner == site.index:
+                node.build(name)
         return node
 
     def _sink(self, step: PlannedStep, inputs: int) -> SinkNode:

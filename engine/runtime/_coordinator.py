@@ -25,6 +25,7 @@ from engine.runtime._messages import (
     Ended,
     EpochRequest,
     LinkEpoch,
+    NewParts,
     Prepared,
     Published,
     Report,
@@ -74,10 +75,18 @@ class Coordinator:
         self._requested = False
         self._draining = False
         self._final = False
+        self._new_parts: NewParts = {}
 
     def drain(self, now_s: float) -> list[Decision]:
         """Stop the sources, commit one last epoch, stop. It isn't an end of input."""
         self._draining = True
+        return self.on_time(now_s)
+
+    def add_parts(self, new_parts: NewParts, now_s: float) -> list[Decision]:
+        """Have new partitions of sources read from the next epoch on, which begins soon."""
+        for step_id, dealt in new_parts.items():
+            self._new_parts.setdefault(step_id, {}).update(dealt)
+        self._requested = True
         return self.on_time(now_s)
 
     def next_time_s(self) -> float:
@@ -94,7 +103,8 @@ class Coordinator:
         self._requested = False
         self._final = final
         self._await_all(Phase.CLOSING)
-        return [CloseEpoch(self.epoch, final)]
+        new_parts, self._new_parts = self._new_parts, {}
+        return [CloseEpoch(self.epoch, final, new_parts)]
 
     def on_report(self, worker: WorkerIndex, report: Report, now_s: float) -> list[Decision]:
         """Take up what a worker says.

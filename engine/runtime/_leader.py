@@ -16,6 +16,7 @@ from engine.connectors import AbortExecution
 from engine.errors import LinkError
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._crew import Counted, CrewEvent, Left
+from engine.runtime._discovery import Discovery
 from engine.runtime._failure import name_of
 from engine.runtime._ids import Epoch, WorkerIndex
 from engine.runtime._messages import Command, Decision, LinkEpoch
@@ -105,12 +106,18 @@ class Leader:
         self._events.append(event)
         self._waiter.wake()
 
-    def lead(self, workers: Led, monitor: Monitor | None = None) -> None:
+    def lead(
+        self,
+        workers: Led,
+        monitor: Monitor | None = None,
+        discovery: Discovery | None = None,
+    ) -> None:
         """Start the workers and coordinate them until all have left.
 
         Args:
             workers: Who they are.
             monitor: Is told what happens; with one the workers must be counting.
+            discovery: Finds new partitions; None if nobody looks for them.
 
         Raises:
             BaseException: What ended the first worker that was not told to leave. The others were
@@ -121,7 +128,7 @@ class Leader:
         try:
             workers.start()
             while self._staying and self._clock.monotonic_s() < self._leave_by_s:
-                self._turn(workers, monitor)
+                self._turn(workers, monitor, discovery)
         except BaseException:
             workers.abort()
             workers.join(_LEAVING_S)
@@ -133,14 +140,11 @@ class Leader:
         if self._error is not None:
             raise self._error
 
-    def _turn(self, workers: Led, monitor: Monitor | None) -> None:
+    def _turn(self, workers: Led, monitor: Monitor | None, discovery: Discovery | None) -> None:
         now_s = self._clock.monotonic_s()
         if monitor is not None and monitor.ask(now_s):
             workers.count()
-        decisions = [] if self._error else self._coordinator.on_time(now_s)
-        if self._drain.requested:
-            self._drain.requested = False
-            decisions += self._coordinator.drain(now_s)
+        decisions = self._wishes(discovery, now_s)
         while self._events:
             event = self._events.popleft()
             if isinstance(event, Left):
@@ -160,6 +164,16 @@ class Leader:
             next_s = min(next_s, monitor.next_count_s)
         if self._staying:
             self._waiter.wait(max(0.0, next_s - now_s))
+
+    def _wishes(self, discovery: Discovery | None, now_s: float) -> list[Decision]:
+        """What time, people and sources want of the coordinator."""
+        decisions = [] if self._error else self._coordinator.on_time(now_s)
+        if self._drain.requested:
+            self._drain.requested = False
+            decisions += self._coordinator.drain(now_s)
+        while discovery is not None and discovery.found:
+            decisions += self._coordinator.add_parts(discovery.found.popleft(), now_s)
+        return decisions
 
     def _carry_out(self, decision: Decision, workers: Led) -> list[Decision]:
         if not isinstance(decision, LinkEpoch):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from engine.runtime._ids import Epoch
+from engine.runtime._ids import Epoch, WorkerIndex
+
+NewParts: TypeAlias = dict[str, dict[str, WorkerIndex]]
+"""Partitions that were found while running: by step and name, whose they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class CloseEpoch:
     epoch: Epoch
     final: bool
     """No records after it: sources stop here."""
+    new_parts: NewParts = field(default_factory=dict[str, dict[str, WorkerIndex]])
+    """Of sources, to be opened right after the barrier."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -19,16 +20,17 @@ from engine.dataflow import Dataflow
 from engine.errors import StoreError
 from engine.operators._kernels import OutputKernel
 from engine.recovery import RecoveryConfig
-from engine.runtime._build import WorkerSite, deal_partitions
+from engine.runtime._build import Deal, WorkerSite, deal_partitions
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
 from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._counts import Tally
 from engine.runtime._crew import Crew
+from engine.runtime._discovery import Discovery, discovering
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._leader import Drain, Leader
-from engine.runtime._messages import LinkEpoch
+from engine.runtime._messages import LinkEpoch, NewParts
 from engine.runtime._monitor import Monitor
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import (
@@ -135,20 +137,32 @@ def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
         planned.workers, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
     )
     deal = deal_partitions(planned) if recovery is None else recovery.deal
+    with discovering(planned, deal, options.waiter, options.tell) as discovery:
+        _run_on(planned, deal, coordinator, options, recovery, discovery)
+
+
+def _run_on(
+    planned: Plan,
+    deal: Deal,
+    coordinator: Coordinator,
+    options: RunOptions,
+    recovery: JobStore | None,
+    discovery: Discovery | None,
+) -> None:
+    clock, per_batch = options.clock, options.epoch_interval == timedelta(0)
     sites = _sites(planned, options, recovery)
-    per_batch = interval_s == 0
     if planned.workers > 1:
         leader = Leader(
             planned.workers, coordinator, clock, options.waiter, options.drain, recovery
         )
         crew = Crew(planned, deal, sites, leader.hear, epoch_per_batch=per_batch)
-        leader.lead(crew, options.monitor)
+        leader.lead(crew, options.monitor, discovery)
         return
     worker = Worker(planned, deal, sites[0], epoch_per_batch=per_batch)
     with closing([worker]):
         if options.monitor is not None:
             options.monitor.begin(1)
-        _drive(worker, coordinator, options, recovery)
+        _drive(worker, coordinator, options, recovery, discovery)
 
 
 def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> list[WorkerSite]:
@@ -171,18 +185,23 @@ def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> lis
 
 
 def _drive(
-    worker: Worker, coordinator: Coordinator, options: RunOptions, recovery: JobStore | None
+    worker: Worker,
+    coordinator: Coordinator,
+    options: RunOptions,
+    recovery: JobStore | None,
+    discovery: Discovery | None,
 ) -> None:
     """Let the worker step until the coordinator stops it, carrying what they say to each other."""
     step, reports, monotonic_s = worker.step, worker.reports, options.clock.monotonic_s
     drain, monitor, tally = options.drain, options.monitor, worker.tally
     wait = options.waiter.wait if tally is None else tally.waiting(options.waiter.wait)
+    found = deque[NewParts]() if discovery is None else discovery.found
     next_time_s = -math.inf
     while not worker.stopped:
         wait_s = step()
         now_s = monotonic_s()
-        if reports or now_s >= next_time_s or drain.requested:
-            _coordinate(worker, coordinator, now_s, drain, recovery)
+        if reports or now_s >= next_time_s or drain.requested or found:
+            _coordinate(worker, coordinator, now_s, drain, found, recovery)
             next_time_s = coordinator.next_time_s()
             if monitor is not None:
                 monitor.observe(coordinator, now_s)
@@ -200,6 +219,7 @@ def _coordinate(
     coordinator: Coordinator,
     now_s: float,
     drain: Drain,
+    found: deque[NewParts],
     recovery: JobStore | None,
 ) -> None:
     """One exchange of words: reports to the coordinator, its decisions to the worker."""
@@ -207,6 +227,8 @@ def _coordinate(
     if drain.requested:
         drain.requested = False
         commands += coordinator.drain(now_s)
+    while found:
+        commands += coordinator.add_parts(found.popleft(), now_s)
     while worker.reports:
         commands += coordinator.on_report(worker.index, worker.reports.popleft(), now_s)
     for decision in commands:

@@ -14,6 +14,7 @@ from engine.connectors import SourcePartition
 from engine.errors import ConnectorError
 from engine.operators._shown import shown
 from engine.runtime._counts import StepCounts
+from engine.runtime._failure import blaming
 from engine.runtime._nodes import Node, Target
 
 IDLE_POLL_S = 0.001
@@ -51,6 +52,8 @@ class SourceNode(Node):
         down: Where records go.
         time_s: The wall clock.
         counts: Of the step; None where nobody counts.
+        build: Builds a partition by its name; None for a source that has none with names.
+        endless: More partitions may be found while it runs, so it never ends by itself.
     """
 
     def __init__(
@@ -59,17 +62,28 @@ class SourceNode(Node):
         down: Target,
         time_s: Callable[[], float],
         counts: StepCounts | None = None,
+        *,
+        build: Callable[[str], Any] | None = None,
+        endless: bool = False,
     ) -> None:
         super().__init__(step_id, 1)
         self.counts = counts
         self.timed_poll = self.poll if counts is None else counts.timing(self.poll)
         """As `poll`, and timed."""
+        self._build = build
+        self._endless = endless
         self._readers: list[_Reader] = []
         self._live: list[_Reader] = []
         self._turn = 0
         self._down = down
         self._down_push = down.push
         self._time_s = time_s
+
+    def build(self, name: str) -> None:
+        """Build a partition and open it."""
+        assert self._build is not None  # noqa: S101
+        with blaming(self.step_id, "opening its source"):
+            self.open(name, self._build(name))
 
     def open(self, name: str, part: Any) -> None:
         """Take over a partition that was just built: read it, and close it in the end."""
@@ -117,14 +131,17 @@ class SourceNode(Node):
                     # The partitions whose turn was still to come may be due.
                     wait_s = 0.0
                     break
-        if not live and not self.ended:
+        if not live and not self.ended and not self._endless:
             self.end_input()
         return batches, wait_s
 
     def wait_s(self) -> float:
         """In how many seconds the next partition is due; 0 at once."""
         now_s = self._time_s()
-        return min((reader.wait_s(now_s) for reader in self._live), default=0.0)
+        return min(
+            (reader.wait_s(now_s) for reader in self._live),
+            default=math.inf if self._endless else 0.0,
+        )
 
     def _hand_on(self, reader: _Reader, batch: Any) -> float:
         """Send a partition's batch down; gives in how many seconds the partition is due again."""
@@ -175,7 +192,9 @@ class SourceNode(Node):
     def on_commit(self, states: dict[str, Any]) -> None:
         """Tell the partitions that the epoch of a snapshot is durable."""
         for reader in self._readers:
-            reader.part.on_commit(states[reader.name])
+            # One that was found while the epoch was on its way is not in it.
+            if reader.name in states:
+                reader.part.on_commit(states[reader.name])
 
     def resume_commit(self, positions: dict[str, Any]) -> None:
         """Tell the partitions again what an earlier run committed; it may not have got that far."""

@@ -12,6 +12,7 @@ from engine.errors import LinkError, WorkerDiedError
 from engine.runtime._build import deal_partitions
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._crew import CrewEvent
+from engine.runtime._discovery import discovering
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
 from engine.runtime._leader import Leader, Led
@@ -157,6 +158,8 @@ class _Run:
                 workers, coordinator, options.clock, options.waiter, options.drain, recovery
             )
             try:
-                leader.lead(self._team.led(member, leader.hear), options.monitor)
+                led = self._team.led(member, leader.hear)
+                with discovering(self._planned, deal, options.waiter, options.tell) as discovery:
+                    leader.lead(led, options.monitor, discovery)
             finally:
                 self.progressed = coordinator.epochs_committed > 0

@@ -25,6 +25,7 @@ from engine.runtime._messages import (
     CommitEpoch,
     Ended,
     EpochRequest,
+    NewParts,
     Prepared,
     Published,
     Report,
@@ -296,8 +297,10 @@ class Worker:
 
     def _obey(self, command: Command) -> None:
         match command:
-            case CloseEpoch(epoch, final):
+            case CloseEpoch(epoch, final, new_parts):
                 self._close_epoch(epoch, final=final)
+                if not final:
+                    self._open_parts(new_parts)
             case CommitEpoch(epoch):
                 self._settling = self._publish(epoch)
             case Stop():
@@ -314,6 +317,13 @@ class Worker:
             if not stage.inputs:
                 self._pass_barrier(stage)
         self._hold = self._epoch_per_batch
+
+    def _open_parts(self, new_parts: NewParts) -> None:
+        """Begin to read partitions that were found while running: they belong to the next epoch."""
+        for node, _ in self._sources:
+            for name, owner in new_parts.get(node.step_id, {}).items():
+                if owner == self.index:
+                    node.build(name)
 
     def _pass_barrier(self, stage: RunningStage) -> None:
         """A stage has all records of the epoch: its sinks take stock, and it goes on."""

@@ -162,7 +162,8 @@ def test_what_sqlite_has_no_form_for_takes_its_nearest(path: Path, delivery: str
         ),
         ("ab", TypeError, "mappings, dataclasses, tuples or lists; got 'ab' of type `str`"),
     ],
-    ids=str,
+    # The same in every process, for tests that run in several.
+    ids=lambda part: "source" if isinstance(part, TestingSource) else str(part),
 )
 def test_refuses_what_a_table_cannot_hold(
     path: Path, delivery: str, record: Any, error: type[Exception], says: str

@@ -23,6 +23,7 @@ EDGES = {
     "engine/runtime/_cluster.py": "joins processes of several hosts",
     "engine/runtime/_meeting.py": "connects their workers",
     "engine/runtime/_door.py": "listens and connects",
+    "engine/runtime/_discovery.py": "asks sources on threads of its own",
     "engine/runtime/_wire.py": "sends messages over sockets and TLS",
     "engine/runtime/_endpoint.py": "serves metrics and health",
     "engine/recovery/_disk.py": "binds the disk to this machine",

@@ -1,0 +1,186 @@
+"""New partitions of sources, found while a flow runs."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine.operators as op
+from engine.dataflow import Dataflow
+from engine.inputs import FixedPartitionedSource, StatefulSourcePartition
+from engine.recovery import RecoveryConfig
+from engine.runtime import Drain, Epoch, RunOptions, SystemWaiter, WorkerIndex, run_flow
+from engine.runtime._build import Deal
+from engine.runtime._coordinator import Coordinator
+from engine.runtime._discovery import Discovery
+from engine.runtime._messages import CloseEpoch, CommitEpoch, Prepared, Published
+from engine.testing import TestingSink
+
+LONG_S = 20.0
+SOON = timedelta(milliseconds=5)
+A, B = WorkerIndex(0), WorkerIndex(1)
+
+
+class Part(StatefulSourcePartition[tuple[str, int], int]):
+    """Gives some numbers and then nothing more."""
+
+    def __init__(self, name: str, at: int, count: int) -> None:
+        self.name, self.at, self.count = name, at, count
+
+    def next_batch(self) -> list[tuple[str, int]]:
+        if self.at == self.count:
+            return []
+        self.at += 1
+        return [(self.name, self.at - 1)]
+
+    def snapshot(self) -> int:
+        return self.at
+
+
+@dataclass
+class Growing(FixedPartitionedSource[Any, int]):
+    """A source to whose partitions others may be added."""
+
+    names: list[str]
+    count: int = 5
+    discovery_interval: timedelta | None = SOON
+    built: list[tuple[str, int | None]] = field(default_factory=list)
+    broken: bool = False
+
+    def list_parts(self) -> list[str]:
+        if self.broken:
+            raise OSError("nobody there")
+        return list(self.names)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> Part:
+        self.built.append((for_part, resume_state))
+        return Part(for_part, resume_state or 0, self.count)
+
+
+class Run:
+    """A flow that runs on a thread until it is drained."""
+
+    def __init__(self, source: Growing, workers: int, store: Path | None = None) -> None:
+        self.out: list[tuple[str, int]] = []
+        self.told: list[str] = []
+        flow = Dataflow("flow")
+        keyed = op.key_on("key", op.input("in", flow, source), lambda record: record[0])
+        op.output("out", op.map("take", keyed, lambda pair: pair[1]), TestingSink(self.out))
+        self._drain, self._waiter = Drain(), SystemWaiter()
+        options = RunOptions(
+            timedelta(milliseconds=20),
+            waiter=self._waiter,
+            drain=self._drain,
+            workers=workers,
+            recovery=None if store is None else RecoveryConfig(store, create=True),
+            tell=self.told.append,
+        )
+        self._thread = threading.Thread(target=run_flow, args=(flow, options))
+        self._thread.start()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        until_s = time.monotonic() + LONG_S
+        while not condition():
+            assert time.monotonic() < until_s, (self.out, self.told)
+            assert self._thread.is_alive(), "it has ended by itself"
+            time.sleep(0.005)
+
+    def drain(self) -> dict[str, list[int]]:
+        """End it; gives what came out, by partition."""
+        self._drain.requested = True
+        self._waiter.wake()
+        self._thread.join(LONG_S)
+        assert not self._thread.is_alive()
+        found = defaultdict(list)
+        for name, number in self.out:
+            found[name].append(number)
+        return found
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_new_partitions_are_read(workers: int):
+    """From none to one to three, each from its start and once; and the flow doesn't end."""
+    source = Growing([])
+    run = Run(source, workers)
+    for names in (["b"], ["a", "b", "c"]):
+        source.names = names
+        run.wait(lambda names=names: len(run.out) == 5 * len(names))
+    assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "abc"}
+    assert "step 'flow.in' has new partitions: b" in run.told
+    assert "step 'flow.in' has new partitions: a, c" in run.told
+    assert sorted(source.built) == [("a", None), ("b", None), ("c", None)]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_later_run_goes_on_where_they_stopped(workers: int, tmp_path: Path):
+    """Each partition has its position in the store, whenever it was found."""
+    source = Growing(["a"])
+    run = Run(source, workers, tmp_path / "store")
+    run.wait(lambda: len(run.out) == 5)
+    source.names = ["a", "b"]
+    run.wait(lambda: len(run.out) == 10)
+    run.drain()
+    source.built.clear()
+    source.count = 8
+    again = Run(source, 3 - workers, tmp_path / "store")
+    again.wait(lambda: len(again.out) == 6)
+    assert again.drain() == {"a": [5, 6, 7], "b": [5, 6, 7]}
+    assert sorted(source.built) == [("a", 5), ("b", 5)]
+
+
+def test_one_that_is_gone_for_a_while_goes_on():
+    """It is neither closed nor opened again."""
+    source = Growing(["a", "b"])
+    run = Run(source, 1)
+    for names in (["a"], ["b", "a"], ["c", "b", "a"]):
+        source.names = names
+        time.sleep(0.05)
+    run.wait(lambda: len(run.out) == 15)
+    assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "abc"}
+    assert source.built == [("a", None), ("b", None), ("c", None)]
+
+
+def test_a_source_that_cannot_be_asked_is_asked_again():
+    """It is said, and the flow goes on."""
+    source = Growing(["a"])
+    run = Run(source, 1)
+    run.wait(lambda: len(run.out) == 5)
+    source.broken = True
+    told = "step 'flow.in' can't list its partitions: OSError: nobody there; asking again in 0.005"
+    run.wait(lambda: any(line.startswith(told) for line in run.told))
+    source.names, source.broken = ["a", "b"], False
+    run.wait(lambda: len(run.out) == 10)
+    assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "ab"}
+
+
+def test_the_worker_with_the_fewest_gets_the_next():
+    """And the same one everywhere, because one process decides."""
+    deal = Deal({"s": {"a": A, "b": B, "c": A}, "t": {"d": B, "e": B}}, {})
+    found = Discovery({"s": Growing(["z", "y", "a"])}, deal, 2, SystemWaiter(), print)
+    found.start()
+    until_s = time.monotonic() + LONG_S
+    while not found.found:
+        assert time.monotonic() < until_s
+        time.sleep(0.005)
+    found.stop()
+    assert list(found.found) == [{"s": {"y": A, "z": A}}]
+
+
+def test_they_come_with_the_next_barrier():
+    """Which is not waited for; and if an epoch is on its way, with the one after it."""
+    coordinator = Coordinator(1, 10.0, 0.0)
+    first, second = {"s": {"x": A}}, {"s": {"y": A}}
+    assert coordinator.add_parts(first, 1.0) == [CloseEpoch(Epoch(1), final=False, new_parts=first)]
+    assert coordinator.add_parts(second, 1.0) == []
+    assert coordinator.on_report(A, Prepared(Epoch(1)), 1.0) == [CommitEpoch(Epoch(1))]
+    assert coordinator.on_report(A, Published(Epoch(1)), 1.0) == [
+        CloseEpoch(Epoch(2), final=False, new_parts=second)
+    ]
