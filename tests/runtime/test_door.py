@@ -306,7 +306,8 @@ def test_an_impostor_is_not_believed(plain: Host, tmp_path: Path):
                 sock.recv(4096)
                 sock.sendall(answer)
 
-    impostor = threading.Thread(target=pretend)
+    server.settimeout(LONG_S)
+    impostor = threading.Thread(target=pretend, daemon=True)
     impostor.start()
     for told in ("does not know the cluster's secret",) * 2 + ("not speak as an engine does",):
         with pytest.raises(ClusterError, match=told):
