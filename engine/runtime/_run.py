@@ -7,7 +7,6 @@ thread coordinates them (`_leader`).
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -146,8 +145,6 @@ def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
         return
     worker = Worker(planned, deal, sites[0], epoch_per_batch=per_batch)
     with closing([worker]):
-        if options.monitor is not None:
-            options.monitor.begin(1)
         _drive(worker, coordinator, options, recovery)
 
 
@@ -177,7 +174,11 @@ def _drive(
     step, reports, monotonic_s = worker.step, worker.reports, options.clock.monotonic_s
     drain, monitor, tally = options.drain, options.monitor, worker.tally
     wait = options.waiter.wait if tally is None else tally.waiting(options.waiter.wait)
-    next_time_s = -math.inf
+    next_time_s = coordinator.next_time_s()
+    if monitor is not None:
+        monitor.begin(1)
+        monitor.counted(worker.snapshot())
+        next_time_s = monitor.next_count_s
     while not worker.stopped:
         wait_s = step()
         now_s = monotonic_s()
