@@ -59,6 +59,25 @@ def test_items_are_counted_where_they_come_in_and_go_out():
     }
 
 
+def test_what_goes_several_ways_or_comes_in_several_is_counted_by_each_step():
+    """Neither reader of a stream, nor either of those that feed a step, has all of it."""
+
+    def build(numbers: Stream[Any]) -> Stream[Any]:
+        both = op.branch("small", numbers, lambda n: n < 4)
+        small = op.map("minus", both.trues, lambda n: -n)
+        large = op.filter("even", both.falses, lambda n: n % 2 == 0)
+        return op.merge("all", small, large)
+
+    assert items(counted(build, [list(range(10))])) == {
+        "flow.in": (0, 10),
+        "flow.small": (10, 10),
+        "flow.minus": (4, 4),
+        "flow.even": (6, 3),
+        "flow.all": (7, 7),
+        "flow.out": (7, 0),
+    }
+
+
 def test_what_a_step_gives_at_the_end_counts():
     """It goes out although nothing came in."""
     build = lambda s: op.count_final("count", s, str)  # noqa: E731
@@ -170,6 +189,29 @@ def test_of_many_calls_only_the_first_are_timed_until_the_next_snapshot():
     assert tally.steps({})["inner"].duration_s == 501.0
 
 
+def test_timing_ends_between_calls_and_never_inside_of_one():
+    """A step would else be charged with what those after it take."""
+    time = FakeTime()
+    tally = Tally(time.monotonic_s)
+    outer, *inner = (tally.step(name) for name in ("outer", "one", "other"))
+
+    def work(_: list[Any]) -> None:
+        time.now_s += 1.0
+
+    one, other = (step.incoming(work) for step in inner)
+
+    def to_both(batch: list[Any]) -> None:
+        one(batch)
+        other(batch)
+
+    push = outer.incoming(to_both)
+    for _ in range(1000):
+        push([1])
+    steps = tally.steps({})
+    assert [sum(step.durations) for step in steps.values()] == [334] * 3
+    assert [step.duration_s for step in steps.values()] == [0.0, 334.0, 334.0]
+
+
 def test_backpressure_is_the_time_from_a_full_way_out_to_the_next_poll():
     """Up to now, if it still is full."""
     bench = Bench({"a": [[1, 2]] * 9}, credit=1, counting=True)
@@ -264,6 +306,21 @@ def test_workers_in_threads_count_for_themselves():
         assert sum(taken) == 5000
         assert all(taken)
     assert sum(snapshot.states["flow.n"].keys for snapshot in snapshots) == 5000
+
+
+def test_workers_in_threads_are_not_busy_while_they_wait(monkeypatch: pytest.MonkeyPatch):
+    """The wait of each is one that its tally knows of."""
+    waiting, waits = Tally.waiting, []
+
+    def noted(tally: Tally, wait: Callable[[float], None]) -> Callable[[float], None]:
+        waits.append(wait)
+        return waiting(tally, wait)
+
+    monkeypatch.setattr(Tally, "waiting", noted)
+    flow = Dataflow("flow")
+    op.output("out", op.input("in", flow, TestingSource([1])), TestingSink([]))
+    run_flow(flow, RunOptions(workers=2, monitor=Monitor(FakeTime().monotonic_s)))
+    assert len(waits) == 2
 
 
 def test_without_metrics_nothing_is_in_the_way_of_a_batch():

@@ -9,8 +9,10 @@ import pytest
 
 import engine.operators as op
 from engine.dataflow import Dataflow
-from engine.runtime import Coordinator, RunOptions, WorkerIndex, run_flow
+from engine.runtime import Coordinator, Drain, RunOptions, WorkerIndex, run_flow
 from engine.runtime._counts import StepSnapshot, WorkerSnapshot
+from engine.runtime._crew import Counted, Left
+from engine.runtime._leader import Leader
 from engine.runtime._messages import EpochRequest, Prepared, Published
 from engine.runtime._monitor import Monitor
 from tests.runtime.scripted import FakeTime, LogSink, ScriptedSource, Wait
@@ -151,6 +153,67 @@ def test_epochs_are_numbered_and_timed():
     assert monitor.epochs.duration_s == 0.75
     assert monitor.epochs.durations == (0, 0, 0, 0, 0, 0, 1, *(0,) * 5)
     assert time.now_s - monitor.epochs.began_s == 2.0
+
+
+class Crowd:
+    """A worker that has nothing to do, and leaves after it was asked some times for its counts."""
+
+    def __init__(self, time: FakeTime, asks_max: int) -> None:
+        self.asked_s: list[float] = []
+        self._time = time
+        self._left = asks_max
+        self.leader: Any = None
+
+    def count(self) -> None:
+        self.asked_s.append(self._time.now_s)
+        self._left -= 1
+        self.leader.hear(Counted(ONE, said(0)))
+        if not self._left:
+            self.leader.hear(Left(ONE, None))
+
+    def start(self) -> None:
+        """It has."""
+
+    def command(self, command: Any) -> None:
+        """It needn't."""
+
+    def abort(self) -> None:
+        """It doesn't."""
+
+    def join(self, timeout_s: float) -> None:
+        """It has."""
+
+
+class Noting(Monitor):
+    """Notes at which times the leader's loop has turned."""
+
+    def __init__(self, time: FakeTime) -> None:
+        super().__init__(time.monotonic_s)
+        self.turned_s: set[float] = set()
+
+    def turned(self, now_s: float) -> None:
+        super().turned(now_s)
+        self.turned_s.add(now_s)
+
+
+class FakeWaiter(FakeTime):
+    def wake(self) -> None:
+        """Nobody waits."""
+
+
+def test_a_leader_asks_each_second_and_notes_that_its_loop_turns():
+    """Also while nothing happens; when it is over, a loop that stands still is no trouble."""
+    time = FakeWaiter()
+    begin_s, monitor, crowd = time.now_s, Noting(time), Crowd(time, 5)
+    coordinator = Coordinator(1, 60.0, time.now_s)
+    leader = Leader(1, coordinator, time, time, Drain(), None)
+    crowd.leader = leader
+    leader.lead(crowd, monitor)
+    assert crowd.asked_s == [begin_s + at for at in range(5)]
+    assert monitor.turned_s == set(crowd.asked_s)
+    assert monitor.not_ready() is None
+    time.now_s += 100.0
+    assert monitor.stuck() is None
 
 
 def test_a_run_tells_its_monitor_of_workers_and_epochs():
