@@ -28,7 +28,6 @@ from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._leader import Drain, Leader
 from engine.runtime._messages import LinkEpoch
-from engine.runtime._monitor import Monitor
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import (
     Clock,
@@ -44,6 +43,7 @@ from engine.runtime._sink_node import Job
 from engine.runtime._worker import Worker
 
 if TYPE_CHECKING:
+    from engine.runtime._monitor import Monitor
     from engine.runtime._recovery import JobStore
 
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)

@@ -169,7 +169,7 @@ def test_without_metrics_nothing_of_them_is_loaded(project: Project):
     program = (
         "import sys; from engine.run import main; main(['flows:flow'])\n"
         "print(sorted({'prometheus_client', 'http.server', 'socketserver', 'selectors', "
-        "'engine.runtime._endpoint', 'engine.runtime._exposition'} & set(sys.modules)))"
+        "'engine.runtime._endpoint', 'engine.runtime._monitor'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", program],
