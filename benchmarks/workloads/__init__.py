@@ -9,6 +9,7 @@ from benchmarks.workloads import (
     larger_than_memory,
     latency,
     memory,
+    metrics_cost,
     recovery_cost,
     resume,
     running_mean,
@@ -31,6 +32,7 @@ _MODULES = (
     resume,
     larger_than_memory,
     exchange,
+    metrics_cost,
 )
 
 WORKLOADS: dict[str, Workload] = {

@@ -22,11 +22,16 @@ class Address(NamedTuple):
     def parse(cls, text: str) -> Address:
         """What ``PORT`` or ``HOST:PORT`` names; without a host, this machine's own address.
 
+        An address of IPv6 stands in square brackets.
+
         Raises:
             ValueError: It is neither.
         """
         host, colon, port = text.strip().rpartition(":")
-        host = host.removeprefix("[").removesuffix("]") if "[" in host else host
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            host = ""
         well_formed = port.isascii() and port.isdigit() and len(port) < 10
         if not well_formed or int(port) > _PORT_MAX or (colon and not host):
             msg = "must be a port, such as 9090, or a host and a port, such as localhost:9090"

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.connectors import AbortExecution
 from engine.errors import LinkError
@@ -20,8 +20,10 @@ from engine.runtime._discovery import Discovery
 from engine.runtime._failure import name_of
 from engine.runtime._ids import Epoch, WorkerIndex
 from engine.runtime._messages import Command, Decision, LinkEpoch
-from engine.runtime._monitor import Monitor
 from engine.runtime._ports import Clock, Waiter
+
+if TYPE_CHECKING:
+    from engine.runtime._monitor import Monitor
 
 _LEAVING_S = 5.0
 """How long workers that were told to leave may take before they are left behind."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
 
 from engine.runtime._address import Address
-from engine.runtime._monitor import Monitor
 from engine.runtime._ports import Clock
+
+if TYPE_CHECKING:
+    from engine.runtime._monitor import Monitor
 
 
 @contextlib.contextmanager
@@ -29,6 +32,7 @@ def monitoring(
         return
     # Loads what most runs don't need.
     from engine.runtime._endpoint import Endpoint  # noqa: PLC0415
+    from engine.runtime._monitor import Monitor  # noqa: PLC0415
 
     monitor = Monitor(clock.monotonic_s)
     endpoint = Endpoint(address, monitor)

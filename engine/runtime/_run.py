@@ -7,7 +7,6 @@ thread coordinates them (`_leader`).
 from __future__ import annotations
 
 import contextlib
-import math
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
@@ -31,7 +30,6 @@ from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._leader import Drain, Leader
 from engine.runtime._messages import LinkEpoch, NewParts
-from engine.runtime._monitor import Monitor
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import (
     Clock,
@@ -47,6 +45,7 @@ from engine.runtime._sink_node import Job
 from engine.runtime._worker import Worker
 
 if TYPE_CHECKING:
+    from engine.runtime._monitor import Monitor
     from engine.runtime._recovery import JobStore
 
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
@@ -160,8 +159,6 @@ def _run_on(
         return
     worker = Worker(planned, deal, sites[0], epoch_per_batch=per_batch)
     with closing([worker]):
-        if options.monitor is not None:
-            options.monitor.begin(1)
         _drive(worker, coordinator, options, recovery, discovery)
 
 
@@ -196,7 +193,11 @@ def _drive(
     drain, monitor, tally = options.drain, options.monitor, worker.tally
     wait = options.waiter.wait if tally is None else tally.waiting(options.waiter.wait)
     found = deque[NewParts]() if discovery is None else discovery.found
-    next_time_s = -math.inf
+    next_time_s = coordinator.next_time_s()
+    if monitor is not None:
+        monitor.begin(1)
+        monitor.counted(worker.snapshot())
+        next_time_s = monitor.next_count_s
     while not worker.stopped:
         wait_s = step()
         now_s = monotonic_s()

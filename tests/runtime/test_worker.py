@@ -13,6 +13,7 @@ import engine.operators as op
 from engine.dataflow import Dataflow, Stream
 from engine.errors import InternalError
 from engine.runtime import Worker, WorkerIndex, WorkerSite, deal_partitions, plan
+from engine.runtime._counts import Tally
 from engine.runtime._ids import EdgeId, Epoch
 from engine.runtime._messages import (
     END,
@@ -43,6 +44,7 @@ class Bench:
         build: Callable[[Stream[Any]], Stream[Any]] = dealt,
         *,
         credit: int = 2,
+        counting: bool = False,
     ) -> None:
         self.log: Log = []
         self.wire = Wire()
@@ -53,7 +55,8 @@ class Bench:
         source = ScriptedSource(ours, self.log, self.time)
         op.output("out", build(op.input("in", flow, source)), LogSink(self.log))
         planned = plan(flow, 2)
-        site = WorkerSite(ME, 2, self.time, self.wire, credit)
+        tally = Tally(self.time.monotonic_s) if counting else None
+        site = WorkerSite(ME, 2, self.time, self.wire, credit, tally=tally)
         self.worker = Worker(planned, deal_partitions(planned), site)
 
     def called(self, *names: str) -> list[Any]:

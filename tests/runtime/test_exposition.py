@@ -1,0 +1,159 @@
+"""The metrics as Prometheus reads them: valid, rightly named, and as documented."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import replace
+
+from prometheus_client import REGISTRY
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+
+import engine.operators as op
+from engine.dataflow import Dataflow
+from engine.runtime import RunOptions, run_flow
+from engine.runtime._counts import StateSnapshot, StepSnapshot
+from engine.runtime._exposition import exposition
+from engine.runtime._monitor import Monitor
+from engine.testing import TestingSink, TestingSource
+from tests.runtime.scripted import FakeTime
+from tests.runtime.test_monitor import Watched, said
+from tests.tidy.tree import ROOT
+
+ROW = re.compile(r"^\| `(engine_\w+)` \| (\w+) \|([^|]*)\| .+ \|$", re.MULTILINE)
+
+
+def parsed(monitor: Monitor) -> dict[str, Metric]:
+    """The families by name."""
+    text = exposition(monitor).decode()
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def values(family: Metric, suffix: str = "") -> dict[tuple[str, ...], float]:
+    """The samples of one kind by their labels, bounds first."""
+    return {
+        tuple(sample.labels.values()): sample.value
+        for sample in family.samples
+        if sample.name == f"{family.name}{suffix}"
+    }
+
+
+def ran(workers: int = 1) -> Monitor:
+    """A monitor of a run that is over."""
+    flow, time = Dataflow("flow"), FakeTime()
+    keyed = op.key_on("key", op.input("in", flow, TestingSource(range(100), 10)), str)
+    op.output("out", op.stateful_map("n", keyed, lambda _, n: (1, n)), TestingSink([]))
+    monitor = Monitor(time.monotonic_s)
+    run_flow(flow, RunOptions(workers=workers, monitor=monitor))
+    return monitor
+
+
+def test_what_was_counted_is_shown_with_its_step_and_worker():
+    """Counters, gauges and histograms."""
+    watched = Watched()
+    step = StepSnapshot(
+        *(1201, 7, (0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 3, 1), 0.5, 1.5, 2.5, 4)
+    )
+    states = {"flow.state": StateSnapshot(3, 4000)}
+    watched.monitor.counted(said(0, step, states=states, busy_s=8.5, sent_bytes=9))
+    watched.time.now_s += 2.0
+    families = parsed(watched.monitor)
+    labels = ("flow.step", "0")
+    assert values(families["engine_items_in"], "_total") == {labels: 1201.0}
+    assert values(families["engine_items_out"], "_total") == {labels: 7.0}
+    assert values(families["engine_queue_batches"]) == {labels: 4.0}
+    assert values(families["engine_backpressure_seconds"], "_total") == {labels: 1.5}
+    assert values(families["engine_alignment_seconds"], "_total") == {labels: 2.5}
+    assert values(families["engine_state_keys"]) == {("flow.state", "0"): 3.0}
+    assert values(families["engine_state_bytes"]) == {("flow.state", "0"): 4000.0}
+    assert values(families["engine_busy_seconds"], "_total") == {("0",): 8.5}
+    assert values(families["engine_exchange_sent_bytes"], "_total") == {("0",): 9.0}
+    assert values(families["engine_report_age_seconds"]) == {("0",): 2.0}
+    assert values(families["engine_restarts"], "_total") == {(): 0.0}
+
+
+def test_histograms_have_all_that_was_measured():
+    """In cumulative buckets, with sum and count."""
+    watched = Watched()
+    sizes = (
+        0,
+        1,
+        0,
+        0,
+        0,
+        2,
+        0,
+        0,
+        0,
+        0,
+        0,
+        1,
+    )  # A batch of 1, two of up to 31, one of up to 2047.
+    durations = (
+        *(0,) * 4,
+        3,
+        1,
+        *(0,) * 20,
+        1,
+    )  # 3 of up to 16 µs, one of up to 32, one of a minute.
+    step = replace(StepSnapshot(), items_in=1201, batch_sizes=sizes, durations=durations)
+    watched.monitor.counted(said(0, replace(step, duration_s=60.5)))
+    families = parsed(watched.monitor)
+    batches, calls = families["engine_batch_items"], families["engine_step_duration_seconds"]
+    by_bound = {bound: n for (bound, *_), n in values(batches, "_bucket").items()}
+    assert list(by_bound.items()) == [
+        *(("1.0", 1), ("15.0", 1), ("127.0", 3), ("1023.0", 3), ("8191.0", 4), ("65535.0", 4)),
+        ("+Inf", 4),
+    ]
+    assert list(values(batches, "_sum").values()) == [1201.0]
+    assert list(values(batches, "_count").values()) == [4.0]
+    by_bound = {bound: n for (bound, *_), n in values(calls, "_bucket").items()}
+    assert list(by_bound.items())[:2] == [("1.6e-05", 3), ("6.4e-05", 4)]
+    assert list(by_bound.items())[-2:] == [("16.777216", 4), ("+Inf", 5)]
+    assert list(values(calls, "_sum").values()) == [60.5]
+
+
+def test_no_worker_lacks_in_the_samples_of_a_run():
+    """Their sums are the input's."""
+    families = parsed(ran(3))
+    taken = values(families["engine_items_in"], "_total")
+    assert sum(n for (step, _), n in taken.items() if step == "flow.n") == 100.0
+    assert {worker for step, worker in taken if step == "flow.n"} == {"0", "1", "2"}
+    assert sum(values(families["engine_state_keys"]).values()) == 100.0
+    assert values(families["engine_epoch_duration_seconds"], "_count") == {(): 1.0}
+
+
+def test_names_and_units_are_as_prometheus_has_them():
+    """A prefix, base units, `_total` for counters, a help text in a line, no clock of samples."""
+    text = exposition(ran()).decode()
+    for family in parsed(ran()).values():
+        assert re.fullmatch(r"engine_[a-z]+(_[a-z]+)*", family.name)
+        assert not re.search(r"_(ms|us|millis\w*|kb|mb|count|total)$", family.name)
+        assert family.documentation.endswith(".")
+        if family.type == "counter":
+            assert f"{family.name}_total" in text
+        for sample in family.samples:
+            assert set(sample.labels) <= {"step_id", "worker_index", "le"}
+            assert sample.timestamp is None
+            assert math.isfinite(sample.value)
+            assert sample.value >= 0.0
+
+
+def test_the_document_has_all_metrics_and_no_others():
+    """With their kinds and labels."""
+    document = ROOT.joinpath("docs/metrics.md").read_text(encoding="utf-8")
+    shown = set()
+    for family in parsed(ran(2)).values():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        shown.add((name, family.type, ", ".join(f"`{label}`" for label in sorted(labels))))
+    assert {(row[1], row[2], row[3].strip()) for row in ROW.finditer(document)} == shown
+
+
+def test_nothing_is_left_in_the_registry_of_the_process():
+    """A flow may serve metrics of its own."""
+    before = {family.name for family in REGISTRY.collect()}
+    exposition(ran())
+    assert {family.name for family in REGISTRY.collect()} == before
+    assert not any(name.startswith("engine_") for name in before)
