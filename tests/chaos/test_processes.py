@@ -214,20 +214,6 @@ def test_a_drain_ends_in_an_epoch(job: Job, number: int, code: int):
     job.check()
 
 
-def test_another_number_of_workers_goes_on(job: Job):
-    """From two processes to three workers in threads of one, and to two of two."""
-    for arguments in (["-r", "store"], ["-r", "store", "-p", "1", "-w", "3"]):
-        process = job.start(*arguments, "-s", "20ms")
-        time.sleep(1.0)
-        process.send_signal(signal.SIGTERM)
-        said = ended(process)
-        assert process.returncode == 0, said
-    process = job.start("-r", "store", "-w", "2", PAUSE_S="0")
-    said = ended(process)
-    assert process.returncode == 0, said
-    job.check()
-
-
 def test_a_job_that_keeps_dying_ends_with_the_reason(job: Job):
     """After some tries, each a little later; its store is as the last epoch left it."""
     process = job.start("-r", "store", "-s", "1h", PAUSE_S="1")
