@@ -1,30 +1,26 @@
 """The flow whose exchange `workloads/exchange.py` times, and the same by hand in two processes.
 
 W3, with the records of each process half for its own keys and half for the other's. Each process
-makes its half of the input before its first batch, and at its end prints a line of JSON: when it
-was asked for its first batch, when its last record came out, and how many did.
+makes its half of the input before its first batch.
 """
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import pickle
 import random
 import sys
-import time
 from typing import Any
 from zlib import crc32
 
 from benchmarks.contenders import load_engine
-from benchmarks.feeds import Batch, BatchPart, Count, split
+from benchmarks.feeds import Batch, split
+from benchmarks.telling import NotedPart, Told, note_start
 from benchmarks.workloads.exchange import PROCESSES
 from benchmarks.workloads.running_mean import graph, loop_udf
 
 KEYS = 1000
 BATCH_SIZE = 1000
-
-_first_s: list[float] = []
 
 
 def readings(process: int, records: int) -> list[Batch]:
@@ -34,33 +30,11 @@ def readings(process: int, records: int) -> list[Batch]:
     return split([(choice(names), 1.0) for _ in range(records // PROCESSES)], BATCH_SIZE)
 
 
-class Half(BatchPart):
+class Half(NotedPart):
     """One process's partition of the source."""
 
     def __init__(self, process: int, records: int) -> None:
         super().__init__(readings(process, records))
-
-    def next_batch(self) -> Batch:
-        if not _first_s:
-            _first_s.append(time.monotonic())
-        return super().next_batch()
-
-
-class Told(Count):
-    """Counts what comes out of one of the processes, and tells at its end."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last_s = 0.0
-
-    def write_batch(self, items: Batch) -> None:
-        super().write_batch(items)
-        self._last_s = time.monotonic()
-
-    def close(self) -> None:
-        told = {"first_s": _first_s[0], "last_s": self._last_s, "records": self.records}
-        sys.stdout.write(json.dumps(told) + "\n")
-        sys.stdout.flush()
 
 
 def flow_of(family: str, records: int) -> Any:
@@ -103,7 +77,7 @@ def exchanged(batches: list[Batch], process: int, connection: Any) -> Any:
 def by_hand(process: int, records: int, connection: Any) -> None:
     """One of the two processes."""
     told, batches = Told(), readings(process, records)
-    _first_s.append(time.monotonic())
+    note_start()
     loop_udf(told.write_batch, exchanged(batches, process, connection))
     told.close()
 

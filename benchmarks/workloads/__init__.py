@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from benchmarks.workloads import (
     barrier,
+    cpu_map,
     exchange,
+    exchange_latency,
     join,
     larger_than_memory,
     latency,
@@ -31,8 +33,10 @@ _MODULES = (
     barrier,
     resume,
     larger_than_memory,
+    cpu_map,
     exchange,
     metrics_cost,
+    exchange_latency,
 )
 
 WORKLOADS: dict[str, Workload] = {

@@ -7,20 +7,14 @@ came out of either; making the input is before that.
 
 from __future__ import annotations
 
-import json
-import re
-import subprocess
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from benchmarks.contenders import BARE_UDF
 from benchmarks.workloads._base import Layout, Metric, Outcome
+from benchmarks.workloads._processes import flow_arguments, seconds_of, told_by
 
 PROCESSES = 2
-TIMEOUT_S = 300.0
-TOP = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,32 +43,10 @@ class Exchange:
             arguments = ["benchmarks.exchanging", str(records)]
         else:
             flow = f"benchmarks.exchanging:flow_of({contender!r}, {records})"
-            arguments = [f"{contender}.run", flow, "-p", str(PROCESSES)]
-            if contender != "engine":
-                arguments[0] = f"{contender}.testing"
-        told = [json.loads(text) for text in _told(arguments)]
-        count = sum(one["records"] for one in told)
-        if len(told) != PROCESSES or count != records:
-            msg = f"{contender}: {count} of {records} records came out of {len(told)} processes"
-            raise RuntimeError(msg)
-        seconds = max(one["last_s"] for one in told) - min(one["first_s"] for one in told)
-        return Outcome({"records_per_s": records / seconds}, count, count if check else None)
-
-
-def _told(arguments: list[str]) -> list[str]:
-    """What the processes print, who share standard output."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=TOP,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT_S,
-        check=False,
-    )
-    if done.returncode != 0:
-        msg = f"{arguments[0]} failed: {done.stderr.strip()}"
-        raise RuntimeError(msg)
-    return re.findall(r"\{[^{}]*\}", done.stdout)
+            arguments = flow_arguments(contender, flow, PROCESSES)
+        told = told_by(arguments, PROCESSES, records)
+        figures = {"records_per_s": records / seconds_of(told)}
+        return Outcome(figures, records, records if check else None)
 
 
 WORKLOADS = (

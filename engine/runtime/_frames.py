@@ -103,7 +103,9 @@ class FrameReader:
     def __init__(self, generation: int) -> None:
         self._generation = generation
         self._seq = 0
-        self._rest = b""
+        self._parts: list[bytes] = []
+        self._lacks = HEADER.size
+        """How many bytes must come before there is something to look at."""
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """The frames that are whole now.
@@ -111,14 +113,19 @@ class FrameReader:
         Raises:
             LinkError: What came is no frame of this run, is damaged, or one before it is missing.
         """
-        rest = self._rest + data if self._rest else data
-        view, at = memoryview(rest), 0
+        self._parts.append(data)
+        self._lacks -= len(data)
+        if self._lacks > 0:
+            return
+        rest = b"".join(self._parts) if len(self._parts) > 1 else data
+        view, at, needed = memoryview(rest), 0, HEADER.size
         while len(rest) - at >= HEADER.size:
             *head, checksum = HEADER.unpack_from(rest, at)
             generation, edge, kind, seq, length = head
             self._check(generation, seq, length)
             end = at + HEADER.size + length
             if end > len(rest):
+                needed = HEADER.size + length
                 break
             body = view[at + HEADER.size : end]
             if crc32(body, crc32(_CHECKED.pack(*head))) != checksum:
@@ -127,7 +134,9 @@ class FrameReader:
             self._seq = (self._seq + 1) & 0xFFFFFFFF
             at = end
             yield _frame_of(EdgeId(edge), kind, body)
-        self._rest = rest[at:]
+        left = rest[at:]
+        self._parts = [left] if left else []
+        self._lacks = needed - len(left)
 
     def _check(self, generation: int, seq: int, length: int) -> None:
         if generation != self._generation:

@@ -19,7 +19,7 @@ PAIRS = [
 
 def records_of(workload):
     """Enough records for several batches, and few where they come at a steady pace."""
-    return TINY if workload.name.startswith("w8-") else SMALL
+    return TINY if workload.name.startswith(("w8-", "exchange-latency")) else SMALL
 
 
 @pytest.mark.parametrize(("workload", "contender"), PAIRS)
