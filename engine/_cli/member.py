@@ -41,7 +41,11 @@ def main() -> None:
     """Run workers until they have left."""
     _live_with_leader()
     leader = _Leader(int(sys.argv[1]))
-    spawned: Spawned = leader.recv()
+    try:
+        spawned: Spawned = leader.recv()
+    except (EOFError, OSError):
+        return  # It was stopped before it said anything.
+    _keep_to_ourselves(int(sys.argv[1]), spawned)
     membership, flow = spawned.membership, None
 
     def report_of(error: BaseException) -> str:
@@ -67,6 +71,12 @@ def main() -> None:
         os._exit(1)
     except BaseException as ex:  # noqa: BLE001 - whatever it is, the leader tells people
         member.fail(ex)
+
+
+def _keep_to_ourselves(to_leader: int, spawned: Spawned) -> None:
+    """Programs that the flow starts don't get our sockets."""
+    for fd in (to_leader, *(fd for peers in spawned.links.values() for fd in peers.values())):
+        os.set_inheritable(fd, False)  # noqa: FBT003 - as it is called
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:

@@ -21,10 +21,9 @@ from engine._cli.arguments import (
     size,
 )
 from engine.recovery import RecoveryConfig
-from engine.runtime import DEFAULT_EPOCH_INTERVAL, Address, Layout, TlsFiles
+from engine.runtime import DEFAULT_EPOCH_INTERVAL, Address, Layout, TlsFiles, secret_of
 
 _DESCRIPTION = "Run a dataflow."
-_SECRET_BYTES_MIN = 16
 _EPILOG = """\
 IMPORT_STR is one of
   module                      the flow called `flow` in it, or its only one
@@ -278,22 +277,26 @@ def _cluster_place(given: Mapping[str, Given], environ: Mapping[str, str]) -> Cl
             "address, or its workers with -w"
         )
         raise UsageError(msg)
-    addresses = tuple(map(Address.parse, hosts.value))
+    try:
+        addresses = tuple(map(Address.parse, hosts.value))
+    except ValueError as ex:
+        msg = f"{hosts.origin}: {ex}; an address of IPv6 has brackets, as in [::1]:2101"
+        raise UsageError(msg) from None
     return ClusterPlace(addresses, process.value, _secret(given, environ), _tls_files(given))
 
 
 def _secret(given: Mapping[str, Given], environ: Mapping[str, str]) -> bytes:
     """What processes of a cluster prove themselves with."""
     file, origin = given["secret_file"], "ENGINE_CLUSTER_SECRET"
-    secret = environ.get(origin, "").strip().encode()
+    secret = environ.get(origin, "")
     if file.value is not None:
         origin = file.origin
         try:
             path = Path(file.value)
             mode = path.stat().st_mode & 0o777
-            secret = path.read_bytes().strip()
-        except OSError as ex:
-            msg = f"{origin}: {ex.strerror or ex}"
+            secret = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as ex:
+            msg = f"{origin}: {getattr(ex, 'strerror', None) or ex}"
             raise UsageError(msg) from None
         if mode & 0o077:
             msg = f"{origin}: others can read it (its mode is {mode:o}); make it 600"
@@ -304,10 +307,11 @@ def _secret(given: Mapping[str, Given], environ: Mapping[str, str]) -> bytes:
             f"{origin}, or in a file with --secret-file (openssl rand -hex 32 makes one)"
         )
         raise UsageError(msg)
-    if len(secret) < _SECRET_BYTES_MIN:
-        msg = f"{origin}: the secret has {len(secret)} bytes; {_SECRET_BYTES_MIN} is the least"
-        raise UsageError(msg)
-    return secret
+    try:
+        return secret_of(secret)
+    except ValueError as ex:
+        msg = f"{origin}: {ex}"
+        raise UsageError(msg) from None
 
 
 def _tls_files(given: Mapping[str, Given]) -> TlsFiles | None:

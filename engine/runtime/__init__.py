@@ -13,7 +13,7 @@ from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
-from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFiles
+from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFiles, secret_of
 from engine.runtime._leader import Drain
 from engine.runtime._messages import Command, Decision, LinkEpoch, Report
 from engine.runtime._monitoring import monitoring
@@ -73,4 +73,5 @@ __all__ = [
     "plan",
     "run_flow",
     "runs_of",
+    "secret_of",
 ]

@@ -119,6 +119,7 @@ def listed(step_id: str, connector: Any) -> list[str]:
     """
     with blaming(step_id, "listing its partitions"):
         names: Any = connector.list_parts()
+        names = names if isinstance(names, str) else list(names)
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             msg = f"`list_parts` must return a list of `str`; got {shown(names)}"
             raise ConnectorError(msg)
@@ -383,7 +384,9 @@ class _StageBuilder:
             for crossing in self._plan.stage_edges
         )
         room = channel_room(site.credit, site.channel_bytes, channels)
-        return Sender(crossing.edge_id, site.index, ordered, owners, site.network, room)
+        sender = Sender(crossing.edge_id, site.index, ordered, owners, site.network, room)
+        sender.producer = self._plan.steps[crossing.edge.producer].step_id
+        return sender
 
     def _partition_owners(self, edge: PlannedEdge) -> Callable[[Any], int]:
         """Gives the worker that has the sink partition of a record's key."""

@@ -44,8 +44,6 @@ from engine.runtime._run import RunOptions
 from engine.runtime._supervise import supervise
 from engine.runtime._wire import Wire
 
-_IDLE_S_MAX = 10.0
-"""How long a process may take to close its stores after a run."""
 _FIRST_TRY_S = 0.1
 _TRY_S_MAX = 2.0
 
@@ -157,8 +155,12 @@ class _Service:
         with contextlib.ExitStack() as stack:
 
             def seats() -> Sequence[Any]:
-                found = self._meeting.seats(enlist.run)
-                pulse = self._meeting.pulse(enlist.run, member.unlink)
+                with contextlib.ExitStack() as opened:
+                    found = self._meeting.seats(enlist.run)
+                    for seat in found:
+                        opened.callback(seat.close)
+                    pulse = self._meeting.pulse(enlist.run, member.unlink)
+                    opened.pop_all()
                 stack.callback(pulse.close)
                 return found
 
@@ -183,7 +185,8 @@ class _Follower:
         self._facts = facts
         self._options = options
         self._arrivals = Arrivals()
-        self._waiting = False
+        self._waiting = ""
+        """Why we do, as last told."""
 
     def judge(self, hello: Hello) -> Answer:
         """As in `Host`."""
@@ -220,12 +223,13 @@ class _Follower:
             try:
                 stream = door.connect(0, hello, time.monotonic() + PROOF_S_MAX)
             except (OSError, LaterError) as ex:
-                if not self._waiting:
-                    self._waiting = True
+                if str(ex) != self._waiting:
+                    self._waiting = str(ex)
                     where = self._cluster.addresses[0]
                     options.tell(f"waiting for process 0 at {where}: {ex}")
             else:
-                self._waiting = False
+                self._waiting = ""
+                self._arrivals.begin(RunName("", 0))
                 return Wire(stream, SILENT_S_MAX)
             options.waiter.wait(pause_s)
             pause_s = min(_TRY_S_MAX, pause_s * 2)
@@ -235,12 +239,12 @@ class _Follower:
         """Serve one leader; True when the job is over, False if the leader is lost."""
         options = self._options
         service = _Service(self._flow, self._cluster, meeting, options.recovery, wire)
-        found: list[Over | OSError | LeaderLostError | None] = []
+        found: list[Over | BaseException | None] = []
 
         def serve() -> None:
             try:
                 found.append(service.serve())
-            except (OSError, LeaderLostError) as ex:
+            except BaseException as ex:  # noqa: BLE001 - the main thread raises what it must
                 found.append(ex)
             finally:
                 wire.close()
@@ -249,10 +253,11 @@ class _Follower:
         beat(wire)
         serving = threading.Thread(target=serve, name="engine-member", daemon=True)
         serving.start()
+        asked = False
         try:
             while not found:
-                if options.drain.requested:
-                    options.drain.requested = False
+                if options.drain.requested and not asked:
+                    asked = True
                     with contextlib.suppress(OSError):
                         wire.send(DrainRequest())
                 options.waiter.wait(BEAT_INTERVAL_S)
@@ -260,7 +265,7 @@ class _Follower:
             wire.shut()
         return self._judge_end(found[0])
 
-    def _judge_end(self, end: Over | OSError | LeaderLostError | None) -> bool:
+    def _judge_end(self, end: Over | BaseException | None) -> bool:
         if end is None:
             msg = (
                 f"a worker of process {self._cluster.process} hangs in the flow's own code, so "
@@ -272,11 +277,13 @@ class _Follower:
                 msg = "the job has failed; process 0 says why"
                 raise ClusterError(msg)
             return True
+        if not isinstance(end, OSError | LeaderLostError):
+            raise end
         if self._options.recovery is None:
             msg = f"process 0 is gone ({end}), and without a recovery store (-r) so is the job"
             raise WorkerDiedError(msg)
         self._options.tell(f"lost process 0: {end}; waiting for it")
-        self._waiting = True
+        self._waiting = str(end)
         return False
 
 
@@ -330,9 +337,17 @@ class _Remote:
         except OSError:
             self._wire.shut()
 
-    def drop(self) -> None:
-        """Take it for gone."""
-        self._wire.shut()
+    def beat(self) -> None:
+        """Tell it that we are there."""
+        try:
+            self._wire.beat(Beat())
+        except OSError:
+            self._wire.shut()
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is there and still at a run."""
+        return not self.idle and self.gone is None
 
     def _listen(self) -> None:
         try:
@@ -340,7 +355,7 @@ class _Remote:
                 self._take(self._wire.recv())
         except TimeoutError:
             self.gone = f"no sign of life for {SILENT_S_MAX:g} s"
-        except OSError as ex:
+        except Exception as ex:  # noqa: BLE001 - whatever it is, nothing more is heard of it
             self.gone = str(ex)
         self._wire.close()
         self._report_gone()
@@ -431,7 +446,7 @@ class _Gathering:
     def _beat(self) -> None:
         while not self._closed.wait(BEAT_INTERVAL_S):
             for remote in list(self._remotes.values()):
-                remote.send(Beat())
+                remote.beat()
 
     def judge(self, hello: Hello) -> Answer:
         """As in `Host`."""
@@ -548,13 +563,9 @@ class _Gang:
             remote.send(Abort())
 
     def join(self, timeout_s: float) -> None:
-        """As in `Led`. A process that does not become idle is taken for gone."""
+        """As in `Led`. Those that need longer are waited for when the next run gathers."""
         for remote in self._remotes:
             remote.send(Dismiss())
-        until_s = time.monotonic() + max(timeout_s, _IDLE_S_MAX)
-        for remote in self._remotes:
-            while not remote.idle and remote.gone is None:
-                if time.monotonic() > until_s:
-                    remote.drop()
-                    break
-                time.sleep(0.005)
+        until_s = time.monotonic() + timeout_s
+        while time.monotonic() < until_s and any(remote.busy for remote in self._remotes):
+            time.sleep(0.005)

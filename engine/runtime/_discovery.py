@@ -6,8 +6,10 @@ import contextlib
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from typing import Any
 
+from engine.errors import EngineRuntimeError
 from engine.operators._kernels import InputKernel
 from engine.runtime._build import Deal, listed
 from engine.runtime._failure import name_of
@@ -68,6 +70,8 @@ class Discovery:
                     f"in {interval_s:g} s"
                 )
                 continue
+            if self._over.is_set():
+                return
             new = [name for name in names if name not in self._known[step_id]]
             if new:
                 self._known[step_id].update(new)
@@ -104,6 +108,13 @@ def discovering(
     if not sources:
         yield None
         return
+    for step_id, source in sources.items():
+        if source.discovery_interval <= timedelta(0):
+            msg = (
+                f"`discovery_interval` of the source of step {step_id!r} must be above zero; got "
+                f"{source.discovery_interval}"
+            )
+            raise EngineRuntimeError(msg, step_id=step_id)
     discovery = Discovery(sources, deal, planned.workers, waiter, tell)
     discovery.start()
     try:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import os
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from engine.errors import ClusterError, LinkError
 from engine.runtime._address import Address
@@ -104,7 +105,9 @@ class Door:
                 names = f"{cluster.tls.certificate}, {cluster.tls.key}, {cluster.tls.authority}"
                 msg = f"the TLS files {names} can't be used: {ex}"
                 raise ClusterError(msg) from ex
-        self._places = threading.BoundedSemaphore(_UNPROVED_MAX)
+        self._changing = threading.Lock()
+        self._unproved: dict[int, socket.socket] = {}
+        self._numbers = itertools.count()
         self._socket = self._bound(cluster.addresses[cluster.process])
         threading.Thread(target=self._listen, name="engine-door", daemon=True).start()
 
@@ -128,7 +131,7 @@ class Door:
             raise ClusterError(msg) from ex
         return sock
 
-    def _checked(self, address: Address) -> tuple[socket.AddressFamily, tuple[object, ...]]:
+    def _checked(self, address: Address) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
         """Look an address up; without TLS only this host itself may be spoken to.
 
         Raises:
@@ -162,12 +165,26 @@ class Door:
                     return
                 time.sleep(0.01)  # Out of file descriptors, say, or the other end is gone.
                 continue
-            if self._places.acquire(blocking=False):
-                threading.Thread(target=self._receive, args=(sock,), daemon=True).start()
-            else:
+            number = next(self._numbers)
+            with self._changing:
+                if len(self._unproved) >= _UNPROVED_MAX:
+                    # The one that has had the most time is the least likely to belong here.
+                    oldest = self._unproved.pop(min(self._unproved))
+                    with contextlib.suppress(OSError):
+                        socket.socket.shutdown(oldest, socket.SHUT_RDWR)
+                self._unproved[number] = sock
+            try:
+                threading.Thread(target=self._receive, args=(number, sock), daemon=True).start()
+            except RuntimeError:  # Out of threads.
+                self._forget(number)
                 sock.close()
 
-    def _receive(self, sock: socket.socket) -> None:
+    def _forget(self, number: int) -> None:
+        """A connection has proved itself, or is closed."""
+        with self._changing:
+            self._unproved.pop(number, None)
+
+    def _receive(self, number: int, sock: socket.socket) -> None:
         """Have a connection prove itself, and hand it on."""
         stream: Stream = sock
         deadline_s = time.monotonic() + PROOF_S_MAX
@@ -180,17 +197,20 @@ class Door:
                     tls = self._listening.wrap_socket(
                         sock, server_side=True, do_handshake_on_connect=False
                     )
+                    with self._changing:
+                        if number in self._unproved:
+                            self._unproved[number] = tls
                     stream = secured(tls, deadline_s)
-                self._prove(stream, deadline_s)
+                self._prove(number, stream, deadline_s)
             except (OSError, ValueError, TypeError) as ex:
                 self._tell_refused(peer, ex)
                 stream.close()
         except OSError:
             stream.close()
         finally:
-            self._places.release()
+            self._forget(number)
 
-    def _prove(self, stream: Stream, deadline_s: float) -> None:
+    def _prove(self, number: int, stream: Stream, deadline_s: float) -> None:
         secret, nonce = self._cluster.secret, os.urandom(NONCE_BYTES)
         send_all(stream, challenge(nonce), deadline_s)
         head = receive_exactly(stream, HELLO_HEAD_BYTES, deadline_s)
@@ -202,6 +222,7 @@ class Door:
             answer = answer_frame(secret, Status.UNPROVED, str(ex), theirs=theirs, ours=nonce)
             send_all(stream, answer, deadline_s)
             raise
+        self._forget(number)
         status, reason = self._host.judge(hello)
         send_all(
             stream, answer_frame(secret, status, reason, theirs=theirs, ours=nonce), deadline_s
@@ -229,9 +250,9 @@ class Door:
             OSError: Nobody answers there, or not in time.
         """
         address = self._cluster.addresses[process]
-        self._checked(address)
+        _, where = self._checked(address)
         try:
-            stream = connected(address, self._connecting, deadline_s)
+            stream = connected(Address(*where[:2]), address.host, self._connecting, deadline_s)
             stream.settimeout(0.0)
             try:
                 status, reason = self._introduce(stream, hello, deadline_s)

@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Any, Final, NamedTuple
 from zlib import crc32
 
-from engine.errors import LinkError
+from engine.errors import ConnectorError, LinkError
 from engine.runtime._ids import EdgeId, Epoch
 from engine.runtime._messages import END, Barrier, End
 
@@ -45,6 +45,10 @@ class Frame(NamedTuple):
     """The batch, barrier or end; of `CREDIT` how much it is."""
 
 
+class TooLongError(ConnectorError):
+    """A batch makes a longer frame than there may be."""
+
+
 class FrameWriter:
     """Makes the frames of one direction of a connection.
 
@@ -60,7 +64,7 @@ class FrameWriter:
         """The frame of what a worker sends to another one.
 
         Raises:
-            LinkError: It is too long.
+            TooLongError: It is too long. Nothing has happened.
             Exception: A record can't be pickled.
         """
         kind = item.__class__
@@ -71,11 +75,10 @@ class FrameWriter:
         body = pickle.dumps(item, 5)
         if len(body) > BODY_MAX:
             msg = (
-                f"a batch of {len(item)} records takes {len(body):,} bytes, and {BODY_MAX:,} is "
-                "the most that workers send each other at once; make records smaller, or let the "
-                "source give fewer in a batch"
+                f"{len(item)} record(s) take {len(body):,} bytes, and {BODY_MAX:,} is the most "
+                "that workers send each other at once; make records smaller"
             )
-            raise LinkError(msg)
+            raise TooLongError(msg)
         return self._frame(edge, Kind.BATCH, body)
 
     def credit(self, edge: EdgeId, batches: int) -> list[bytes]:

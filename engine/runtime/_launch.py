@@ -13,6 +13,8 @@ from engine.errors import EngineRuntimeError
 from engine.runtime._address import Address
 from engine.runtime._ids import WorkerIndex
 
+_SECRET_BYTES_MIN = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -45,6 +47,19 @@ class Launch:
     layout: Layout
     verbose: bool = False
     """Reports of errors have the engine's own frames."""
+
+
+def secret_of(text: str) -> bytes:
+    """A cluster's secret, as it was given.
+
+    Raises:
+        ValueError: It is too short to be one.
+    """
+    secret = text.strip().encode()
+    if len(secret) < _SECRET_BYTES_MIN:
+        msg = f"the secret has {len(secret)} bytes; {_SECRET_BYTES_MIN} is the least"
+        raise ValueError(msg)
+    return secret
 
 
 @dataclass(frozen=True, slots=True)

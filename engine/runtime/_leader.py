@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _LEAVING_S = 5.0
 """How long workers that were told to leave may take before they are left behind."""
+_STOPPING_S = 0.5
+"""How long after a second Ctrl-C."""
 _ENDING_S = 1.0
 """How long they may take to end once they have left, or were left behind."""
 
@@ -131,9 +133,10 @@ class Leader:
             workers.start()
             while self._staying and self._clock.monotonic_s() < self._leave_by_s:
                 self._turn(workers, monitor, discovery)
-        except BaseException:
+        except BaseException as ex:
             workers.abort()
-            workers.join(_LEAVING_S)
+            # Who wants to stop at once waits for nobody for long.
+            workers.join(_LEAVING_S if isinstance(ex, Exception) else _STOPPING_S)
             raise
         finally:
             if monitor is not None:
@@ -171,7 +174,7 @@ class Leader:
         """What time, people and sources want of the coordinator."""
         decisions = [] if self._error else self._coordinator.on_time(now_s)
         if self._drain.requested:
-            self._drain.requested = False
+            # It stays so: if this run is cut short, the next one drains.
             decisions += self._coordinator.drain(now_s)
         while discovery is not None and discovery.found:
             decisions += self._coordinator.add_parts(discovery.found.popleft(), now_s)

@@ -17,12 +17,15 @@ from engine.errors import LinkError
 from engine.runtime._door import PROOF_S_MAX, Answer, Door, LaterError
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Layout
-from engine.runtime._membership import BEAT_INTERVAL_S, SILENT_S_MAX, Beat
+from engine.runtime._membership import BEAT_INTERVAL_S, SILENT_S_MAX, Beat, UnmetError
 from engine.runtime._mesh import MeshSeat
 from engine.runtime._ports import Stream
 from engine.runtime._proof import Hello, JobFacts, Purpose, Status
 from engine.runtime._wire import TlsStream, Wire
 
+_LINK_S = 0.1
+"""So much time more there is for each connection that a process needs."""
+_TRY_AGAIN_S = 0.1
 _KEPT_MAX = 4096
 """More connections than this lie here only if something is wrong."""
 
@@ -80,7 +83,7 @@ class Arrivals:
         """The connection of a sender to a receiver.
 
         Raises:
-            LinkError: It doesn't come in time.
+            UnmetError: It doesn't come in time.
         """
         with self._changed:
             while place not in self._kept:
@@ -88,8 +91,8 @@ class Arrivals:
                 if left_s <= 0.0 or not self._changed.wait(left_s):
                     purpose, _, sender, receiver = place
                     who = "process" if purpose is Purpose.PULSE else "worker"
-                    msg = f"{who} {sender} did not connect to {receiver} in {PROOF_S_MAX:g} s"
-                    raise LinkError(msg)
+                    msg = f"{who} {sender} did not connect to {receiver} in time"
+                    raise UnmetError(msg)
             return self._kept.pop(place)[1]
 
     def close(self) -> None:
@@ -124,12 +127,13 @@ class Meeting:
         """Connect each of this process's workers to all workers of other processes.
 
         Raises:
-            LinkError: One can't be reached.
+            UnmetError: One can't be reached.
             ClusterError: One refuses.
         """
         self._arrivals.begin(run)
-        deadline_s = time.monotonic() + PROOF_S_MAX
         mine = self._layout.workers_of(self._process)
+        others = self._layout.workers - len(mine)
+        deadline_s = time.monotonic() + PROOF_S_MAX + _LINK_S * len(mine) * others
         links: dict[WorkerIndex, dict[WorkerIndex, Stream]] = {worker: {} for worker in mine}
         with contextlib.ExitStack() as opened:
             for worker in mine:
@@ -150,7 +154,7 @@ class Meeting:
         """Watch the other processes, but for the leader, which is watched otherwise.
 
         Raises:
-            LinkError: One can't be reached.
+            UnmetError: One can't be reached.
             ClusterError: One refuses.
         """
         deadline_s = time.monotonic() + PROOF_S_MAX
@@ -185,11 +189,14 @@ class Meeting:
         if process > self._process:
             return self._arrivals.get((purpose, run.run, theirs, mine), deadline_s)
         hello = Hello(*(purpose, self._process, self._facts, run.run, run.generation), mine, theirs)
-        try:
-            return self._door.connect(process, hello, deadline_s)
-        except (OSError, LaterError) as ex:
-            msg = f"process {process} can't be reached: {ex}"
-            raise LinkError(msg) from ex
+        while True:
+            try:
+                return self._door.connect(process, hello, deadline_s)
+            except (OSError, LaterError) as ex:
+                if time.monotonic() + _TRY_AGAIN_S > deadline_s:
+                    msg = f"process {process} can't be reached: {ex}"
+                    raise UnmetError(msg) from ex
+            time.sleep(_TRY_AGAIN_S)
 
 
 def _greedy(stream: Stream) -> Stream:
@@ -222,7 +229,7 @@ class Pulse:
         while not self._over.wait(BEAT_INTERVAL_S):
             for wire in wires:
                 with contextlib.suppress(OSError):
-                    wire.send(Beat())
+                    wire.beat(Beat())
 
     def _listen(self, process: int, wire: Wire) -> None:
         try:

@@ -26,6 +26,7 @@ from engine.runtime._membership import (
     Dismiss,
     Failed,
     Membership,
+    UnmetError,
 )
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
@@ -109,6 +110,8 @@ class Member:
             stores = self._open_stores(planned, stack)
             self._crew = crew = self._make_crew(planned, seats, stores)
             crew.start()
+            if self._unlinked is not None:
+                crew.abort()
             lost = self._obey(crew)
             crew.abort()
             crew.join(_LEAVING_S)
@@ -202,7 +205,8 @@ class Member:
         if isinstance(error, AbortExecution):
             return Failed(worker, "abort", "", "")
         if isinstance(error, LinkError):
-            return Failed(worker, "link", str(error), "")
+            kind = "unmet" if isinstance(error, UnmetError) else "link"
+            return Failed(worker, kind, str(error), "")
         if isinstance(error, Exception):
             error = explained(error)
         return Failed(worker, "error", name_of(error), self._report(error))

@@ -26,6 +26,10 @@ SILENT_S_MAX = 5.0
 """A process that has said nothing for so long is taken for dead."""
 
 
+class UnmetError(LinkError):
+    """Two processes that are both there can't reach each other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """To a process: which part of a run it is to be."""
@@ -70,7 +74,7 @@ class Failed:
 
     worker: WorkerIndex
     kind: str
-    """"abort", "link", or "error"."""
+    """"abort", "link", "unmet", or "error"."""
     text: str
     report: str
 
@@ -80,4 +84,6 @@ class Failed:
             return AbortExecution()
         if self.kind == "link":
             return LinkError(self.text)
+        if self.kind == "unmet":
+            return UnmetError(self.text)
         return ReportedError(self.text, self.report)

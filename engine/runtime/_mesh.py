@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import pickle
 import select
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
-from engine.errors import LinkError
-from engine.runtime._frames import FrameReader, FrameWriter, Kind
+from engine.errors import LinkError, UserCodeError
+from engine.runtime._failure import name_of
+from engine.runtime._frames import FrameReader, FrameWriter, Kind, TooLongError
 from engine.runtime._ids import EdgeId, WorkerIndex
 from engine.runtime._ports import Stream
 from engine.runtime._worker import Worker
@@ -28,6 +31,8 @@ _PRECISE_S = 0.002
 """Shorter waits than this need a call that knows less than milliseconds."""
 _SELECT_FDS_MAX = 1024
 _LONGEST_S = 3600.0
+_GOODBYE_S = 1.0
+"""How long all links of a worker together may take to get out what is under way."""
 
 
 class _Link:
@@ -112,13 +117,25 @@ class _Link:
         why = "its process has closed it" if cause is None else cause
         return LinkError(f"connection to worker {self.peer} is lost: {why}")
 
-    def close(self) -> None:
-        """Say goodbye, if the connection still takes it, and close."""
+    def close(self, deadline_s: float) -> None:
+        """Say goodbye, if the connection takes it in time, and close."""
         with contextlib.suppress(LinkError, OSError):
             self.put(self.writer.bye())
-            self.sock.settimeout(1.0)
+            self.sock.settimeout(max(0.0, deadline_s - time.monotonic()))
             self.flush()
         self.sock.close()
+
+
+def _refuse(batch: list[Any], cause: Exception) -> NoReturn:
+    """Say which record of a batch can't be sent; `engine.runtime._failure` reads it from here."""
+    for record in batch:
+        try:
+            pickle.dumps(record, 5)
+        except Exception:  # noqa: BLE001 - as above
+            break
+    msg = f"a record can't be sent to another process: {name_of(cause)}"
+    hint = "what goes to a step by key, or is redistributed, must be picklable"
+    raise UserCodeError(msg, hint=hint) from cause
 
 
 class MeshSeat:
@@ -144,7 +161,12 @@ class MeshSeat:
         """As in `Network`."""
         del sender
         link = self._links[receiver]
-        frame = link.writer.item(edge, item)
+        try:
+            frame = link.writer.item(edge, item)
+        except TooLongError:
+            raise
+        except Exception as ex:  # noqa: BLE001 - what pickling a user's object may raise
+            _refuse(item, ex)
         link.put(frame)
         return sum(map(len, frame))
 
@@ -203,8 +225,9 @@ class MeshSeat:
         with self._closing:
             if self._wake_fd < 0:
                 return
+            deadline_s = time.monotonic() + _GOODBYE_S
             for link in self._links.values():
-                link.close()
+                link.close(deadline_s)
             os.close(self._woken_fd)
             os.close(self._wake_fd)
             self._wake_fd = -1

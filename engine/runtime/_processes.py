@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import signal
 import socket
 import subprocess
@@ -36,6 +37,8 @@ from engine.runtime._membership import (
 )
 from engine.runtime._messages import Command
 
+_STARTING_S = 25.0
+"""A process may be silent for so much longer while it starts Python and loads the engine."""
 MEMBER_MODULE = "engine._cli.member"
 """What the processes run; its only argument is the number of the socket to the leader."""
 
@@ -99,8 +102,8 @@ class Processes:
             for process in self._processes:
                 if late_s > BEAT_INTERVAL_S:
                     # It was us who stood still, and what they said meanwhile is yet to be heard.
-                    process.heard_s = now_s
-                elif now_s - process.heard_s > SILENT_S_MAX:
+                    process.heard_s = max(now_s, process.heard_s)
+                elif process.watched and now_s - process.heard_s > SILENT_S_MAX:
                     process.give_up()
 
     def _connect(self) -> dict[WorkerIndex, dict[WorkerIndex, socket.socket]]:
@@ -148,8 +151,8 @@ class _Process:
     ) -> None:
         self._staying = set(membership.mine)
         self._hear = hear
-        self.heard_s = time.monotonic()
-        """When it has last said something."""
+        self.heard_s = time.monotonic() + _STARTING_S
+        """When it has last said something, or may be expected to have."""
         self._silent = False
         ours, theirs = socket.socketpair()
         sockets = [theirs, *(sock for peers in links.values() for sock in peers.values())]
@@ -165,7 +168,8 @@ class _Process:
             )
         finally:
             _close_all(sockets)
-        self._connection: Connection[Any, Any] = Connection(ours.detach())
+        self._socket = ours
+        self._connection: Connection[Any, Any] = Connection(os.dup(ours.fileno()))
         self._sending = threading.Lock()
         self.send(Spawned(launch, numbers, membership))
         self._listener = threading.Thread(target=self._listen, daemon=True)
@@ -189,6 +193,17 @@ class _Process:
         """Take it for dead: it may be stopped, or hold the interpreter in some call."""
         self._silent = True
         self._popen.kill()
+        self._hang_up()
+
+    @property
+    def watched(self) -> bool:
+        """Whether it should be heard from: it has workers that have not left."""
+        return bool(self._staying)
+
+    def _hang_up(self) -> None:
+        """End the connection on our side: a child of its own may still hold the other end."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _take(self, message: Any) -> None:
         self.heard_s = time.monotonic()
@@ -225,8 +240,10 @@ class _Process:
         except subprocess.TimeoutExpired:
             self._popen.kill()
             self._popen.wait()
+        self._hang_up()
         self._listener.join()
         self._connection.close()
+        self._socket.close()
 
 
 def _close_all(sockets: Any) -> None:

@@ -99,8 +99,10 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
 
 
 @contextlib.contextmanager
-def saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[JobStore | None]:
-    """The open store of the run, if it has one."""
+def saving(
+    flow: Dataflow, planned: Plan, options: RunOptions, *, again: bool = False
+) -> Generator[JobStore | None]:
+    """The open store of the run, if it has one. What was told before a rewind isn't told again."""
     config = options.recovery
     if config is None:
         yield None
@@ -114,7 +116,7 @@ def saving(flow: Dataflow, planned: Plan, options: RunOptions) -> Generator[JobS
     recovery = JobStore.open(job, world)
     try:
         for step in planned.steps:
-            if isinstance(step.kernel, OutputKernel):
+            if isinstance(step.kernel, OutputKernel) and not again:
                 # One that isn't of our classes, but quacks, need not say.
                 delivery = getattr(step.kernel.sink, "delivery", "at-least-once")
                 options.tell(f"sink {step.step_id!r} is {delivery}")

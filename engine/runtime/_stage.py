@@ -14,6 +14,7 @@ from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit, Room
 from engine.runtime._counts import StepCounts
+from engine.runtime._frames import TooLongError
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
 from engine.runtime._messages import END, Barrier, End
 from engine.runtime._nodes import KeyedNode, Node, Target
@@ -76,6 +77,8 @@ class Sender:
         room: Room,
     ) -> None:
         self.edge = edge
+        self.producer: str | None = None
+        """The step that makes what is sent, for messages about it."""
         self._worker = worker
         self._receivers = tuple(receivers)
         self._owners = owners
@@ -120,7 +123,17 @@ class Sender:
             self._send_one(receiver, batch, nbytes)
 
     def _send_one(self, receiver: WorkerIndex, batch: list[Any], nbytes: int) -> None:
-        sent = self._network.send(self.edge, self._worker, receiver, batch)
+        # For `engine.runtime._failure` to find.
+        step_id = self.producer  # noqa: F841 # pyright: ignore[reportUnusedVariable]
+        try:
+            sent = self._network.send(self.edge, self._worker, receiver, batch)
+        except TooLongError:
+            if len(batch) == 1:
+                raise
+            # Its records are larger than they look.
+            for half in kind_of(batch).pieces(batch, (len(batch) + 1) // 2):
+                self._send_one(receiver, half, nbytes // 2)
+            return
         self.credits[receiver].spend(sent or nbytes)
         if sent:
             self._framed.note(len(batch), sent)

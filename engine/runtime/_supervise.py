@@ -8,7 +8,7 @@ from typing import Protocol
 
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
-from engine.errors import LinkError, WorkerDiedError
+from engine.errors import LinkError, StoreInUseError, WorkerDiedError
 from engine.runtime._build import deal_partitions
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._crew import CrewEvent
@@ -16,7 +16,7 @@ from engine.runtime._discovery import discovering
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
 from engine.runtime._leader import Leader, Led
-from engine.runtime._membership import Membership
+from engine.runtime._membership import Membership, UnmetError
 from engine.runtime._plan import Plan, plan
 from engine.runtime._processes import Processes
 from engine.runtime._run import RunOptions, saving
@@ -90,14 +90,19 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
         WorkerDiedError: A process died, and there is nothing to go back to; or they keep dying.
         LinkError: As above, of a connection between two workers.
     """
-    deaths = 0
+    deaths, again = 0, False
     while team.gather():
-        run = _Run(planned, team, options)
+        run = _Run(planned, team, options, again=again)
         try:
             with contextlib.suppress(AbortExecution):
                 run.run(flow)
-        except (WorkerDiedError, LinkError) as ex:
-            deaths = 1 if run.progressed else deaths + 1
+        except (WorkerDiedError, LinkError, StoreInUseError) as ex:
+            if isinstance(ex, StoreInUseError) and not again:
+                raise
+            again = True
+            if not isinstance(ex, UnmetError):
+                # Those that can't reach each other may need as long as it takes to mend a network.
+                deaths = 1 if run.progressed else deaths + 1
             if options.recovery is None:
                 ex.add_note(
                     "there is no recovery store to go back to, so the job is over; with -r it "
@@ -110,28 +115,36 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
                     "holds the last epoch, and the same command goes on from there"
                 )
                 raise
-            pause_s = min(_PAUSE_MAX_S, _FIRST_PAUSE_S * 2 ** (deaths - 1))
+            pause_s = min(_PAUSE_MAX_S, _FIRST_PAUSE_S * 2 ** max(0, deaths - 1))
             options.tell(f"{ex}; going on from the last epoch in {pause_s:g} s")
             if options.monitor is not None:
                 options.monitor.restarted()
-            options.waiter.wait(pause_s)
+            _pause(pause_s, options)
         else:
             return
+
+
+def _pause(seconds: float, options: RunOptions) -> None:
+    """Let time pass, but not while somebody waits for the job to drain."""
+    until_s = options.clock.monotonic_s() + seconds
+    while not options.drain.requested and (left_s := until_s - options.clock.monotonic_s()) > 0.0:
+        options.waiter.wait(left_s)
 
 
 class _Run:
     """One generation."""
 
-    def __init__(self, planned: Plan, team: Team, options: RunOptions) -> None:
+    def __init__(self, planned: Plan, team: Team, options: RunOptions, *, again: bool) -> None:
         self._planned = planned
         self._team = team
         self._options = options
+        self._again = again
         self.progressed = False
         """Whether an epoch was committed."""
 
     def run(self, flow: Dataflow) -> None:
         """Run it until all workers have left."""
-        with saving(flow, self._planned, self._options) as recovery:
+        with saving(flow, self._planned, self._options, again=self._again) as recovery:
             start = None
             if recovery is not None:
                 recovery.hand_over()

@@ -75,7 +75,7 @@ class _GreedyTls(TlsStream):
         while bufsize > 0 or self._tls.pending():
             try:
                 data = super().recv(max(bufsize, self._tls.pending()))
-            except BlockingIOError:
+            except OSError:
                 if found:
                     break
                 raise
@@ -102,8 +102,14 @@ def tls_contexts(files: TlsFiles) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     return listening, connecting
 
 
-def connected(address: Address, tls: ssl.SSLContext | None, deadline_s: float) -> Stream:
+def connected(address: Address, host: str, tls: ssl.SSLContext | None, deadline_s: float) -> Stream:
     """Connect; with TLS, both ends have shown their certificates, and the other's is for its host.
+
+    Args:
+        address: Where, looked up.
+        host: What it was looked up by.
+        tls: How; None for plain TCP.
+        deadline_s: By when, on the monotonic clock.
 
     Raises:
         OSError: There is no connection.
@@ -113,7 +119,7 @@ def connected(address: Address, tls: ssl.SSLContext | None, deadline_s: float) -
         tune(sock)
         if tls is None:
             return sock
-        wrapped = tls.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=address.host)
+        wrapped = tls.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=host)
         return secured(wrapped, deadline_s)
     except BaseException:
         sock.close()
@@ -157,6 +163,8 @@ def await_ready(fd: int, event: int, deadline_s: float | None) -> None:
     Raises:
         TimeoutError: The deadline, on the monotonic clock, has passed.
     """
+    if fd < 0:
+        raise BrokenPipeError  # Closed by the other thread.
     poll = select.poll()
     poll.register(fd, event)
     left_ms = None if deadline_s is None else max(0.0, deadline_s - time.monotonic()) * 1000
@@ -226,16 +234,33 @@ class Wire:
         """
         body = pickle.dumps(obj, 5)
         data = memoryview(_HEAD.pack(len(body), crc32(body)) + body)
-        deadline_s = time.monotonic() + _SEND_S_MAX
         with self._sending:
-            while data:
-                try:
-                    with self._using:
-                        if self._closed:
-                            raise BrokenPipeError
-                        data = data[self._stream.sendmsg([data]) :]
-                except BlockingIOError:
-                    await_ready(self._stream.fileno(), select.POLLOUT, deadline_s)
+            self._send(data)
+
+    def beat(self, obj: Any, /) -> None:
+        """Send a message, but not while another is on its way, which says as much.
+
+        Raises:
+            OSError: As `send`.
+        """
+        body = pickle.dumps(obj, 5)
+        if self._sending.acquire(blocking=False):
+            try:
+                self._send(memoryview(_HEAD.pack(len(body), crc32(body)) + body))
+            finally:
+                self._sending.release()
+
+    def _send(self, data: memoryview) -> None:
+        while data:
+            try:
+                with self._using:
+                    if self._closed:
+                        raise BrokenPipeError
+                    data = data[self._stream.sendmsg([data]) :]
+            except BlockingIOError:
+                # The time is for each piece: a long message may take longer.
+                deadline_s = time.monotonic() + _SEND_S_MAX
+                await_ready(self._stream.fileno(), select.POLLOUT, deadline_s)
 
     def recv(self) -> Any:
         """The next message.
@@ -245,22 +270,22 @@ class Wire:
             OSError: It is gone.
             LinkError: What came is damaged.
         """
-        silent_s_max = self._silent_s_max
-        deadline_s = None if silent_s_max is None else time.monotonic() + silent_s_max
-        length, checksum = _HEAD.unpack(self._exactly(_HEAD.size, deadline_s))
-        body = self._exactly(length, deadline_s)
+        length, checksum = _HEAD.unpack(self._exactly(_HEAD.size))
+        body = self._exactly(length)
         if crc32(body) != checksum:
             msg = "a message is damaged: its checksum is wrong"
             raise LinkError(msg)
         return pickle.loads(body)  # noqa: S301 - the other end has proved itself
 
-    def _exactly(self, count: int, deadline_s: float | None) -> bytes:
+    def _exactly(self, count: int) -> bytes:
         found = bytearray()
         while len(found) < count:
             try:
                 with self._using:
                     data = self._stream.recv(min(count - len(found), 1 << 20))
             except BlockingIOError:
+                silent_s = self._silent_s_max
+                deadline_s = None if silent_s is None else time.monotonic() + silent_s
                 await_ready(self._stream.fileno(), select.POLLIN, deadline_s)
                 continue
             if not data:

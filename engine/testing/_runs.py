@@ -14,6 +14,7 @@ from engine.runtime import (
     RunOptions,
     monitoring,
     run_flow,
+    secret_of,
 )
 
 
@@ -99,14 +100,15 @@ def cluster_main(  # noqa: PLR0913 - options by name, as users know them
     if len(addresses) < 2:
         _run(flow, options, metrics)
         return
-    secret = os.environ.get("ENGINE_CLUSTER_SECRET", "")
-    if not secret:
-        msg = "a cluster needs a secret that its processes know, in ENGINE_CLUSTER_SECRET"
-        raise ValueError(msg)
+    try:
+        secret = secret_of(os.environ.get("ENGINE_CLUSTER_SECRET", ""))
+    except ValueError as ex:
+        msg = f"ENGINE_CLUSTER_SECRET, which all processes of a cluster must be given: {ex}"
+        raise ValueError(msg) from None
     from engine.runtime._cluster import run_cluster  # noqa: PLC0415
 
     where = tuple(Address.parse(address) for address in addresses)
-    cluster = Cluster(where, proc_id, secret.encode(), None, worker_count_per_proc, _report)
+    cluster = Cluster(where, proc_id, secret, None, worker_count_per_proc, _report)
     address = None if metrics is None or proc_id > 0 else Address.parse(metrics)
     with monitoring(address, options.clock, options.tell) as options.monitor:
         run_cluster(flow, cluster, options)

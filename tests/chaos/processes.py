@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -44,11 +45,16 @@ def ended(process: subprocess.Popen[str], timeout_s: float = 60) -> str:
 
 def children(process: subprocess.Popen[str]) -> list[int]:
     """The processes that it has started."""
-    try:
-        text = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
-    except FileNotFoundError:
-        return []
-    return [int(number) for number in text.split()]
+    return children_of(process.pid)
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started, on any of its threads."""
+    found: list[int] = []
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            found += map(int, (task / "children").read_text(encoding="ascii").split())
+    return found
 
 
 def wait_for_children(process: subprocess.Popen[str], count: int = 2) -> list[int]:

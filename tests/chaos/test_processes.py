@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.processes import alive, children, ended, start, wait_for_children
+from tests.chaos.processes import alive, children, children_of, ended, start, wait_for_children
 
 RUNS, RUNS_SOAK = 3, 20
 KILLS = 3
@@ -80,6 +81,14 @@ class Job:
     def start(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         return start(self.folder, "-p", "2", *arguments, **variables)
 
+    def wait_for_output(self, process: subprocess.Popen[str]) -> None:
+        """Wait until something was written."""
+        until_s = time.monotonic() + 30
+        while not any(path.stat().st_size for path in (self.folder / "out").iterdir()):
+            assert process.poll() is None
+            assert time.monotonic() < until_s
+            time.sleep(0.01)
+
     def check(self) -> None:
         """Each record of each key was counted once, in order."""
         found = defaultdict(list)
@@ -116,6 +125,7 @@ def test_killed_workers_are_replaced(job: Job, seed: int):
     assert process.returncode == 0, said
     assert kills >= KILLS
     assert said.count("killed by SIGKILL; going on from the last epoch in") >= 1
+    assert said.count("sink 'flow.out' is exactly-once") == 1
     job.check()
 
 
@@ -124,7 +134,8 @@ def test_a_worker_that_stands_still_is_replaced(job: Job, seed: int):
     rng = random.Random(seed)
     process = job.start("-r", "store", "-s", "50ms")
     found = wait_for_children(process)
-    time.sleep(rng.uniform(0.2, 1.5))
+    job.wait_for_output(process)
+    time.sleep(rng.uniform(0.0, 0.5))
     os.kill(rng.choice(found), signal.SIGSTOP)
     said = ended(process)
     assert process.returncode == 0, said
@@ -172,6 +183,22 @@ def test_without_a_store_a_death_ends_the_job(job: Job):
     assert "the process of worker 1" in said
     assert "killed by SIGKILL" in said
     assert "there is no recovery store to go back to" in said
+
+
+def test_a_worker_that_leaves_a_child_behind_is_noticed(job: Job):
+    """Though the child, a copy of the process, still holds its connections."""
+    fork = "if name == '1' and os.fork() == 0:\n            time.sleep(15)\n            os._exit(0)"
+    flow = FLOW.replace("        self.stuck =", f"        {fork}\n        self.stuck =")
+    (job.folder / "flows.py").write_text(flow, encoding="utf-8")
+    process = job.start(PAUSE_S="0.01", END="0")
+    until_s = time.monotonic() + 30
+    while not (parents := [pid for pid in children(process) if children_of(pid)]):
+        assert time.monotonic() < until_s
+        time.sleep(0.01)
+    os.kill(parents[0], signal.SIGKILL)
+    said = ended(process)
+    assert process.returncode == 1
+    assert "the process of worker 1" in said
 
 
 def test_an_error_of_the_flow_is_told_once(job: Job):
@@ -228,3 +255,17 @@ def test_a_job_that_keeps_dying_ends_with_the_reason(job: Job):
     said = ended(again)
     assert again.returncode == 0, said
     job.check()
+
+
+def test_a_record_that_cannot_be_sent_is_named(job: Job):
+    """With the step that made it, and what to do."""
+    step = 'keyed = op.map_value("bad", keyed, lambda x: x if x < 150 else os.scandir())\n'
+    flow = FLOW.replace("counts = op", f"{step}counts = op")
+    (job.folder / "flows.py").write_text(flow, encoding="utf-8")
+    process = job.start(PAUSE_S="0")
+    said = ended(process)
+    assert process.returncode == 1
+    assert "error: step 'flow.bad' failed: a record can't be sent to another process" in said
+    assert "cannot pickle 'posix.ScandirIterator' object" in said
+    assert re.search(r"record: \('\d+', <posix.ScandirIterator", said)
+    assert "hint:   what goes to a step by key, or is redistributed, must be picklable" in said

@@ -10,6 +10,7 @@ import pytest
 
 from engine.errors import InternalError
 from engine.runtime._channel import Channel, Credit, Room, channel_room
+from engine.runtime._frames import TooLongError
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
 from engine.runtime._messages import END, Barrier
 from engine.runtime._nodes import Target
@@ -306,3 +307,21 @@ def test_dealing_goes_on_where_the_last_batch_stopped(batches: list[list[int]]):
     for _, _, receiver, part in wire.sent:
         shares.setdefault(receiver, []).extend(part)
     assert shares == {0: [0, 2], 1: [1, 3]}
+
+
+def test_a_batch_that_makes_too_long_a_frame_is_halved():
+    """Again and again, in order; one record that is too long by itself is an error."""
+
+    class Narrow(Wire):
+        def send(self, edge: int, sender: int, receiver: int, item: Any) -> int:
+            if sum(item) > 10:
+                raise TooLongError("too long")
+            return super().send(edge, sender, receiver, item)
+
+    wire = Narrow(frame_bytes=3)
+    edge = Sender(EdgeId(7), ME, [WorkerIndex(1)], None, wire, Room(8, 100))
+    edge.push([1, 2, 3, 4, 5, 6, 7])
+    assert [item for *_, item in wire.sent] == [[1, 2, 3, 4], [5], [6], [7]]
+    assert edge.credits[WorkerIndex(1)].batches == 8 - 4
+    with pytest.raises(TooLongError):
+        edge.push([1, 11])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from engine.errors import LinkError
 from engine.runtime import _frames
-from engine.runtime._frames import HEADER, FrameReader, FrameWriter, Kind
+from engine.runtime._frames import HEADER, FrameReader, FrameWriter, Kind, TooLongError
 from engine.runtime._ids import EdgeId, Epoch
 from engine.runtime._messages import END, Barrier
 
@@ -92,7 +92,7 @@ def test_a_frame_that_is_too_long_is_refused_by_its_header():
 def test_a_batch_that_is_too_long_is_not_sent(monkeypatch: pytest.MonkeyPatch):
     """The error says what to do."""
     monkeypatch.setattr(_frames, "BODY_MAX", 100)
-    with pytest.raises(LinkError, match="a batch of 1 records takes .* make records smaller"):
+    with pytest.raises(TooLongError, match="1 record.* takes? .* make records smaller"):
         FrameWriter(7).item(EdgeId(0), ["x" * 200])
 
 
