@@ -40,11 +40,11 @@ from engine.runtime._proof import (
     nonce_of,
 )
 from engine.runtime._wire import (
+    TlsIdentity,
     connected,
     receive_exactly,
     secured,
     send_all,
-    tls_contexts,
     tune,
 )
 
@@ -96,11 +96,10 @@ class Door:
         self._host = host
         self._tell = tell
         self._told_s = -_TOLD_EVERY_S
-        self._listening: ssl.SSLContext | None = None
-        self._connecting: ssl.SSLContext | None = None
+        self._identity: TlsIdentity | None = None
         if cluster.tls is not None:
             try:
-                self._listening, self._connecting = tls_contexts(cluster.tls)
+                self._identity = TlsIdentity(cluster.tls, tell)
             except OSError as ex:
                 names = f"{cluster.tls.certificate}, {cluster.tls.key}, {cluster.tls.authority}"
                 msg = f"the TLS files {names} can't be used: {ex}"
@@ -193,8 +192,9 @@ class Door:
             try:
                 sock.settimeout(0.0)
                 tune(sock)
-                if self._listening is not None:
-                    tls = self._listening.wrap_socket(
+                if self._identity is not None:
+                    listening, _ = self._identity.contexts()
+                    tls = listening.wrap_socket(
                         sock, server_side=True, do_handshake_on_connect=False
                     )
                     with self._changing:
@@ -251,8 +251,9 @@ class Door:
         """
         address = self._cluster.addresses[process]
         _, where = self._checked(address)
+        connecting = None if self._identity is None else self._identity.contexts()[1]
         try:
-            stream = connected(Address(*where[:2]), address.host, self._connecting, deadline_s)
+            stream = connected(Address(*where[:2]), address.host, connecting, deadline_s)
             stream.settimeout(0.0)
             try:
                 status, reason = self._introduce(stream, hello, deadline_s)

@@ -15,6 +15,7 @@ import ssl
 import struct
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
@@ -84,6 +85,45 @@ class _GreedyTls(TlsStream):
             found.append(data)
             bufsize -= len(data)
         return b"".join(found)
+
+
+class TlsIdentity:
+    """What a process shows of itself over TLS, read again when its files have changed.
+
+    Args:
+        files: The files.
+        tell: Takes lines for people.
+
+    Raises:
+        OSError: A file can't be read, or isn't what it should be.
+    """
+
+    def __init__(self, files: TlsFiles, tell: Callable[[str], None]) -> None:
+        self._files = files
+        self._tell = tell
+        self._reading = threading.Lock()
+        self._stamps = self._stamps_now()
+        self._contexts = tls_contexts(files)
+
+    def _stamps_now(self) -> tuple[float, ...]:
+        files = (self._files.certificate, self._files.key, self._files.authority)
+        return tuple(path.stat().st_mtime for path in files)
+
+    def contexts(self) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        """What the listening and the connecting end use now.
+
+        Files that are wrong, or only half replaced, are said to be so, and what was read before
+        stays in use until they are right.
+        """
+        with self._reading:
+            try:
+                stamps = self._stamps_now()
+                if stamps != self._stamps:
+                    self._stamps = stamps
+                    self._contexts = tls_contexts(self._files)
+            except OSError as ex:
+                self._tell(f"the TLS files have changed and can't be used: {ex}")
+            return self._contexts
 
 
 def tls_contexts(files: TlsFiles) -> tuple[ssl.SSLContext, ssl.SSLContext]:

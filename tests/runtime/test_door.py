@@ -365,9 +365,27 @@ def certificate_by(folder: Path, host: Host, expires: dt.datetime) -> Certificat
     """A certificate that has expired, by an authority that the host's doors trust from now on."""
     files = Certificates(folder / "files", not_after=expires)
     for door in host.doors:
-        assert door._listening is not None
-        door._listening.load_verify_locations(files.authority)
+        assert door._identity is not None
+        door._identity.contexts()[0].load_verify_locations(files.authority)
     return files
+
+
+def test_certificates_may_be_replaced_while_it_runs(tmp_path: Path):
+    """New connections use the new ones; half of them replaced changes nothing."""
+    old, new = Certificates(tmp_path / "old"), Certificates(tmp_path / "new")
+    used = Certificates(tmp_path / "used")
+    host = Host((used, used))
+    assert host.works()
+    used.key.write_bytes(new.key.read_bytes())
+    assert host.works()
+    assert host.tells("the TLS files have changed and can't be used: [X509: KEY_VALUES_MISMATCH]")
+    used.certificate.write_bytes(new.certificate.read_bytes())
+    used.authority.write_bytes(new.authority.read_bytes())
+    assert host.works()
+    stranger(new)(host.ports[0])
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        stranger(old)(host.ports[0])
+    host.close()
 
 
 def test_a_connection_without_tls_is_refused(secured: Host):
