@@ -95,6 +95,16 @@ class ManifestChain:
                     disk.unlink(path)
                 raise self._fenced(manifest)
 
+    def check_in_force(self, manifest: Manifest) -> None:
+        """See that a link is still the newest one.
+
+        Raises:
+            FencedError: Another process has added one.
+        """
+        numbers = self.numbers()
+        if not numbers or numbers[-1] != manifest.seq:
+            raise self._fenced(manifest)
+
     def collect(self, before: int) -> None:
         """Delete the links with lower numbers, and what dead processes left behind."""
         for seq in self.numbers():

@@ -194,6 +194,14 @@ class StoreFolder:
             raise NoPartitionsError(msg)
         return self.manifest
 
+    def check_in_force(self) -> None:
+        """See that the newest manifest is the one that this process knows.
+
+        Raises:
+            FencedError: A newer generation has taken over.
+        """
+        self._chain.check_in_force(self.started())
+
     def manifests(self) -> list[Manifest]:
         """All links of the chain that are still there, oldest first."""
         return [self._chain.read(seq) for seq in self._chain.numbers()]

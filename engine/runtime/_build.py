@@ -355,11 +355,15 @@ class _StageBuilder:
                     positions = self._positions(step)
                     for name, owner in dealt.items():
                         if owner == site.index:
+                            # Opening cuts a file back, say: not what a later run has written.
+                            site.store.check_in_force()
                             node.open(name, positions.get(name))
             else:
                 node = DynamicSinkNode(step.step_id, site.job, inputs)
                 # Before it is opened, so that it is closed if opening fails half-way.
                 self._running.sinks.append(node)
+                if site.store is not None:
+                    site.store.check_in_force()
                 node.open(site.index, sink.build(step.step_id, site.index, site.count))
         return node
 

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from engine.operators._kernels import InputKernel, OutputKernel
+from engine.recovery._chain import ManifestChain
 from engine.recovery._changes import Changes, KeptRows, KeyedChanges, PartitionChanges
 from engine.recovery._ids import Epoch as StoredEpoch
 from engine.recovery._ids import WorkerIndex as StoredWorker
+from engine.recovery._layout import StorePaths
 from engine.recovery._manifest import Manifest
 from engine.recovery._rescale import newest_partitions
 from engine.recovery._store_folder import StoreFolder
@@ -26,7 +28,6 @@ from engine.runtime._build import Deal
 from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
 from engine.runtime._plan import Plan
-from engine.runtime._ports import Clock
 from engine.runtime._sink_node import Job
 from engine.runtime._store import StepChanges
 from engine.runtime._store_start import (
@@ -86,7 +87,7 @@ class JobStore:
         )
         """What workers go on from."""
         self.workers = [
-            WorkerRecovery(self.start, planned, store, index, world.clock)
+            WorkerRecovery(self.start, planned, store, index, world)
             for index, store in enumerate(self._stores)
         ]
         """What each worker is given as its store."""
@@ -191,14 +192,15 @@ class WorkerRecovery:
     """One worker's part of the store: the port that `engine.runtime._store.Store` describes."""
 
     def __init__(
-        self, start: RunStart, planned: Plan, store: WorkerStore, index: int, clock: Clock
+        self, start: RunStart, planned: Plan, store: WorkerStore, index: int, world: StoreWorld
     ) -> None:
         self.epoch = start.epoch
         self._start = start
         self._store = store
         self._options = options_of(planned)
         self._stale = start.stale[index]
-        self._clock = clock
+        self._clock = world.clock
+        self._disk = world.disk
 
     @staticmethod
     def open(start: RunStart, planned: Plan, index: int, world: StoreWorld) -> WorkerRecovery:
@@ -209,7 +211,7 @@ class WorkerRecovery:
         """
         spot = WorkerSpot(world.disk, world.tables, start.root, StoredWorker(index))
         store = WorkerStore.open(spot, start.manifest, world.options)
-        return WorkerRecovery(start, planned, store, index, world.clock)
+        return WorkerRecovery(start, planned, store, index, world)
 
     def close(self) -> None:
         """Let go of it."""
@@ -236,6 +238,11 @@ class WorkerRecovery:
     def published(self, step_id: str, shard: str) -> int | None:
         """As in `Store`."""
         return self._start.manifest.published.get(step_id, {}).get(shard)
+
+    def check_in_force(self) -> None:
+        """As in `Store`."""
+        chain = ManifestChain(self._disk, StorePaths(self._start.root).manifests, token="")
+        chain.check_in_force(self._start.manifest)
 
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         """As in `Store`."""

@@ -83,8 +83,12 @@ class OldShard:
     """Opens it as the run before did."""
 
 
-def settle(shards: Iterable[OldShard]) -> Iterator[None]:
+def settle(shards: Iterable[OldShard], check: Callable[[], None]) -> Iterator[None]:
     """Bring shards up to the last epoch, one after the other; yields while one is pending.
+
+    Args:
+        shards: Which.
+        check: Raises if this run is not the newest one any more; called before each is opened.
 
     Raises:
         EngineRuntimeError: A target can't be reached, or says what can't be right. Those before it
@@ -93,6 +97,7 @@ def settle(shards: Iterable[OldShard]) -> Iterator[None]:
     for shard in shards:
         doing = f"settling shard {shard.known.name!r} of the run before"
         with blaming(shard.known.step_id, doing):
+            check()
             yield from _settle(shard)
 
 

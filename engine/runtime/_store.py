@@ -57,6 +57,14 @@ class Store(Protocol):
         """
         ...
 
+    def check_in_force(self) -> None:
+        """See that no newer generation has taken over; before the run's first epoch is committed.
+
+        Raises:
+            FencedError: One has, and what it has written must be left alone.
+        """
+        ...
+
     def append(self, epoch: Epoch, changes: Sequence[StepChanges]) -> None:
         """Take changes into the log of the open epoch, encoded at once."""
         ...

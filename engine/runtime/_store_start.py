@@ -216,7 +216,7 @@ class _Start:
                 f"settling {_counted(len(shards), 'shard')} of sinks of the run before"
             )
         try:
-            for _ in settle(shards):
+            for _ in settle(shards, self._folder.check_in_force):
                 self._world.waiter.wait(_SETTLING_POLL_S)
         except EngineRuntimeError as ex:
             ex.add_note(
