@@ -302,6 +302,10 @@ def _cut_files_only_when_written(patch: Patch) -> None:
     patch.setattr(PartitionedSinkNode, "open", lazily)
 
 
+def _open_sinks_without_looking(patch: Patch) -> None:
+    patch.setattr(ManifestChain, "check_in_force", lambda *_: None)
+
+
 # Another number of workers
 
 
@@ -364,6 +368,7 @@ CRASH_MUTANTS = [
         (_do_not_fence_sinks, 49),
         (_settle_before_fencing, 35),
         (_cut_files_only_when_written, 1),
+        (_open_sinks_without_looking, 547_099_252),
         (_reshard_by_worker, 1),
         (_reshard_without_timers, 26),
         (_reshard_without_settling, 9),
