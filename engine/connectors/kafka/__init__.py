@@ -1,0 +1,7 @@
+"""Kafka in and out: sources and sinks of topics, and what goes through them."""
+
+from __future__ import annotations
+
+from engine.connectors.kafka._messages import KafkaError, KafkaSinkMessage, KafkaSourceMessage
+
+__all__ = ["KafkaError", "KafkaSinkMessage", "KafkaSourceMessage"]
