@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError as ClientError
 
 from engine.connectors import Lag, StatefulSourcePartition
 from engine.connectors.kafka._client import LOGGER, client, error_of, settings, words
-from engine.connectors.kafka._messages import KafkaError, KafkaSourceMessage
+from engine.connectors.kafka._messages import KafkaError, KafkaSourceMessage, as_read
 from engine.connectors.kafka._positions import Offsets, shown_error
 from engine.connectors.kafka._watch import Watch
 from engine.errors import ConnectorError
@@ -155,9 +155,10 @@ class Reader:
         elif self._only is not None:
             self._only.accept(messages)
         else:
-            for spot, run in groupby(messages, _spot):
-                if (part := self._parts.get(spot)) is not None:
-                    part.accept(list(run))
+            for number, run in groupby(messages, Message.partition):
+                for topic, same in groupby(run, Message.topic):
+                    if (part := self._parts.get((topic, number))) is not None:  # type: ignore[arg-type] # of messages both are known
+                        part.accept(list(same))
 
     def _deal_one(self, message: Message) -> None:
         """Deal a message or an error, one of a list with errors in it."""
@@ -269,19 +270,7 @@ class Part(StatefulSourcePartition[Item, Position]):
             messages = [m for m in messages if m.offset() < end]
             last = end - 1
             self._finish()
-        self._waiting += [
-            KafkaSourceMessage(
-                m.key(),
-                m.value(),
-                m.topic(),
-                m.headers() or [],
-                m.latency(),
-                m.offset(),
-                m.partition(),
-                m.timestamp(),
-            )
-            for m in messages
-        ]
+        self._waiting += as_read(messages)
         self._waiting_until = last + 1
         self.waits = True
 
