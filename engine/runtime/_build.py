@@ -327,8 +327,12 @@ class _StageBuilder:
                 node.open(f"worker-{site.index}", part)
             return node
 
-        def build_part(name: str) -> Any:
-            return source.build_part(step.step_id, name, self._positions(step).get(name))
+        def build_part(name: str, *, found: bool) -> Any:
+            # Those of the whole job, whichever worker saved them: they say whether it was read.
+            positions = self._positions(step)
+            if name not in positions and (found or positions):
+                return source.build_new_part(step.step_id, name)
+            return source.build_part(step.step_id, name, positions.get(name))
 
         endless = getattr(source, "discovery_interval", None) is not None
         node = SourceNode(

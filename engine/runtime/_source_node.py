@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from engine.connectors import SourcePartition
 from engine.errors import ConnectorError
@@ -19,6 +19,14 @@ from engine.runtime._nodes import Node, Target
 
 IDLE_POLL_S = 0.001
 """How soon a source that had nothing, and doesn't say when it will, is asked again."""
+
+
+class BuildPart(Protocol):
+    """Builds a partition that has a name."""
+
+    def __call__(self, name: str, *, found: bool) -> Any:
+        """Build it; it was `found` while the flow was running."""
+        ...
 
 
 class _Reader:
@@ -52,7 +60,7 @@ class SourceNode(Node):
         down: Where records go.
         time_s: The wall clock.
         counts: Of the step; None where nobody counts.
-        build: Builds a partition by its name; None for a source that has none with names.
+        build: Builds partitions; None for a source whose partitions have no names.
         endless: More partitions may be found while it runs, so it never ends by itself.
     """
 
@@ -63,7 +71,7 @@ class SourceNode(Node):
         time_s: Callable[[], float],
         counts: StepCounts | None = None,
         *,
-        build: Callable[[str], Any] | None = None,
+        build: BuildPart | None = None,
         endless: bool = False,
     ) -> None:
         super().__init__(step_id, 1)
@@ -79,11 +87,11 @@ class SourceNode(Node):
         self._down_push = down.push
         self._time_s = time_s
 
-    def build(self, name: str) -> None:
-        """Build a partition and open it."""
+    def build(self, name: str, *, found: bool = False) -> None:
+        """Build a partition and open it; it was `found` while the flow was running."""
         assert self._build is not None  # noqa: S101
         with blaming(self.step_id, "opening its source"):
-            self.open(name, self._build(name))
+            self.open(name, self._build(name, found=found))
 
     def open(self, name: str, part: Any) -> None:
         """Take over a partition that was just built: read it, and close it in the end."""

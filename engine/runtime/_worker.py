@@ -323,7 +323,7 @@ class Worker:
         for node, _ in self._sources:
             for name, owner in new_parts.get(node.step_id, {}).items():
                 if owner == self.index:
-                    node.build(name)
+                    node.build(name, found=True)
 
     def _pass_barrier(self, stage: RunningStage) -> None:
         """A stage has all records of the epoch: its sinks take stock, and it goes on."""
