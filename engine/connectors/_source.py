@@ -14,6 +14,10 @@ The life of a partition, always on one thread:
 3. at each barrier `snapshot`, then, once that epoch is durable, `on_commit` with what the snapshot
    gave. Both also come after the end of the input;
 4. `close`, in an orderly end. A crash calls nothing.
+
+A partition that can't reach the outside says so by `UnavailableError` in 1 and 2. It is asked again
+after a while, and if that goes on for too long, the run ends. In between 3 goes on, if it is open.
+One that could not be opened before an epoch was durable counts as one that was not there yet.
 """
 
 from __future__ import annotations
@@ -54,6 +58,8 @@ class SourcePartition(ABC, Generic[X_co, S]):
 
         Raises:
             StopIteration: No record will ever come again. Every later call must raise it too.
+            UnavailableError: The outside can't be reached; ask again a little later. Nothing may
+                be lost by that: the next call gives what this one would have given.
             AbortExecution: Stop the run without committing.
         """
 
@@ -183,6 +189,9 @@ class FixedPartitionedSource(Source[X_co], Generic[X_co, S]):
         Called at the start by the process that leads the run, on behalf of all workers, and again
         as `discovery_interval` says, then on a thread of its own: it may block. A name must mean
         the same partition on all workers and in later runs.
+
+        Raises:
+            UnavailableError: They can't be had right now.
         """
 
     @abstractmethod
@@ -196,6 +205,9 @@ class FixedPartitionedSource(Source[X_co], Generic[X_co, S]):
             for_part: One of the names that `list_parts` gave.
             resume_state: What `snapshot` gave at the last durable epoch; None if the source was
                 never read: start where it is to begin.
+
+        Raises:
+            UnavailableError: It can't be reached right now; ask again a little later.
         """
 
     def build_new_part(self, step_id: str, for_part: str) -> StatefulSourcePartition[X_co, S]:
@@ -210,6 +222,9 @@ class FixedPartitionedSource(Source[X_co], Generic[X_co, S]):
         Args:
             step_id: Full id of the input step.
             for_part: One of the names that `list_parts` gave.
+
+        Raises:
+            UnavailableError: As in `build_part`.
 
         >>> class Letters(StatefulSourcePartition[str, int]):
         ...     def __init__(self, letters: str, at: int) -> None:
@@ -274,4 +289,7 @@ class DynamicSource(Source[X_co]):
             step_id: Full id of the input step.
             worker_index: This worker, from 0.
             worker_count: How many workers there are.
+
+        Raises:
+            UnavailableError: The outside can't be reached right now; ask again a little later.
         """

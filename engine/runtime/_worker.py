@@ -364,7 +364,7 @@ class Worker:
             for sink in stage.sinks:
                 yield from sink.settle(store)
         for node, _ in self._sources:
-            node.resume_commit(store.positions(node.step_id))
+            node.on_commit(store.positions(node.step_id))
 
     def _apply(self) -> bool:
         """Bring the store's table a little nearer to what is committed; whether more is to do."""
