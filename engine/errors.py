@@ -7,6 +7,7 @@
     ├── ImportStringError (ValueError)      the command line names no flow
     ├── ConnectorError (RuntimeError)       a source or sink broke its contract
     ├── ClusterError (RuntimeError)         a process can't be part of its cluster
+    ├── UnavailableError (ConnectionError)  a source can't reach the outside right now
     ├── LinkError (ConnectionError)         a connection between two workers is lost
     ├── WorkerDiedError (RuntimeError)      the process of a worker has ended without a word
     ├── MetricsAddressError (OSError)       metrics can't be served at the address that was given
@@ -55,6 +56,7 @@ __all__ = [
     "StoreFormatError",
     "StoreInUseError",
     "StoreWriteError",
+    "UnavailableError",
     "UserCodeError",
     "WorkerDiedError",
 ]
@@ -76,7 +78,10 @@ class EngineRuntimeError(EngineError, RuntimeError):
         record: The record that was worked on, if it is known.
         has_record: Whether `record` is known (it may be None).
         doing: What the step was about if not working on records: "opening its source".
+        hint: What to do about it, where the cause doesn't say.
     """
+
+    hint = ""
 
     def __init__(
         self,
@@ -130,6 +135,14 @@ class ImportStringError(EngineError, ValueError):
 
 class ConnectorError(EngineError, RuntimeError):
     """A source or sink did not keep its contract."""
+
+
+class UnavailableError(EngineError, ConnectionError):
+    """A source can't reach the outside right now: it is asked again, for so long as the run says.
+
+    Sources raise it in `list_parts`, `build`, `build_part`, `build_new_part` and `next_batch`. All
+    of them must be fine to call again, as if the call had not been made.
+    """
 
 
 class ClusterError(EngineError, RuntimeError):
