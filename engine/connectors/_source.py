@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
@@ -42,6 +43,20 @@ class AbortExecution(RuntimeError):  # noqa: N818 (the name is part of the API u
     Nothing is committed any more: the next run starts from the last durable epoch. Meant for
     sources that find out that another process has taken over, and for tests of recovery.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a partition is behind what there is to read.
+
+    Attributes:
+        records: How many wait to be read, as far as is known; None if it isn't.
+        seconds: How old the newest record is that was handed on, while others wait; 0.0 if none
+            do, None if it isn't known.
+    """
+
+    records: int | None
+    seconds: float | None
 
 
 class SourcePartition(ABC, Generic[X_co, S]):
