@@ -151,8 +151,9 @@ class Worker:
                 if entry.counts is not None:
                     queued[entry.counts] = queued.get(entry.counts, 0) + len(channel.items)
         steps, states, settling = tally.steps(queued), tally.states(), self._settling is not None
+        lags = {node.step_id: node.lags() for node, _ in self._sources}
         return WorkerSnapshot(
-            self.index, steps, states, tally.busy_s(), self._epoch, settling, *exchanged
+            self.index, steps, states, tally.busy_s(), self._epoch, settling, *exchanged, lags=lags
         )
 
     def close(self) -> list[Exception]:
