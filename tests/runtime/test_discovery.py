@@ -214,6 +214,43 @@ def test_a_source_that_cannot_be_asked_is_asked_again():
     assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "ab"}
 
 
+class Slow(Growing):
+    """A source that can take long to say which partitions it has, and says who has asked."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.asked = 0
+        self.free = threading.Event()
+        self.free.set()
+        self._alone = threading.Lock()
+
+    def list_parts(self) -> list[str]:
+        self.asked += 1
+        assert self._alone.acquire(blocking=False), "two ask at a time"
+        self.free.wait(LONG_S)
+        self._alone.release()
+        return super().list_parts()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_next_run_does_not_ask_while_the_last_one_still_does(workers: int):
+    """A source need not bear that; it is waited for, and the wait can be ended."""
+    source = Slow(["a"])
+    first = Run(source, workers)
+    first.wait(lambda: len(first.out) == 5)
+    source.free.clear()
+    asked = source.asked
+    first.wait(lambda: source.asked > asked)
+    first.drain()
+    second, third = Run(source, workers), Run(source, workers)
+    for run in (second, third):
+        run.wait(lambda run=run: any("the run before is still asking" in line for line in run.told))
+    assert second.drain() == {}
+    source.free.set()
+    third.wait(lambda: len(third.out) == 5)
+    assert third.drain() == {"a": [0, 1, 2, 3, 4]}
+
+
 def test_the_worker_with_the_fewest_gets_the_next():
     """And the same one everywhere, because one process decides."""
     deal = Deal({"s": {"a": A, "b": B, "c": A}, "t": {"d": B, "e": B}}, {})
