@@ -15,7 +15,7 @@ import pytest
 
 import engine.operators as op
 from engine.dataflow import Dataflow
-from engine.inputs import FixedPartitionedSource, StatefulSourcePartition
+from engine.inputs import FixedPartitionedSource, StatefulSourcePartition, UnavailableError
 from engine.recovery import RecoveryConfig
 from engine.runtime import Drain, Epoch, RunOptions, SystemWaiter, WorkerIndex, run_flow
 from engine.runtime._build import Deal
@@ -55,6 +55,7 @@ class Growing(FixedPartitionedSource[Any, int]):
     built: list[tuple[str, int | None]] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     broken: bool = False
+    unavailable: int = 0
 
     def list_parts(self) -> list[str]:
         if self.broken:
@@ -67,6 +68,9 @@ class Growing(FixedPartitionedSource[Any, int]):
 
     def build_new_part(self, step_id: str, for_part: str) -> Part:
         self.new.append(for_part)
+        if self.unavailable:
+            self.unavailable -= 1
+            raise UnavailableError("not yet")
         return Part(for_part, 0, self.count)
 
 
@@ -187,6 +191,17 @@ def test_a_source_that_was_never_read_has_no_new_partitions(tmp_path: Path):
     both.wait(lambda: len(both.out) == 10)
     both.drain()
     assert (sorted(second.built), second.new) == ([("a", None), ("b", None)], [])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_new_one_may_not_be_there_yet(workers: int):
+    """As happens when it has just been made: it is opened as soon as it can be, as a new one."""
+    source = Growing(["a"], unavailable=2)
+    run = Run(source, workers)
+    source.names = ["a", "b"]
+    run.wait(lambda: len(run.out) == 10)
+    assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "ab"}
+    assert (source.built, source.new) == ([("a", None)], ["b"] * 3)
 
 
 def test_one_that_is_gone_for_a_while_goes_on():
