@@ -1,4 +1,4 @@
-"""Steps with a second output: they share loops, and only a step that reads it makes them fill it."""
+"""Steps with a second output share loops too, and fill it only where some step reads it."""
 
 from __future__ import annotations
 
