@@ -40,7 +40,8 @@ from engine.runtime._store import StepChanges
 
 _ITEMS_PER_ROUND_MAX = 16
 _BATCHES_PER_POLL_MAX = 1_000_000_000
-_SETTLING_POLL_S = 0.0005
+_ASK_AGAIN_S = 0.0005
+"""When to ask a sink again that has said `PENDING`."""
 _APPLY_SLICE_S = 0.001
 
 
@@ -89,7 +90,8 @@ class Worker:
         self._applying = False
         self._stages_behind = 0
         self._settling: Iterator[None] | None = None if self._store is None else self._resume()
-        self._settle_at_s = -math.inf
+        self._publishing: Iterator[None] | None = None
+        self._ask_sinks_at_s = -math.inf
         self._positions: list[dict[str, Any]] = []
         self._end_reported = False
 
@@ -120,12 +122,15 @@ class Worker:
             return self._settle()
         if self.stopped:
             return 0.0
+        wait_s = self._publish_some()
+        if wait_s == 0.0:
+            return 0.0
         worked = self._applying and self._apply()
         for stage in self._fed:
             worked = self._consume(stage) or worked
-        wait_s = math.inf
         if not self._final and self._settling is None:
-            wait_s = self._fire_timers() if self._timed else math.inf
+            if self._timed:
+                wait_s = min(wait_s, self._fire_timers())
             if not self._hold and not self._crowded:
                 wait_s = min(wait_s, self._poll())
         if worked or self._inbox or self._settling is not None:
@@ -150,9 +155,10 @@ class Worker:
             for entry, channel in stage.channels:
                 if entry.counts is not None:
                     queued[entry.counts] = queued.get(entry.counts, 0) + len(channel.items)
-        steps, states, settling = tally.steps(queued), tally.states(), self._settling is not None
+        steps, states = tally.steps(queued), tally.states()
+        waiting = self._settling is not None or self._publishing is not None
         return WorkerSnapshot(
-            self.index, steps, states, tally.busy_s(), self._epoch, settling, *exchanged
+            self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged
         )
 
     def close(self) -> list[Exception]:
@@ -169,7 +175,7 @@ class Worker:
         if self.stopped:
             return
         if self._settling is not None:
-            if self._settle_at_s <= self._time_s():
+            if self._ask_sinks_at_s <= self._time_s():
                 yield self._settle
             return
         if self._applying:
@@ -186,11 +192,13 @@ class Worker:
         if self.stopped:
             return math.inf
         if self._settling is not None:
-            return max(0.0, self._settle_at_s - self._time_s())
+            return max(0.0, self._ask_sinks_at_s - self._time_s())
         return max(0.0, min((wait_s for wait_s, _ in self._timed_actions()), default=math.inf))
 
     def _timed_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
         """What time alone brings about, with the seconds until then."""
+        if self._publishing is not None:
+            yield self._ask_sinks_at_s - self._time_s(), self._publish_some
         if self._final:
             return
         for node, senders in self._timed:
@@ -302,7 +310,7 @@ class Worker:
                 if not final:
                     self._open_parts(new_parts)
             case CommitEpoch(epoch):
-                self._settling = self._publish(epoch)
+                self._publishing = self._publish(epoch)
             case Stop():
                 self.stopped = True
 
@@ -384,14 +392,35 @@ class Worker:
         self._hold = False
         self.reports.append(Published(epoch))
 
+    def _publish_some(self) -> float:
+        """Ask sinks that have not published all yet; other work goes on meanwhile.
+
+        Returns:
+            In how many seconds to ask again: 0 if they are done now, infinity if nobody publishes.
+        """
+        if self._publishing is None:
+            return math.inf
+        wait_s = self._ask_sinks_at_s - self._time_s()
+        if 0.0 < wait_s <= _ASK_AGAIN_S:
+            return wait_s
+        if self._asked_again(self._publishing):
+            return _ASK_AGAIN_S
+        self._publishing = None
+        return 0.0
+
     def _settle(self) -> float:
-        """Ask pending sinks again."""
-        assert self._settling is not None  # noqa: S101
-        for _ in self._settling:
-            self._settle_at_s = self._time_s() + _SETTLING_POLL_S
-            return _SETTLING_POLL_S
+        """Ask sinks that all must wait for; in how many seconds to ask again."""
+        if self._asked_again(self._settling):
+            return _ASK_AGAIN_S
         self._settling = None
         return 0.0
+
+    def _asked_again(self, sinks: Iterator[None] | None) -> bool:
+        """Whether some sink says `PENDING` still."""
+        for _ in sinks or ():
+            self._ask_sinks_at_s = self._time_s() + _ASK_AGAIN_S
+            return True
+        return False
 
 
 def _after(first: Iterator[None] | None, then: Iterator[None]) -> Iterator[None]:

@@ -30,7 +30,7 @@ from engine.recovery._rescale import _Dealer
 from engine.recovery._rows import TIMER, state_keys
 from engine.runtime import _recovery
 from engine.runtime._coordinator import Coordinator
-from engine.runtime._messages import End
+from engine.runtime._messages import End, Published
 from engine.runtime._settling import KnownShard
 from engine.runtime._sink_node import PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import SourceNode
@@ -263,6 +263,17 @@ def _publish_early(patch: Patch) -> None:
     patch.setattr(SinkNode, "prepare", eager)
 
 
+def _go_on_before_all_is_published(patch: Patch) -> None:
+    publish = Worker._publish
+
+    def say_so_at_once(self: Worker, epoch: Any) -> Iterator[None]:
+        self.reports.append(Published(epoch))
+        yield from publish(self, epoch)
+        self.reports.pop()
+
+    patch.setattr(Worker, "_publish", say_so_at_once)
+
+
 def _publish_nothing_after_a_crash(patch: Patch) -> None:
     patch.setattr(SinkNode, "settle", lambda *_: iter(()))
 
@@ -363,6 +374,7 @@ CRASH_MUTANTS = [
         (_expire_outside_the_log, 1),
         (_save_no_stamps, 1),
         (_publish_early, 0),
+        (_go_on_before_all_is_published, 0),
         (_publish_nothing_after_a_crash, 2),
         (_publish_again_without_asking, 0),
         (_do_not_fence_sinks, 49),

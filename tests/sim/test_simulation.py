@@ -132,6 +132,34 @@ def test_a_sink_may_wait_for_time_to_pass():
     assert result.elapsed >= timedelta(seconds=1)
 
 
+class _SlowToPublish(_Reluctant):
+    """A sink whose publishing is pending as long as `ready` says no."""
+
+    def flush(self) -> None:
+        return None
+
+    def publish(self, epoch: int, rows: list[bytes]) -> Pending | None:
+        return None if self._ready() else PENDING
+
+
+def test_work_goes_on_while_a_sink_publishes():
+    """What an epoch's sinks still publish does not keep the next epoch's records waiting."""
+    seen: list[int] = []
+    sink = _SlowToPublish(lambda: len(seen) == 100)
+    flow = flow_of(TestingSource(range(100)), sink, lambda s: op.map("see", s, _noting(seen)))
+    options = SimOptions(epoch_interval=timedelta(seconds=1), step_max=timedelta(seconds=1))
+    result = simulate(flow, 0, options)
+    assert result.epochs > 1
+
+
+def _noting(seen: list[int]) -> Callable[[int], int]:
+    def note(item: int) -> int:
+        seen.append(item)
+        return item
+
+    return note
+
+
 def test_a_run_in_which_nothing_can_happen_is_noticed(monkeypatch: pytest.MonkeyPatch):
     """Where nothing moves and time brings nothing, the error tells where items lie."""
     monkeypatch.setattr("engine.runtime._worker.Worker.credit", lambda *_: None)

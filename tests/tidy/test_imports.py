@@ -61,7 +61,7 @@ MAY_NAME_IN_TYPES = {
 HOMES = {
     "rocksdict": ("engine/recovery/store.py",),
     "confluent_kafka": ("engine/connectors/kafka",),
-    "msgpack": ("engine/recovery/", "engine/runtime/"),
+    "msgpack": ("engine/recovery/", "engine/runtime/", "engine/connectors/kafka/_rows.py"),
     "prometheus_client": ("engine/runtime/",),
 }
 """The only places that may import a library that isn't Python's own."""

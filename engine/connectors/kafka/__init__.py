@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from engine.connectors.kafka._messages import KafkaError, KafkaSinkMessage, KafkaSourceMessage
+from engine.connectors.kafka._sink import KafkaSink
 
-__all__ = ["KafkaError", "KafkaSinkMessage", "KafkaSourceMessage"]
+__all__ = ["KafkaError", "KafkaSink", "KafkaSinkMessage", "KafkaSourceMessage"]
