@@ -45,7 +45,7 @@ class JsonDeserializer(BytesDeserializer[T]):
             tuples, sets, dicts and unions. A field that is missing takes its default. With None,
             anything is read, as `dict`, `list`, `str`, `int`, `float`, `bool` and None.
         unknown_fields: What becomes of a field that the type doesn't have: it is ignored, or the
-            whole is refused. Refusing takes about three times as long, as the bytes are read twice.
+            whole is refused. Refusing takes two to three times as long: the bytes are read twice.
 
     Raises:
         TypeError: `type` is nothing that can be read from JSON.

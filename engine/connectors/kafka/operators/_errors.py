@@ -184,7 +184,7 @@ def _is_outage(ex: BaseException) -> bool:
     if registry is not None:
         if isinstance(ex, registry.SchemaRegistryError):
             # A schema that the registry doesn't have: the number in the message is wrong.
-            return bool(ex.http_status_code != _NOT_FOUND)
+            return getattr(ex, "http_status_code", None) != _NOT_FOUND
         if isinstance(ex, getattr(registry, "OAuthTokenError", ())):
             return True
     return any(
