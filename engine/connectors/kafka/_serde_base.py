@@ -17,6 +17,9 @@ from confluent_kafka.serialization import (
     Serializer,
 )
 
+_REASON_LENGTH_MAX = 1000
+"""Some exceptions have all of a message in their text."""
+
 T = TypeVar("T")
 """Type of what the bytes stand for."""
 
@@ -76,7 +79,7 @@ class BytesSerializer(Serializer):
 
 
 def reason(ex: BaseException) -> str:
-    """An exception in words, whatever its `__str__` does.
+    """An exception in words, not too many of them, whatever its `__str__` does.
 
     >>> reason(KeyError("price"))
     "KeyError: 'price'"
@@ -87,4 +90,6 @@ def reason(ex: BaseException) -> str:
         text = str(ex).strip()
     except Exception as broken:  # noqa: BLE001 - a broken __str__ must not hide the error itself
         text = f"<its __str__ raises {type(broken).__name__}>"
+    if len(text) > _REASON_LENGTH_MAX:
+        text = f"{text[:_REASON_LENGTH_MAX]}..."
     return f"{type(ex).__name__}: {text}" if text else type(ex).__name__

@@ -27,7 +27,6 @@ _CODES: dict[MessageField, int] = {
     MessageField.KEY: confluent_kafka.KafkaError._KEY_DESERIALIZATION,  # noqa: SLF001
     MessageField.VALUE: confluent_kafka.KafkaError._VALUE_DESERIALIZATION,  # noqa: SLF001
 }
-_SHOWN_BYTES_MAX = 64
 _NOT_FOUND = 404
 _HINT = "read the step's `errs`, or give it `on_error='skip'`"
 
@@ -65,8 +64,7 @@ def as_failure(
     """
     _refuse_outage(field, ex, message)
     return DeserializationError(
-        f"the {field} of the message at {place_of(message)} can't be deserialized: {reason(ex)} "
-        f"(key {glimpse(message.key)}, value {glimpse(message.value)})",
+        f"the {field} of the message at {place_of(message)} can't be deserialized: {reason(ex)}",
         topic=message.topic,
         partition=message.partition,
         offset=message.offset,
@@ -136,18 +134,6 @@ def place_of(message: KafkaSourceMessage[Any, Any]) -> str:
     "offset 17 of partition 3 of topic 'orders'"
     """
     return f"offset {message.offset} of partition {message.partition} of topic {message.topic!r}"
-
-
-def glimpse(value: object) -> str:
-    """The beginning of a key or a value, which may be very long.
-
-    >>> glimpse(b"x" * 1000)[-25:]
-    "xxxxx'... (of 1000 bytes)"
-    """
-    if isinstance(value, bytes | str) and len(value) > _SHOWN_BYTES_MAX:
-        unit = "bytes" if isinstance(value, bytes) else "characters"
-        return f"{value[:_SHOWN_BYTES_MAX]!r}... (of {len(value)} {unit})"
-    return repr(value)
 
 
 def _refuse_outage(
