@@ -163,7 +163,7 @@ def test_missing_fields_take_their_defaults():
         (b'{"id": 1', "Input data was truncated"),
         (b"", "Input data was truncated"),
         (b"\x00\x00\x00\x00\x01{}", "JSON is malformed: invalid character (byte 0)"),
-        (b'{"id": 1, "items": [], "note": "\xff"}', "UnicodeDecodeError: 'utf-8' codec can't decode byte 0xff"),
+        (b'{"id": 1, "items": [], "note": "\xff"}', "UnicodeDecodeError"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_with_its_path(raw: bytes, said: str):
