@@ -8,6 +8,7 @@
     ├── ConnectorError (RuntimeError)       a source or sink broke its contract
     ├── DeserializationError (ValueError)   a message from outside isn't what it should be
     ├── ClusterError (RuntimeError)         a process can't be part of its cluster
+    ├── UnavailableError (ConnectionError)  a source can't reach the outside right now
     ├── LinkError (ConnectionError)         a connection between two workers is lost
     ├── WorkerDiedError (RuntimeError)      the process of a worker has ended without a word
     ├── MetricsAddressError (OSError)       metrics can't be served at the address that was given
@@ -57,6 +58,7 @@ __all__ = [
     "StoreFormatError",
     "StoreInUseError",
     "StoreWriteError",
+    "UnavailableError",
     "UserCodeError",
     "WorkerDiedError",
 ]
@@ -78,7 +80,10 @@ class EngineRuntimeError(EngineError, RuntimeError):
         record: The record that was worked on, if it is known.
         has_record: Whether `record` is known (it may be None).
         doing: What the step was about if not working on records: "opening its source".
+        hint: What to do about it, where the cause doesn't say.
     """
+
+    hint = ""
 
     def __init__(
         self,
@@ -158,6 +163,13 @@ class DeserializationError(EngineError, ValueError):
         self.partition = partition
         self.offset = offset
         self.hint = hint
+
+class UnavailableError(EngineError, ConnectionError):
+    """A source can't reach the outside right now: it is asked again, for so long as the run says.
+
+    Sources raise it in `list_parts`, `build`, `build_part`, `build_new_part` and `next_batch`. All
+    of them must be fine to call again, as if the call had not been made.
+    """
 
 
 class ClusterError(EngineError, RuntimeError):

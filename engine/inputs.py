@@ -5,6 +5,7 @@ Everything here is `engine.connectors`'s; the docstrings there say how to write 
 
 from __future__ import annotations
 
+from engine.connectors import UnavailableError
 from engine.connectors._batching import batch, batch_async, batch_getter, batch_getter_ex
 from engine.connectors._polling import SimplePollingSource, Sn
 from engine.connectors._source import (
@@ -30,6 +31,7 @@ __all__ = [
     "SourcePartition",
     "StatefulSourcePartition",
     "StatelessSourcePartition",
+    "UnavailableError",
     "X",
     "batch",
     "batch_async",

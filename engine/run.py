@@ -93,6 +93,7 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         workers=command.layout.workers,
         recovery=command.recovery,
         tell=tell,
+        source_timeout=command.source_timeout,
     )
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:

@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
+from engine._cli.exits import say
 from engine._cli.imports import load_flow
 from engine._cli.report import report
 from engine.runtime._member import LeaderLostError, Member, beat
@@ -61,7 +62,7 @@ def main() -> None:
         ]
 
     beat(leader)
-    member = Member(leader, membership, seats, report_of)
+    member = Member(leader, membership, seats, report_of, lambda line: say(f"info: {line}"))
     try:
         flow = load_flow(spawned.launch.import_str)
         if not member.run(flow):

@@ -21,7 +21,14 @@ from engine._cli.arguments import (
     size,
 )
 from engine.recovery import RecoveryConfig
-from engine.runtime import DEFAULT_EPOCH_INTERVAL, Address, Layout, TlsFiles, secret_of
+from engine.runtime import (
+    DEFAULT_EPOCH_INTERVAL,
+    DEFAULT_SOURCE_TIMEOUT,
+    Address,
+    Layout,
+    TlsFiles,
+    secret_of,
+)
 
 _DESCRIPTION = "Run a dataflow."
 _EPILOG = """\
@@ -160,6 +167,15 @@ SETTINGS = (
         "port 0 is any that is free",
     ),
     Setting(
+        "source_timeout",
+        ("--source-timeout",),
+        "ENGINE_SOURCE_TIMEOUT",
+        duration,
+        DEFAULT_SOURCE_TIMEOUT,
+        "TIME",
+        "for how long a source that can't be reached is asked again, 60 s by default",
+    ),
+    Setting(
         "drain_timeout",
         ("--drain-timeout",),
         "ENGINE_DRAIN_TIMEOUT",
@@ -190,6 +206,7 @@ class RunCommand:
     place: ClusterPlace | None
     """Which process of a cluster this is to be; None if it's none."""
     epoch_interval: timedelta
+    source_timeout: timedelta
     drain_timeout: timedelta
     recovery: RecoveryConfig | None
     metrics: Address | None
@@ -217,6 +234,7 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
         Layout(given["processes"].value, given["workers"].value),
         _cluster_place(given, environ),
         given["epoch_interval"].value,
+        given["source_timeout"].value,
         given["drain_timeout"].value,
         _recovery(given),
         given["metrics"].value,

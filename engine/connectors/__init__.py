@@ -39,7 +39,7 @@ from engine.connectors._source import (
     StatefulSourcePartition,
     StatelessSourcePartition,
 )
-from engine.errors import FencedError
+from engine.errors import FencedError, UnavailableError
 
 __all__ = [
     "PENDING",
@@ -61,6 +61,7 @@ __all__ = [
     "StatefulSourcePartition",
     "StatelessSinkPartition",
     "StatelessSourcePartition",
+    "UnavailableError",
     "batch",
     "batch_async",
     "batch_getter",

@@ -2,16 +2,22 @@
 
 A *source* is a description that is safe to build on every worker; a *partition* is one open
 reader of it, owned by one worker. The runtime (and the testing kit) calls what is described here;
-connectors and users subclass it. The names and rules are those of Bytewax 0.21;
-`SourcePartition.on_commit` and `SourcePartition.caught_up` are added, both optional.
+connectors and users subclass it. The names and rules are those of Bytewax 0.21; added are
+`SourcePartition.on_commit`, `SourcePartition.caught_up` and
+`FixedPartitionedSource.build_new_part`, all optional.
 
 The life of a partition, always on one thread:
 
-1. `build_part` (or `build`), with the state of the last durable epoch if there is one;
+1. `build_part` (or `build`), with the state of the last durable epoch if there is one; or
+   `build_new_part`, if it was not there yet when the source was first read;
 2. `next_awake` and `next_batch` in turn, until `StopIteration`;
 3. at each barrier `snapshot`, then, once that epoch is durable, `on_commit` with what the snapshot
    gave. Both also come after the end of the input;
 4. `close`, in an orderly end. A crash calls nothing.
+
+A partition that can't reach the outside says so by `UnavailableError` in 1 and 2. It is asked again
+after a while, and if that goes on for too long, the run ends. In between 3 goes on, if it is open.
+One that could not be opened before an epoch was durable counts as one that was not there yet.
 """
 
 from __future__ import annotations
@@ -52,6 +58,8 @@ class SourcePartition(ABC, Generic[X_co, S]):
 
         Raises:
             StopIteration: No record will ever come again. Every later call must raise it too.
+            UnavailableError: The outside can't be reached; ask again a little later. Nothing may
+                be lost by that: the next call gives what this one would have given.
             AbortExecution: Stop the run without committing.
         """
 
@@ -181,6 +189,9 @@ class FixedPartitionedSource(Source[X_co], Generic[X_co, S]):
         Called at the start by the process that leads the run, on behalf of all workers, and again
         as `discovery_interval` says, then on a thread of its own: it may block. A name must mean
         the same partition on all workers and in later runs.
+
+        Raises:
+            UnavailableError: They can't be had right now.
         """
 
     @abstractmethod
@@ -192,9 +203,59 @@ class FixedPartitionedSource(Source[X_co], Generic[X_co, S]):
         Args:
             step_id: Full id of the input step.
             for_part: One of the names that `list_parts` gave.
-            resume_state: What `snapshot` gave at the last durable epoch; None if this partition
-                was never in one: start at the beginning.
+            resume_state: What `snapshot` gave at the last durable epoch; None if the source was
+                never read: start where it is to begin.
+
+        Raises:
+            UnavailableError: It can't be reached right now; ask again a little later.
         """
+
+    def build_new_part(self, step_id: str, for_part: str) -> StatefulSourcePartition[X_co, S]:
+        """Open a partition that was not there yet when the source was first read.
+
+        It was found while the flow runs (see `discovery_interval`), or between two runs: the store
+        has positions of other partitions of the step and none of this one. Whatever it holds came
+        after the job had begun, so a source that begins elsewhere than at the start of its
+        partitions must begin at the start of this one, or what came before it was found is
+        skipped. As `build_part` without a state by default, which is right for all others.
+
+        Args:
+            step_id: Full id of the input step.
+            for_part: One of the names that `list_parts` gave.
+
+        Raises:
+            UnavailableError: As in `build_part`.
+
+        >>> class Letters(StatefulSourcePartition[str, int]):
+        ...     def __init__(self, letters: str, at: int) -> None:
+        ...         self._letters, self._at = letters, at
+        ...
+        ...     def next_batch(self) -> list[str]:
+        ...         self._at += 1
+        ...         return list(self._letters[self._at - 1 : self._at])
+        ...
+        ...     def snapshot(self) -> int:
+        ...         return self._at
+        >>> class FromTheEnd(FixedPartitionedSource[str, int]):
+        ...     log = {"old": "abc", "new": "d"}
+        ...
+        ...     def list_parts(self) -> list[str]:
+        ...         return list(self.log)
+        ...
+        ...     def build_part(
+        ...         self, step_id: str, for_part: str, resume_state: int | None
+        ...     ) -> Letters:
+        ...         text = self.log[for_part]
+        ...         return Letters(text, len(text) if resume_state is None else resume_state)
+        ...
+        ...     def build_new_part(self, step_id: str, for_part: str) -> Letters:
+        ...         return Letters(self.log[for_part], 0)
+        >>> FromTheEnd().build_part("flow.in", "old", None).next_batch()
+        []
+        >>> FromTheEnd().build_new_part("flow.in", "new").next_batch()
+        ['d']
+        """
+        return self.build_part(step_id, for_part, None)
 
 
 class DynamicSource(Source[X_co]):
@@ -228,4 +289,7 @@ class DynamicSource(Source[X_co]):
             step_id: Full id of the input step.
             worker_index: This worker, from 0.
             worker_count: How many workers there are.
+
+        Raises:
+            UnavailableError: The outside can't be reached right now; ask again a little later.
         """

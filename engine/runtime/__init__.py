@@ -17,6 +17,7 @@ from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFi
 from engine.runtime._leader import Drain
 from engine.runtime._messages import Command, Decision, LinkEpoch, Report
 from engine.runtime._monitoring import monitoring
+from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Patience
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
@@ -35,6 +36,7 @@ from engine.runtime._worker import Worker
 __all__ = [
     "CHANNEL_BYTES_MAX",
     "DEFAULT_EPOCH_INTERVAL",
+    "DEFAULT_SOURCE_TIMEOUT",
     "Address",
     "Clock",
     "Cluster",
@@ -48,6 +50,7 @@ __all__ = [
     "Layout",
     "LinkEpoch",
     "Network",
+    "Patience",
     "Plan",
     "PlannedEdge",
     "PlannedStep",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from engine.errors import ConnectorError, EngineRuntimeError
@@ -44,6 +44,7 @@ from engine.runtime._nodes import (
     Target,
     fan_out,
 )
+from engine.runtime._outage import Asking, Patience
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
@@ -56,7 +57,7 @@ from engine.runtime._plan import (
 )
 from engine.runtime._ports import Clock, Network
 from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
-from engine.runtime._source_node import SourceNode
+from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
 
@@ -81,6 +82,8 @@ class WorkerSite:
     """Counts what the worker does; None where nobody wants to know."""
     channel_bytes: int = CHANNEL_BYTES_MAX
     """How many bytes a channel may hold, as `credit` is for batches."""
+    patience: Patience = field(default_factory=Patience)
+    """With sources that can't be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +94,26 @@ class Deal:
     sinks: dict[str, dict[str, WorkerIndex]]
 
 
-def deal_partitions(plan: Plan) -> Deal:
+def deal_partitions(plan: Plan, asking: Asking | None = None) -> Deal:
     """Deal the partitions of all sources and sinks over the workers, evenly and in name order.
 
     Asks the sources and sinks for their partitions here, once for all workers, which must see the
     same ones.
+
+    Args:
+        plan: What is to run.
+        asking: Asks sources again that can't be reached; without it that is an error at once.
+
+    Raises:
+        EngineRuntimeError: A source or sink can't name its partitions.
+        AbortExecution: The run is to drain before they are known.
     """
     sources: dict[str, list[str]] = {}
     sinks: dict[str, list[str]] = {}
     for step in plan.steps:
         kernel = step.kernel
         if isinstance(kernel, InputKernel) and hasattr(kernel.source, "list_parts"):
-            sources[step.step_id] = listed(step.step_id, kernel.source)
+            sources[step.step_id] = listed(step.step_id, kernel.source, asking)
         elif isinstance(kernel, OutputKernel) and hasattr(kernel.sink, "list_parts"):
             sinks[step.step_id] = listed(step.step_id, kernel.sink)
             if not sinks[step.step_id]:
@@ -111,14 +122,17 @@ def deal_partitions(plan: Plan) -> Deal:
     return Deal(_dealt(sources, plan.workers), _dealt(sinks, plan.workers))
 
 
-def listed(step_id: str, connector: Any) -> list[str]:
+def listed(step_id: str, connector: Any, asking: Asking | None = None) -> list[str]:
     """The partitions that a source or sink names, each once, in order.
 
     Raises:
         EngineRuntimeError: It can't name them.
     """
     with blaming(step_id, "listing its partitions"):
-        names: Any = connector.list_parts()
+        ask: Callable[[], Any] = connector.list_parts
+        if asking is not None:
+            ask = functools.partial(asking.ask, step_id, "the list of its partitions", ask)
+        names = ask()
         names = names if isinstance(names, str) else list(names)
         if isinstance(names, str) or not all(isinstance(name, str) for name in names):
             msg = f"`list_parts` must return a list of `str`; got {shown(names)}"
@@ -335,25 +349,31 @@ class _StageBuilder:
         return state
 
     def _source(self, step: PlannedStep, down: Target, counts: StepCounts | None) -> SourceNode:
-        source, site = step.kernel.source, self._site
-        if not hasattr(source, "list_parts"):
-            node = SourceNode(step.step_id, down, site.clock.time_s, counts)
-            self._running.sources.append((node, self._reach[step.index]))
-            with blaming(step.step_id, "opening its source"):
-                part = source.build(step.step_id, site.index, site.count)
-                node.open(f"worker-{site.index}", part)
-            return node
+        source, site, step_id = step.kernel.source, self._site, step.step_id
+        named = hasattr(source, "list_parts")
 
-        def build_part(name: str) -> Any:
-            return source.build_part(step.step_id, name, self._positions(step).get(name))
+        def build_named(name: str, *, found: bool) -> Any:
+            # Those of the whole job, whichever worker saved them: they say whether it was read.
+            positions = self._positions(step)
+            if name not in positions and (found or positions):
+                return source.build_new_part(step_id, name)
+            return source.build_part(step_id, name, positions.get(name))
 
-        endless = getattr(source, "discovery_interval", None) is not None
-        node = SourceNode(
-            step.step_id, down, site.clock.time_s, counts, build=build_part, endless=endless
+        def build_own(name: str, *, found: bool) -> Any:
+            del name, found  # There is one on each worker, from the start.
+            return source.build(step_id, site.index, site.count)
+
+        opening = Opening(
+            build_named if named else build_own,
+            functools.partial(self._positions, step),
+            site.patience,
+            endless=named and getattr(source, "discovery_interval", None) is not None,
         )
+        node = SourceNode(step_id, down, site.clock, opening, counts)
         # First of all, so that what is opened here is closed if opening the rest fails.
         self._running.sources.append((node, self._reach[step.index]))
-        for name, owner in self._deal.sources[step.step_id].items():
+        owners = self._deal.sources[step_id] if named else {f"worker-{site.index}": site.index}
+        for name, owner in owners.items():
             if owner == site.index:
                 node.build(name)
         return node

@@ -19,7 +19,6 @@ from typing import Any
 from engine._version import __version__
 from engine.dataflow import Dataflow, fingerprint
 from engine.errors import ClusterError, LinkError, WorkerDiedError
-from engine.recovery import RecoveryConfig
 from engine.runtime._crew import Counted, CrewEvent, Left, Reported
 from engine.runtime._door import PROOF_S_MAX, Answer, Door, LaterError
 from engine.runtime._ids import WorkerIndex
@@ -110,7 +109,7 @@ class _Service:
         flow: What to run.
         cluster: Which process of which cluster this is.
         meeting: Connects workers.
-        recovery: Where this process finds the store.
+        options: Where this process finds the store, and whom it tells what.
         leader: The connection to the leader.
     """
 
@@ -119,13 +118,14 @@ class _Service:
         flow: Dataflow,
         cluster: Cluster,
         meeting: Meeting,
-        recovery: RecoveryConfig | None,
+        options: RunOptions,
         leader: Wire,
     ) -> None:
         self._flow = flow
         self._report = cluster.report
         self._meeting = meeting
-        self._recovery = recovery
+        self._recovery = options.recovery
+        self._tell = options.tell
         self._leader = leader
 
     def serve(self) -> Over | None:
@@ -164,7 +164,7 @@ class _Service:
                 stack.callback(pulse.close)
                 return found
 
-            member = Member(self._leader, membership, seats, self._report)
+            member = Member(self._leader, membership, seats, self._report, self._tell)
             try:
                 return member.run(self._flow)
             except LeaderLostError:
@@ -238,7 +238,7 @@ class _Follower:
     def _follow(self, wire: Wire, meeting: Meeting) -> bool:
         """Serve one leader; True when the job is over, False if the leader is lost."""
         options = self._options
-        service = _Service(self._flow, self._cluster, meeting, options.recovery, wire)
+        service = _Service(self._flow, self._cluster, meeting, options, wire)
         found: list[Over | BaseException | None] = []
 
         def serve() -> None:
@@ -418,7 +418,7 @@ class _Gathering:
         ours, theirs = socket.socketpair()
         leader = Wire(theirs)
         meeting = Meeting(self._door, self._arrivals, self._facts, 0, self._cluster.layout)
-        service = _Service(flow, self._cluster, meeting, self._options.recovery, leader)
+        service = _Service(flow, self._cluster, meeting, self._options, leader)
 
         def serve() -> None:
             with contextlib.suppress(OSError, LeaderLostError):

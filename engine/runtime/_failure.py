@@ -37,11 +37,15 @@ class _Scene:
 
 
 @contextmanager
-def blaming(step_id: str, doing: str) -> Generator[None]:
-    """Turn an exception into an `EngineRuntimeError` that names the step and what it was doing."""
+def blaming(step_id: str, doing: str, *passing: type[Exception]) -> Generator[None]:
+    """Turn an exception into an `EngineRuntimeError` that names the step and what it was doing.
+
+    Those that are `passing` stay what they are.
+    """
+    own: tuple[type[Exception], ...] = (AbortExecution, EngineRuntimeError, *passing)
     try:
         yield
-    except (AbortExecution, EngineRuntimeError):
+    except own:
         raise
     except Exception as ex:
         msg = f"step {step_id!r} failed while {doing}: {name_of(ex)}"

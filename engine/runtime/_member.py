@@ -28,6 +28,7 @@ from engine.runtime._membership import (
     Membership,
     UnmetError,
 )
+from engine.runtime._outage import Patience
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
 
@@ -74,6 +75,7 @@ class Member:
         membership: What it said first.
         seats: Connects each of the workers to those of other processes.
         report: Makes a report for people of why a worker failed.
+        tell: Takes lines for people.
     """
 
     def __init__(
@@ -82,11 +84,13 @@ class Member:
         membership: Membership,
         seats: Callable[[], Sequence[Seat]],
         report: Callable[[BaseException], str],
+        tell: Callable[[str], None],
     ) -> None:
         self._leader = leader
         self._membership = membership
         self._seats = seats
         self._report = report
+        self._tell = tell
         self._staying = set(membership.mine)
         self._crew: Crew | None = None
         self._unlinked: str | None = None
@@ -159,6 +163,7 @@ class Member:
         first = WorkerSite(
             *(WorkerIndex(0), what.workers, clock, NoNetwork(), CHANNEL_BATCHES_MAX, what.job),
             state_bytes_max=bytes_max,
+            patience=Patience(what.source_timeout_s, self._tell),
         )
         sites = [
             replace(

@@ -46,6 +46,8 @@ class Membership:
     """With recovery: what the workers go on from."""
     counting: bool
     """The workers count what they do."""
+    source_timeout_s: float
+    """For how long they ask sources again that can't be reached."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,8 @@ class RunStart:
 class JobStore:
     """The open store of a job: what its leader needs of it, and the stores of its workers."""
 
-    def __init__(self, opened: OpenStore, planned: Plan, world: StoreWorld, root: Path) -> None:
+    def __init__(self, opened: OpenStore, wanted: RecoveredJob, world: StoreWorld) -> None:
+        planned, deal = wanted.planned, wanted.deal
         manifest = opened.folder.started()
         self._folder = opened.folder
         self._stores = opened.workers
@@ -77,13 +78,13 @@ class JobStore:
         self._clock = world.clock
         ends = _ends(planned)
         self.start = RunStart(
-            root,
+            wanted.root,
             manifest,
             Job(manifest.job_id, manifest.generation),
-            opened.deal,
+            deal,
             {step_id: self._positions(step_id) for step_id in ends},
             {step_id: self._kept_rows(step_id) for step_id in ends},
-            self._stale_partitions(opened.deal),
+            self._stale_partitions(deal),
         )
         """What workers go on from."""
         self.workers = [
@@ -99,12 +100,11 @@ class JobStore:
         Raises:
             StoreError: The store can't be opened, or doesn't fit the flow. It is in force as it
                 was.
-            EngineRuntimeError: A source or sink can't name its partitions, or the target of a sink
-                can't be reached. As above.
+            EngineRuntimeError: The target of a sink can't be reached. As above.
         """
         opened = open_store(wanted, world)
         try:
-            return JobStore(opened, wanted.planned, world, wanted.root)
+            return JobStore(opened, wanted, world)
         except BaseException:
             _close(opened.folder, opened.workers)
             raise

@@ -30,6 +30,7 @@ from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._leader import Drain, Leader
 from engine.runtime._messages import LinkEpoch, NewParts
+from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Asking, Patience
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import (
     Clock,
@@ -70,7 +71,18 @@ class RunOptions:
     monitor: Monitor | None = None
     """Learns what the workers count and what becomes of epochs; without one nobody counts."""
     tell: Callable[[str], None] = log
-    """Takes lines about the run's recovery that people may want to read."""
+    """Takes lines about the run that people may want to read."""
+    source_timeout: timedelta = DEFAULT_SOURCE_TIMEOUT
+    """For how long a source that can't be reached is asked again."""
+
+    @property
+    def patience(self) -> Patience:
+        """With sources that can't be reached."""
+        return Patience(self.source_timeout.total_seconds(), self.tell)
+
+    def asking(self) -> Asking:
+        """What asks sources before there are workers."""
+        return Asking(self.patience, self.clock, self.waiter, lambda: self.drain.requested)
 
 
 def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
@@ -88,19 +100,22 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
         msg = f"the epoch interval must not be negative; got {options.epoch_interval}"
         raise ValueError(msg)
     planned = plan(flow, options.workers, kernels=options.kernels)
-    with contextlib.suppress(AbortExecution), saving(flow, planned, options) as recovery:
-        try:
-            _run(planned, options, recovery)
-        except Exception as ex:
-            if isinstance(ex, AbortExecution):
-                raise
-            error = explained(ex)
-            raise error from error.__cause__
+    with contextlib.suppress(AbortExecution):
+        # First of all, so that what fails here has not even claimed the store.
+        deal = deal_partitions(planned, options.asking())
+        with saving(flow, planned, deal, options) as recovery:
+            try:
+                _run(planned, deal, options, recovery)
+            except Exception as ex:
+                if isinstance(ex, AbortExecution):
+                    raise
+                error = explained(ex)
+                raise error from error.__cause__
 
 
 @contextlib.contextmanager
 def saving(
-    flow: Dataflow, planned: Plan, options: RunOptions, *, again: bool = False
+    flow: Dataflow, planned: Plan, deal: Deal, options: RunOptions, *, again: bool = False
 ) -> Generator[JobStore | None]:
     """The open store of the run, if it has one. What was told before a rewind isn't told again."""
     config = options.recovery
@@ -111,7 +126,7 @@ def saving(
     from engine.runtime._real_store import real_world  # noqa: PLC0415
     from engine.runtime._recovery import JobStore, RecoveredJob  # noqa: PLC0415
 
-    job = RecoveredJob(Path(config.db_dir), flow, planned, create=config.create)
+    job = RecoveredJob(Path(config.db_dir), flow, planned, deal, create=config.create)
     world = real_world(config, options.clock, options.entropy, options.waiter, options.tell)
     recovery = JobStore.open(job, world)
     try:
@@ -131,13 +146,12 @@ def saving(
     recovery.close()
 
 
-def _run(planned: Plan, options: RunOptions, recovery: JobStore | None) -> None:
+def _run(planned: Plan, deal: Deal, options: RunOptions, recovery: JobStore | None) -> None:
     clock, interval_s = options.clock, options.epoch_interval.total_seconds()
     after = 0 if recovery is None else recovery.epoch
     coordinator = Coordinator(
         planned.workers, interval_s, clock.monotonic_s(), after=after, durable=recovery is not None
     )
-    deal = deal_partitions(planned) if recovery is None else recovery.deal
     with discovering(planned, deal, options.waiter, options.tell) as discovery:
         _run_on(planned, deal, coordinator, options, recovery, discovery)
 
@@ -170,6 +184,7 @@ def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> lis
     first = WorkerSite(
         *(WorkerIndex(0), planned.workers, options.clock, NoNetwork(), CHANNEL_BATCHES_MAX, job),
         state_bytes_max=bytes_max,
+        patience=options.patience,
     )
     stores = [None] * planned.workers if recovery is None else recovery.workers
     return [

@@ -5,43 +5,90 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from engine.connectors import SourcePartition
+from engine.connectors import SourcePartition, UnavailableError
 from engine.errors import ConnectorError
 from engine.operators._shown import shown
 from engine.runtime._counts import StepCounts
 from engine.runtime._failure import blaming
 from engine.runtime._nodes import Node, Target
+from engine.runtime._outage import Outage, Patience
+from engine.runtime._ports import Clock
 
 IDLE_POLL_S = 0.001
 """How soon a source that had nothing, and doesn't say when it will, is asked again."""
 
 
+class BuildPart(Protocol):
+    """Builds a partition of a source."""
+
+    def __call__(self, name: str, *, found: bool) -> Any:
+        """Build it; it was `found` while the flow was running."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How the partitions of a source are opened on one worker."""
+
+    build: BuildPart
+    positions: Callable[[], dict[str, Any]]
+    """Where they are to go on from, by name; those that have no position yet are not in it."""
+    patience: Patience = field(default_factory=Patience)
+    """With those that can't be reached."""
+    endless: bool = False
+    """More of them may be found while it runs, so the source never ends by itself."""
+
+
 class _Reader:
-    """One open partition."""
+    """One partition: open, or to be opened as soon as it can be reached."""
 
-    __slots__ = ("due_s", "had_records", "idle", "name", "next_batch", "paced", "part")
+    __slots__ = (
+        "due_s",
+        "had_records",
+        "name",
+        "next_batch",
+        "outage",
+        "paced",
+        "part",
+        "wait_s_max",
+    )
 
-    def __init__(self, name: str, part: SourcePartition[Any, Any]) -> None:
+    def __init__(self, name: str, next_batch: Callable[[], Any]) -> None:
         self.name = name
+        self.part: SourcePartition[Any, Any] | None = None
+        self.next_batch = next_batch
+        """What a poll calls: the partition's own, unless it can't be reached."""
+        self.paced = False
+        self.due_s = 0.0
+        self.wait_s_max = math.inf
+        """If `due_s` is our own choice, it can't lie further ahead."""
+        self.had_records = True
+        self.outage: Outage | None = None
+
+    def take(self, part: SourcePartition[Any, Any]) -> None:
+        """The partition is open."""
         self.part = part
         self.next_batch = part.next_batch
         kind: Any = type(part)
         self.paced = kind.next_awake is not SourcePartition[Any, Any].next_awake
-        self.due_s = 0.0
-        self.idle = False
-        """It had nothing and doesn't say when it will, so `due_s` is our own choice."""
-        self.had_records = True
+
+    def tell_commit(self, state: Any) -> None:
+        """Tell the partition, if it is open, that what it had read up to there is durable."""
+        if self.part is not None:
+            self.part.on_commit(state)
 
     def wait_s(self, now_s: float) -> float:
         """In how many seconds to poll it; 0 at once."""
         wait_s = self.due_s - now_s
         # What we chose can't lie far ahead: then it's the clock that was set back.
-        return 0.0 if wait_s <= 0.0 or (self.idle and wait_s > 1.0) else wait_s
+        return 0.0 if wait_s <= 0.0 or wait_s > self.wait_s_max else wait_s
 
 
 class SourceNode(Node):
@@ -50,50 +97,98 @@ class SourceNode(Node):
     Args:
         step_id: The input step.
         down: Where records go.
-        time_s: The wall clock.
+        clock: Tells the time.
+        opening: How partitions are opened.
         counts: Of the step; None where nobody counts.
-        build: Builds a partition by its name; None for a source that has none with names.
-        endless: More partitions may be found while it runs, so it never ends by itself.
     """
 
     def __init__(
         self,
         step_id: str,
         down: Target,
-        time_s: Callable[[], float],
+        clock: Clock,
+        opening: Opening,
         counts: StepCounts | None = None,
-        *,
-        build: Callable[[str], Any] | None = None,
-        endless: bool = False,
     ) -> None:
         super().__init__(step_id, 1)
         self.counts = counts
         self.timed_poll = self.poll if counts is None else counts.timing(self.poll)
         """As `poll`, and timed."""
-        self._build = build
-        self._endless = endless
+        self._opening = opening
+        self._endless = opening.endless
         self._readers: list[_Reader] = []
         self._live: list[_Reader] = []
         self._turn = 0
         self._down = down
         self._down_push = down.push
-        self._time_s = time_s
+        self._clock = clock
+        self._time_s = clock.time_s
 
-    def build(self, name: str) -> None:
-        """Build a partition and open it."""
-        assert self._build is not None  # noqa: S101
+    def build(self, name: str, *, found: bool = False) -> None:
+        """Open a partition, now or once it can be reached; it was `found` while the flow runs."""
+        reader = _Reader(name, lambda: self._open_late(reader, found=found))
+        self._readers.append(reader)
+        self._live.append(reader)
         with blaming(self.step_id, "opening its source"):
-            self.open(name, self._build(name))
+            try:
+                self._open(reader, found=found)
+            except UnavailableError as ex:
+                self._wait_for(reader, ex)
+            else:
+                self._schedule(reader)
 
-    def open(self, name: str, part: Any) -> None:
-        """Take over a partition that was just built: read it, and close it in the end."""
+    def _open(self, reader: _Reader, *, found: bool) -> None:
+        name, part = reader.name, self._opening.build(reader.name, found=found)
         if not isinstance(part, SourcePartition):
             msg = f"what was built for partition {name!r} must be a partition; got {shown(part)}"
             raise ConnectorError(msg)
-        reader = _Reader(name, part)  # pyright: ignore[reportUnknownArgumentType]
-        self._readers.append(reader)
-        self._live.append(reader)
-        self._schedule(reader)
+        reader.take(part)  # pyright: ignore[reportUnknownArgumentType]
+
+    # What can't be reached
+
+    def _wait_for(self, reader: _Reader, error: UnavailableError) -> float:
+        """Ask a partition again after a while, which is given in seconds."""
+        outage = reader.outage
+        if outage is None:
+            what = f"partition {reader.name!r}"
+            now_s = self._clock.monotonic_s
+            outage = reader.outage = Outage(self.step_id, what, self._opening.patience, now_s)
+            if reader.part is not None:
+                reader.next_batch = functools.partial(self._ask_again, reader, reader.part)
+        pause_s = outage.failed(error)
+        reader.due_s = self._time_s() + pause_s
+        reader.wait_s_max = 2 * pause_s
+        return pause_s
+
+    def _ask_again(self, reader: _Reader, part: SourcePartition[Any, Any]) -> Any:
+        """As `next_batch` of the partition, which could not be reached the last time."""
+        try:
+            batch = part.next_batch()
+        except StopIteration:
+            self._reached(reader)
+            raise
+        self._reached(reader)
+        reader.next_batch = part.next_batch
+        return batch
+
+    def _open_late(self, reader: _Reader, *, found: bool) -> list[Any]:
+        """Open a partition that could not be reached at first; it is asked for a batch later."""
+        with blaming(self.step_id, "opening its source", UnavailableError):
+            self._open(reader, found=found)
+        self._reached(reader)
+        positions = self._opening.positions()
+        if reader.name in positions:
+            # As the others heard it at the start.
+            reader.tell_commit(positions[reader.name])
+        return []
+
+    @staticmethod
+    def _reached(reader: _Reader) -> None:
+        if reader.outage is not None:
+            reader.outage.over()
+            reader.outage = None
+
+    # Reading
 
     def poll(self, at_most: int) -> tuple[int, float]:
         """Poll partitions that are due, each at most once, going on where the last poll stopped.
@@ -118,8 +213,8 @@ class SourceNode(Node):
                 continue
             try:
                 batch = reader.next_batch()
-            except StopIteration:
-                del live[self._turn]
+            except (StopIteration, UnavailableError) as ex:
+                wait_s = min(wait_s, self._without_batch(reader, ex))
                 continue
             self._turn += 1
             wait = self._hand_on(reader, batch)
@@ -134,6 +229,14 @@ class SourceNode(Node):
         if not live and not self.ended and not self._endless:
             self.end_input()
         return batches, wait_s
+
+    def _without_batch(self, reader: _Reader, why: StopIteration | UnavailableError) -> float:
+        """The partition whose turn it is has ended or can't be reached; gives when it is due."""
+        if isinstance(why, StopIteration):
+            del self._live[self._turn]
+            return math.inf
+        self._turn += 1
+        return self._wait_for(reader, why)
 
     def wait_s(self) -> float:
         """In how many seconds the next partition is due; 0 at once."""
@@ -170,11 +273,15 @@ class SourceNode(Node):
 
     def _schedule(self, reader: _Reader) -> float:
         """Note when the partition wants to be polled next, and give in how many seconds that is."""
+        assert reader.part is not None  # noqa: S101
         awake = reader.part.next_awake() if reader.paced else None
         now_s = self._time_s()
-        reader.idle = awake is None and not reader.had_records
-        if awake is None:
-            reader.due_s = now_s + IDLE_POLL_S if reader.idle else 0.0
+        reader.wait_s_max = math.inf
+        if awake is None and reader.had_records:
+            reader.due_s = 0.0
+        elif awake is None:
+            reader.due_s = now_s + IDLE_POLL_S
+            reader.wait_s_max = 1.0
         elif not isinstance(awake, datetime) or awake.tzinfo is None:
             msg = (
                 f"`next_awake` of partition {reader.name!r} must return a `datetime` with a time "
@@ -185,26 +292,33 @@ class SourceNode(Node):
             reader.due_s = awake.timestamp()
         return reader.wait_s(now_s)
 
+    # Epochs
+
     def snapshot(self) -> dict[str, Any]:
         """Positions of all partitions, those at their end too."""
-        return {reader.name: _snapshot(reader.part) for reader in self._readers}
+        parts = {reader.name: reader.part for reader in self._readers}
+        found = {name: _snapshot(part) for name, part in parts.items() if part is not None}
+        if len(found) < len(parts):
+            # Those that could not be opened yet stay where they are. It is said once more because
+            # another worker may have said it before, of which nothing is kept.
+            stored = self._opening.positions()
+            found.update({name: stored[name] for name in parts.keys() - found if name in stored})
+        return found
 
     def on_commit(self, states: dict[str, Any]) -> None:
-        """Tell the partitions that the epoch of a snapshot is durable."""
+        """Tell the partitions that the epoch of a snapshot is durable.
+
+        Before the first record, again with what an earlier run committed, which may not have got
+        so far as to tell them.
+        """
         for reader in self._readers:
             # One that was found while the epoch was on its way is not in it.
             if reader.name in states:
-                reader.part.on_commit(states[reader.name])
-
-    def resume_commit(self, positions: dict[str, Any]) -> None:
-        """Tell the partitions again what an earlier run committed; it may not have got that far."""
-        for reader in self._readers:
-            if reader.name in positions:
-                reader.part.on_commit(positions[reader.name])
+                reader.tell_commit(states[reader.name])
 
     def closers(self) -> list[Callable[[], None]]:
         """What closes the partitions, one by one."""
-        return [reader.part.close for reader in self._readers]
+        return [reader.part.close for reader in self._readers if reader.part is not None]
 
     def finish(self) -> None:
         """Hand the end on."""

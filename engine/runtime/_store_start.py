@@ -36,7 +36,7 @@ from engine.recovery._store_folder import JobIdentity, StoreFolder
 from engine.recovery._table import Tables
 from engine.recovery._worker_files import check_folders
 from engine.recovery._worker_store import StoreOptions, WorkerSpot, WorkerStore
-from engine.runtime._build import Deal, deal_partitions
+from engine.runtime._build import Deal
 from engine.runtime._evolving import evolution_of
 from engine.runtime._ids import Epoch
 from engine.runtime._plan import Plan, is_keyed
@@ -55,6 +55,8 @@ class RecoveredJob:
     root: Path
     flow: Dataflow
     planned: Plan
+    deal: Deal
+    """Which worker has which partition."""
     create: bool
     """Make a store if there is none."""
 
@@ -83,8 +85,6 @@ class OpenStore:
     workers: list[WorkerStore]
     """Of each worker that the run has."""
     evolution: Evolution
-    deal: Deal
-    """Which worker has which partition."""
 
 
 def open_store(wanted: RecoveredJob, world: StoreWorld) -> OpenStore:
@@ -92,24 +92,21 @@ def open_store(wanted: RecoveredJob, world: StoreWorld) -> OpenStore:
 
     Raises:
         StoreError: It can't be opened, or doesn't fit the flow. It is in force as it was.
-        EngineRuntimeError: A source or sink can't name its partitions, or the target of a sink
-            can't be reached. As above.
+        EngineRuntimeError: The target of a sink can't be reached. As above.
     """
-    # First of all, so that what fails here has not even claimed the store.
-    deal = deal_partitions(wanted.planned)
     with ExitStack() as stack:
         folder = StoreFolder.open(
             world.disk, wanted.root, world.entropy.token(), create=wanted.create
         )
         stack.callback(folder.close)
-        start = _Start(wanted, world, folder, deal, stack)
+        start = _Start(wanted, world, folder, stack)
         evolution = start.claim()
         start.open_workers()
         start.check_sources()
         start.settle()
         start.rescale()
         stack.pop_all()
-    return OpenStore(folder, start.stores, evolution, deal)
+    return OpenStore(folder, start.stores, evolution)
 
 
 def partitions_of(stores: list[WorkerStore], step_id: str) -> dict[str, StoredPartition]:
@@ -127,7 +124,6 @@ class _Start:
         wanted: RecoveredJob,
         world: StoreWorld,
         folder: StoreFolder,
-        deal: Deal,
         stack: ExitStack,
     ) -> None:
         self.stores: list[WorkerStore] = []
@@ -136,7 +132,7 @@ class _Start:
         self._planned = wanted.planned
         self._world = world
         self._folder = folder
-        self._deal = deal
+        self._deal = wanted.deal
         self._stack = stack
 
     @property

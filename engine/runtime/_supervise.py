@@ -17,6 +17,7 @@ from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
 from engine.runtime._leader import Leader, Led
 from engine.runtime._membership import Membership, UnmetError
+from engine.runtime._outage import pause
 from engine.runtime._plan import Plan, plan
 from engine.runtime._processes import Processes
 from engine.runtime._run import RunOptions, saving
@@ -119,16 +120,9 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
             options.tell(f"{ex}; going on from the last epoch in {pause_s:g} s")
             if options.monitor is not None:
                 options.monitor.restarted()
-            _pause(pause_s, options)
+            pause(pause_s, options.clock, options.waiter, lambda: options.drain.requested)
         else:
             return
-
-
-def _pause(seconds: float, options: RunOptions) -> None:
-    """Let time pass, but not while somebody waits for the job to drain."""
-    until_s = options.clock.monotonic_s() + seconds
-    while not options.drain.requested and (left_s := until_s - options.clock.monotonic_s()) > 0.0:
-        options.waiter.wait(left_s)
 
 
 class _Run:
@@ -144,12 +138,15 @@ class _Run:
 
     def run(self, flow: Dataflow) -> None:
         """Run it until all workers have left."""
-        with saving(flow, self._planned, self._options, again=self._again) as recovery:
+        options = self._options
+        # First of all, so that what fails here has not even claimed the store.
+        deal = deal_partitions(self._planned, options.asking())
+        with saving(flow, self._planned, deal, options, again=self._again) as recovery:
             start = None
             if recovery is not None:
                 recovery.hand_over()
                 start = recovery.start
-            options, workers = self._options, self._planned.workers
+            workers = self._planned.workers
             interval_s = options.epoch_interval.total_seconds()
             coordinator = Coordinator(
                 workers,
@@ -158,13 +155,13 @@ class _Run:
                 after=0 if start is None else start.epoch,
                 durable=start is not None,
             )
-            deal = deal_partitions(self._planned) if start is None else start.deal
             job = Job(options.entropy.token()) if start is None else start.job
 
             def member(mine: list[WorkerIndex]) -> Membership:
                 return Membership(
                     *(workers, mine, job, deal, interval_s == 0, options.recovery, start),
                     options.monitor is not None,
+                    options.patience.timeout_s,
                 )
 
             leader = Leader(

@@ -331,7 +331,7 @@ class Worker:
         for node, _ in self._sources:
             for name, owner in new_parts.get(node.step_id, {}).items():
                 if owner == self.index:
-                    node.build(name)
+                    node.build(name, found=True)
 
     def _pass_barrier(self, stage: RunningStage) -> None:
         """A stage has all records of the epoch: its sinks take stock, and it goes on."""
@@ -372,7 +372,7 @@ class Worker:
             for sink in stage.sinks:
                 yield from sink.settle(store)
         for node, _ in self._sources:
-            node.resume_commit(store.positions(node.step_id))
+            node.on_commit(store.positions(node.step_id))
 
     def _apply(self) -> bool:
         """Bring the store's table a little nearer to what is committed; whether more is to do."""

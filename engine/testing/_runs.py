@@ -9,6 +9,7 @@ from engine.dataflow import Dataflow
 from engine.recovery import RecoveryConfig
 from engine.runtime import (
     DEFAULT_EPOCH_INTERVAL,
+    DEFAULT_SOURCE_TIMEOUT,
     Address,
     Cluster,
     RunOptions,
@@ -24,6 +25,7 @@ def run_main(
     epoch_interval: timedelta | None = None,
     recovery_config: RecoveryConfig | None = None,
     metrics: str | None = None,
+    source_timeout: timedelta = DEFAULT_SOURCE_TIMEOUT,
 ) -> None:
     """Run a flow with one worker on the calling thread until its input ends.
 
@@ -36,6 +38,8 @@ def run_main(
         recovery_config: Where to save epochs, so that a later run goes on where this one stopped.
         metrics: Where to serve metrics and health while it runs: ``PORT`` of this machine, or
             ``HOST:PORT``. Nowhere if left out.
+        source_timeout: For how long a source that can't be reached (`UnavailableError`) is asked
+            again, 60 seconds if left out.
 
     Raises:
         EngineRuntimeError: The run ended because of an error; the chain of `__cause__` ends in
@@ -53,7 +57,7 @@ def run_main(
     >>> out
     [1, 2]
     """
-    _run(flow, _options(epoch_interval, recovery_config, 1), metrics)
+    _run(flow, _options(epoch_interval, recovery_config, 1, source_timeout), metrics)
 
 
 def cluster_main(  # noqa: PLR0913 - options by name, as users know them
@@ -65,6 +69,7 @@ def cluster_main(  # noqa: PLR0913 - options by name, as users know them
     recovery_config: RecoveryConfig | None = None,
     worker_count_per_proc: int = 1,
     metrics: str | None = None,
+    source_timeout: timedelta = DEFAULT_SOURCE_TIMEOUT,
 ) -> None:
     """Run a flow as one process of a cluster, or in several workers of this process.
 
@@ -83,6 +88,7 @@ def cluster_main(  # noqa: PLR0913 - options by name, as users know them
         recovery_config: As in `run_main`. All processes must be given the same folder.
         worker_count_per_proc: Workers in each process.
         metrics: As in `run_main`.
+        source_timeout: As in `run_main`. Process 0 says it for all of them.
 
     Raises:
         ValueError: The number of workers or of the process makes no sense, or there is no secret.
@@ -96,7 +102,7 @@ def cluster_main(  # noqa: PLR0913 - options by name, as users know them
     if not 0 <= proc_id < max(1, len(addresses)):
         msg = f"proc_id must be the number of one of {len(addresses)} addresses; got {proc_id!r}"
         raise ValueError(msg)
-    options = _options(epoch_interval, recovery_config, worker_count_per_proc)
+    options = _options(epoch_interval, recovery_config, worker_count_per_proc, source_timeout)
     if len(addresses) < 2:
         _run(flow, options, metrics)
         return
@@ -121,10 +127,13 @@ def _report(error: BaseException) -> str:
 
 
 def _options(
-    epoch_interval: timedelta | None, recovery: RecoveryConfig | None, workers: int
+    epoch_interval: timedelta | None,
+    recovery: RecoveryConfig | None,
+    workers: int,
+    source_timeout: timedelta,
 ) -> RunOptions:
     interval = DEFAULT_EPOCH_INTERVAL if epoch_interval is None else epoch_interval
-    return RunOptions(interval, workers=workers, recovery=recovery)
+    return RunOptions(interval, workers=workers, recovery=recovery, source_timeout=source_timeout)
 
 
 def _run(flow: Dataflow, options: RunOptions, metrics: str | None) -> None:

@@ -143,7 +143,7 @@ def test_a_store_of_two_workers(shop: Shop):
     shop.goes_on()
 
 
-def run_two_workers(planned: Plan, options: RunOptions, recovery: JobStore) -> None:
+def run_two_workers(planned: Plan, _deal: object, options: RunOptions, recovery: JobStore) -> None:
     """In place of one worker."""
     gang = Gang(planned, 1, SimOptions(workers=2), recovery=recovery)
     gang.run()

@@ -78,6 +78,13 @@ class Opened:
         self._built.append(part)
         return part
 
+    def new_part(self, name: str) -> StatefulSourcePartition[Any, Any]:
+        """Open a partition as one that was found while the flow was running."""
+        assert isinstance(self._source, FixedPartitionedSource)
+        part = self._source.build_new_part("flow.in", name)
+        self._built.append(part)
+        return part
+
     def parts(self) -> list[Part]:
         """Open all partitions."""
         return [self.part(name) for name in self.names()]
@@ -191,6 +198,12 @@ class SourceSuite:
                 assert isinstance(current, StatefulSourcePartition)
                 current = opened.part(name, current.snapshot())
             assert read == records
+
+    def test_a_new_partition_is_read_from_its_start(self, case: SourceCase, opened: Opened) -> None:
+        """One that came after the source was first read gives all it has."""
+        if opened.is_stateful:
+            names = opened.names()
+            assert [opened.records(opened.new_part(name)) for name in names] == case.records
 
     def test_snapshots_stay_as_they_were(self, opened: Opened) -> None:
         """A snapshot taken twice is equal, and reading on doesn't change it."""

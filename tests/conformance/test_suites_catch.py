@@ -83,6 +83,11 @@ class _NumbersSource(FixedPartitionedSource[int, Any]):
         return self._part_class(resume_state or 0)
 
 
+class _NewOnesFromTheEnd(_NumbersSource):
+    def build_new_part(self, step_id: str, for_part: str) -> _Numbers:
+        return self.build_part(step_id, for_part, 5)
+
+
 def _source_case(part_class: type[_Numbers]) -> SourceCase:
     return SourceCase(
         part_class.__name__, lambda world: _NumbersSource(part_class), [[0, 1, 2, 3, 4]]
@@ -112,6 +117,15 @@ def test_wrong_sources_fail(
     opened = Opened(_source_case(part_class), World(tmp_path))
     with pytest.raises((AssertionError, IndexError)):
         test(SourceSuite(), opened)
+
+
+def test_a_source_that_skips_what_new_partitions_hold_fails(tmp_path: Path) -> None:
+    """It begins at their end, as it may at the end of the first ones."""
+    case = SourceCase("new", lambda world: _NewOnesFromTheEnd(_Numbers), [[0, 1, 2, 3, 4]])
+    with pytest.raises(AssertionError):
+        SourceSuite().test_a_new_partition_is_read_from_its_start(
+            case, Opened(case, World(tmp_path))
+        )
 
 
 def test_a_commit_that_drops_records_fails(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from engine.connectors import (
 from engine.dataflow import Dataflow
 from engine.keys import key_group, owner
 from engine.recovery._fakes import FakeDisk, MemoryTables, SimulatedCrash
-from engine.runtime import plan
+from engine.runtime import deal_partitions, plan
 from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld
 from engine.runtime._store_start import partitions_of
 from engine.testing.sim import SimOptions
@@ -258,7 +258,12 @@ def open_job(
     world = StoreWorld(
         disk, MemoryTables(disk), time, Tokens(), time, (told if told is not None else []).append
     )
-    return JobStore.open(RecoveredJob(ROOT, flow, plan(flow, workers), create=True), world)
+    return JobStore.open(_job(flow, workers), world)
+
+
+def _job(flow: Dataflow, workers: int) -> RecoveredJob:
+    planned = plan(flow, workers)
+    return RecoveredJob(ROOT, flow, planned, deal_partitions(planned), create=True)
 
 
 class Tokens:

@@ -53,6 +53,7 @@ class Growing(FixedPartitionedSource[Any, int]):
     count: int = 5
     discovery_interval: timedelta | None = SOON
     built: list[tuple[str, int | None]] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
     broken: bool = False
 
     def list_parts(self) -> list[str]:
@@ -64,15 +65,28 @@ class Growing(FixedPartitionedSource[Any, int]):
         self.built.append((for_part, resume_state))
         return Part(for_part, resume_state or 0, self.count)
 
+    def build_new_part(self, step_id: str, for_part: str) -> Part:
+        self.new.append(for_part)
+        return Part(for_part, 0, self.count)
+
+
+class Plain(Growing):
+    """A source that says nothing of new partitions."""
+
+    build_new_part = FixedPartitionedSource.build_new_part
+
 
 class Run:
     """A flow that runs on a thread until it is drained."""
 
-    def __init__(self, source: Growing, workers: int, store: Path | None = None) -> None:
+    def __init__(
+        self, source: Growing, workers: int, store: Path | None = None, *others: Growing
+    ) -> None:
         self.out: list[tuple[str, int]] = []
         self.told: list[str] = []
         flow = Dataflow("flow")
-        keyed = op.key_on("key", op.input("in", flow, source), lambda record: record[0])
+        read = [op.input(f"in{i or ''}", flow, each) for i, each in enumerate((source, *others))]
+        keyed = op.key_on("key", op.merge("all", *read), lambda record: record[0])
         op.output("out", op.map("take", keyed, lambda pair: pair[1]), TestingSink(self.out))
         self._drain, self._waiter = Drain(), SystemWaiter()
         options = RunOptions(
@@ -116,7 +130,14 @@ def test_new_partitions_are_read(workers: int):
     assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "abc"}
     assert "step 'flow.in' has new partitions: b" in run.told
     assert "step 'flow.in' has new partitions: a, c" in run.told
-    assert sorted(source.built) == [("a", None), ("b", None), ("c", None)]
+    assert (source.built, sorted(source.new)) == ([], ["a", "b", "c"])
+
+
+def test_a_source_need_not_know_of_new_partitions():
+    """They are opened like the first ones, without a position."""
+    source = Plain(["a"])
+    assert source.build_new_part("flow.in", "b").name == "b"
+    assert source.built == [("b", None)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -133,7 +154,39 @@ def test_a_later_run_goes_on_where_they_stopped(workers: int, tmp_path: Path):
     again = Run(source, 3 - workers, tmp_path / "store")
     again.wait(lambda: len(again.out) == 6)
     assert again.drain() == {"a": [5, 6, 7], "b": [5, 6, 7]}
-    assert sorted(source.built) == [("a", 5), ("b", 5)]
+    assert (sorted(source.built), source.new) == ([("a", 5), ("b", 5)], ["b"])
+
+
+@pytest.mark.parametrize(("workers", "later"), [(1, 1), (1, 3), (3, 2)])
+def test_one_that_came_between_two_runs_is_new(workers: int, later: int, tmp_path: Path):
+    """Whoever has it now, and whoever had the others, for they are of the same source."""
+    source = Growing(["a", "b", "c"], discovery_interval=None)
+    run = Run(source, workers, tmp_path / "store")
+    run.wait(lambda: len(run.out) == 15)
+    run.drain()
+    assert (len(source.built), source.new) == (3, [])
+    source.names, source.count = ["a", "b", "c", "d", "e"], 6
+    source.built.clear()
+    again = Run(source, later, tmp_path / "store")
+    again.wait(lambda: len(again.out) == 15)
+    again.drain()
+    assert (sorted(source.built), sorted(source.new)) == (
+        [("a", 5), ("b", 5), ("c", 5)],
+        ["d", "e"],
+    )
+
+
+def test_a_source_that_was_never_read_has_no_new_partitions(tmp_path: Path):
+    """Those of another source in the same store don't count."""
+    first = Growing(["a"], discovery_interval=None)
+    run = Run(first, 1, tmp_path / "store")
+    run.wait(lambda: len(run.out) == 5)
+    run.drain()
+    second = Growing(["a", "b"], discovery_interval=None)
+    both = Run(first, 1, tmp_path / "store", second)
+    both.wait(lambda: len(both.out) == 10)
+    both.drain()
+    assert (sorted(second.built), second.new) == ([("a", None), ("b", None)], [])
 
 
 def test_one_that_is_gone_for_a_while_goes_on():
@@ -145,7 +198,7 @@ def test_one_that_is_gone_for_a_while_goes_on():
         time.sleep(0.05)
     run.wait(lambda: len(run.out) == 15)
     assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "abc"}
-    assert source.built == [("a", None), ("b", None), ("c", None)]
+    assert (source.built, source.new) == ([("a", None), ("b", None)], ["c"])
 
 
 def test_a_source_that_cannot_be_asked_is_asked_again():

@@ -13,7 +13,7 @@ from engine.connectors import DynamicSource, StatelessSourcePartition
 from engine.dataflow import Dataflow
 from engine.errors import ConnectorError, EngineRuntimeError
 from engine.runtime._nodes import Target
-from engine.runtime._source_node import IDLE_POLL_S, SourceNode
+from engine.runtime._source_node import IDLE_POLL_S, Opening, SourceNode
 from engine.testing import TestingSink, TestingSource
 from tests.runtime.scripted import FakeTime, Log, LogSink, ScriptedSource, Wait, run
 
@@ -101,9 +101,10 @@ def test_next_awake_is_never_early():
 
 def node(parts: dict[str, Any], time: FakeTime) -> SourceNode:
     """A source's node by itself, that drops what it reads."""
-    node = SourceNode("flow.in", Target(lambda _: None, lambda: None), time.time_s)
-    for name, part in parts.items():
-        node.open(name, part)
+    opening = Opening(lambda name, *, found: parts[name], dict)
+    node = SourceNode("flow.in", Target(lambda _: None, lambda: None), time, opening)
+    for name in parts:
+        node.build(name)
     return node
 
 

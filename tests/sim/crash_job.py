@@ -27,12 +27,15 @@ from engine.connectors import (
     StatefulSinkPartition,
     StatefulSourcePartition,
     StatelessSinkPartition,
+    UnavailableError,
 )
 from engine.dataflow import Dataflow
 from engine.errors import FencedError
 
 KEYS = 7
 ITEMS = [(f"k{i % KEYS}", i) for i in range(24)]
+LATER = "a0"
+"""A partition that is not there at first. It is empty, but moves the others to other workers."""
 _DEALT = {f"p{n}": [(key, i) for key, i in ITEMS if int(key[1:]) % 3 == n] for n in range(3)}
 _IN_ORDER = {"p0": ITEMS, "p1": [], "p2": []}
 TTL_S = 100.0
@@ -52,6 +55,10 @@ class Outside:
     """Which of `EXTRAS` the job has."""
     durable_epoch: Callable[[], int]
     """The newest epoch that no crash can take away any more."""
+    weather: Random | None = None
+    """Draws when a source can't be reached, and when it gets its later partition."""
+    grown: bool = False
+    """The source has its later partition."""
     acknowledged: dict[str, int] = field(default_factory=dict)
     """By source partition, the position up to which it will not be asked again."""
     files: dict[str, File] = field(default_factory=lambda: collections.defaultdict(File))
@@ -68,7 +75,12 @@ class Outside:
         Where event time counts all records have one, or it would depend on the schedule which of
         them come late.
         """
-        return _IN_ORDER if "recent" in self.extras else _DEALT
+        return {**(_IN_ORDER if "recent" in self.extras else _DEALT), LATER: []}
+
+    def reach(self, share: float) -> None:
+        """One try to reach the source, which fails for this share of them."""
+        if self.weather is not None and self.weather.random() < share:
+            raise UnavailableError("not now")
 
     def lose_unsynced(self) -> None:
         """The power is cut."""
@@ -96,18 +108,22 @@ class Shard:
 
 
 class Numbers(FixedPartitionedSource[Any, int]):
-    """Keys with numbers, in a few partitions."""
+    """Keys with numbers, in a few partitions that can't always be reached."""
 
     def __init__(self, outside: Outside) -> None:
         self._outside = outside
 
     def list_parts(self) -> list[str]:
-        return list(self._outside.parts)
+        weather = self._outside.weather
+        if weather is not None and weather.random() < 0.3:
+            self._outside.grown = True
+        return [name for name in self._outside.parts if name != LATER or self._outside.grown]
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> NumbersPart:
         at = resume_state or 0
         if at < self._outside.acknowledged.get(for_part, 0):
             raise LookupError("it asks for what it has let go")
+        self._outside.reach(0.25)
         return NumbersPart(self._outside, for_part, at)
 
 
@@ -123,6 +139,7 @@ class NumbersPart(StatefulSourcePartition[Any, int]):
         if self._at >= len(records):
             raise StopIteration
         rng = self._outside.rng
+        self._outside.reach(0.05)
         batch = records[self._at : self._at + rng.randint(0, 3)]
         self._at += len(batch)
         pause_s = rng.choice((0, 0, 0, 4))

@@ -27,7 +27,7 @@ from engine.dataflow import Dataflow
 from engine.errors import EngineError, FencedError
 from engine.recovery._fakes import FakeDisk, MemoryTables, SimulatedCrash
 from engine.recovery._layout import StorePaths
-from engine.runtime import Plan, plan
+from engine.runtime import Plan, deal_partitions, plan
 from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld
 from engine.testing.sim._gang import Gang
 from engine.testing.sim._options import SimOptions
@@ -88,7 +88,9 @@ class CrashRun:
         self._clock = FakeClock(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
         self._chain = ChainWatch(self._disk, ROOT)
         extras = rng.sample(EXTRAS, rng.choice((0, 1, 1, 2)))
-        self._outside = Outside(rng, extras, self._chain.durable_epoch)
+        # Half of the seeds are without outages, to go straight for what crashes alone do.
+        weather = Random(str(seed)) if seed % 2 else None
+        self._outside = Outside(rng, extras, self._chain.durable_epoch, weather)
         self._workers = rng.randint(1, 3)
         self._options = _draw_options(rng)
         self._zombies = rng.random() < 0.7
@@ -195,7 +197,8 @@ class CrashRun:
             lambda line: self._note(f"{life}: {line}"),
             self._store_options,
         )
-        return JobStore.open(RecoveredJob(ROOT, flow, planned, create=True), world)
+        job = RecoveredJob(ROOT, flow, planned, deal_partitions(planned), create=True)
+        return JobStore.open(job, world)
 
     def _planned(self, workers: int) -> tuple[Dataflow, Plan]:
         if workers not in self._plans:

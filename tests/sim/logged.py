@@ -20,6 +20,7 @@ from engine.connectors import (
     StatefulSinkPartition,
     StatefulSourcePartition,
     StatelessSinkPartition,
+    UnavailableError,
 )
 
 
@@ -102,6 +103,8 @@ class _SourcePart(StatefulSourcePartition[Any, int]):
             raise StopIteration
         if self._ledger.rng.random() < 0.2:
             return []
+        if self._ledger.rng.random() < 0.05:
+            raise UnavailableError("not now")
         size = self._ledger.rng.choice([1, 2, 4])
         batch = self._records[self._next : self._next + size]
         self._next += len(batch)

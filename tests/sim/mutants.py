@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from engine.runtime._channel import Channel, Credit
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._messages import Barrier, End
 from engine.runtime._sink_node import SinkNode
+from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput
 from engine.runtime._worker import Worker
 from engine.testing.sim._world import Line
@@ -239,6 +241,27 @@ def _link_reorders(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Line, "take", take)
 
 
+def _outage_is_the_end(patch: pytest.MonkeyPatch) -> None:
+    """A partition that can't be reached is never asked again."""
+
+    def end(node: SourceNode, _reader: Any, _why: Any) -> float:
+        del node._live[node._turn]
+        return math.inf
+
+    patch.setattr(SourceNode, "_without_batch", end)
+
+
+def _lost_after_an_outage(patch: pytest.MonkeyPatch) -> None:
+    """The first batch that comes after an outage goes nowhere."""
+    ask_again = SourceNode._ask_again
+
+    def drop(node: SourceNode, *arguments: Any) -> list[Any]:
+        ask_again(node, *arguments)
+        return []
+
+    patch.setattr(SourceNode, "_ask_again", drop)
+
+
 def _key_moves(patch: pytest.MonkeyPatch) -> None:
     """Records of a key go to whichever worker's turn it is."""
     turns: dict[int, int] = {}
@@ -292,6 +315,8 @@ MUTANTS = [
             _source_not_held,
             _position_noted_late,
             _stops_with_the_first_end,
+            _outage_is_the_end,
+            _lost_after_an_outage,
             _link_reorders,
             _key_moves,
             _dealt_twice,

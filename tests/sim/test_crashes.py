@@ -14,7 +14,7 @@ from engine.clock import clock_set_to
 from engine.dataflow import Dataflow
 from engine.recovery._fakes import FakeDisk, MemoryTables
 from engine.recovery._worker_store import WorkerStore
-from engine.runtime import plan
+from engine.runtime import deal_partitions, plan
 from engine.runtime._recovery import JobStore, RecoveredJob, StoreWorld
 from engine.testing import TestingSource
 from engine.testing.sim import SimOptions
@@ -83,7 +83,7 @@ def table_after_a_crash() -> list[Any]:
         op.output("out", lists, MarkedSink(outside))
         planned = plan(flow)
         world = StoreWorld(disk, MemoryTables(disk), clock, tokens)
-        job = RecoveredJob(Path("/store"), flow, planned, create=True)
+        job = RecoveredJob(Path("/store"), flow, planned, deal_partitions(planned), create=True)
         gang = Gang(planned, 1, options, recovery=JobStore.open(job, world), clock=clock)
         with clock_set_to(gang.now):
             gang.start()

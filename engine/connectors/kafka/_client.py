@@ -13,9 +13,14 @@ from typing import Any, Final, Protocol
 
 from confluent_kafka import KafkaError, KafkaException
 
+from engine.connectors import UnavailableError
 from engine.errors import ConnectorError
 
 LOGGER: Final = logging.getLogger("engine.connectors.kafka")
+_LIBRARY_LOGGER: Final = logging.getLogger("engine.connectors.kafka.librdkafka")
+# What of it matters comes as an error, in our words. So nothing is shown unless somebody has set
+# up logging.
+_LIBRARY_LOGGER.addHandler(logging.NullHandler())
 
 _TOPICS_SHOWN = 5
 
@@ -51,6 +56,17 @@ class Trouble:
         """Whether a broker was reached and did not let us in: to wait longer is of no use."""
         return self.last is not None and self.last.code() in _REFUSALS
 
+    def unreachable(self) -> ConnectorError | UnavailableError:
+        """What to raise when no broker can be reached: whether to ask again depends on why."""
+        reason = "no broker answers" if self.last is None else words(self.last)
+        return ConnectorError(reason) if self.refused else UnavailableError(reason)
+
+    def unanswered(self, error: KafkaError) -> ConnectorError | UnavailableError:
+        """What to raise when a question was not answered."""
+        hopeless = self.refused or error.code() in _HOPELESS
+        reason = self.reason(error)
+        return ConnectorError(reason) if hopeless else UnavailableError(reason)
+
     def reason(self, error: KafkaError) -> str:
         """What to tell of an error of a call, with what is known about the connection."""
         text = words(error)
@@ -67,6 +83,15 @@ _REFUSALS = {
     KafkaError.ILLEGAL_SASL_STATE,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
+
+_HOPELESS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_PARTITION,  # noqa: SLF001
+    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+}
+"""To ask again is of no use."""
 
 
 def words(error: KafkaError) -> str:
@@ -117,10 +142,8 @@ def settings(brokers: str, *layers: Mapping[str, Any] | None) -> tuple[dict[str,
     merged: dict[str, Any] = {
         "bootstrap.servers": brokers,
         "client.id": "engine",
-        # Through Python's logging; it would write to standard error by itself.
-        "logger": LOGGER,
-        # What a restart of a broker does is no news; the errors that matter come by `error_cb`.
-        "log.connection.close": False,
+        # It would write to standard error by itself.
+        "logger": _LIBRARY_LOGGER,
         # After a restart of its brokers a client that begins anew can lose seconds, and
         # transactions up to twenty.
         "metadata.recovery.strategy": "none",
@@ -131,6 +154,10 @@ def settings(brokers: str, *layers: Mapping[str, Any] | None) -> tuple[dict[str,
     trouble = Trouble(merged.get("error_cb"))
     merged["error_cb"] = trouble
     return merged, trouble
+
+
+QUIET: Final[dict[str, Any]] = {"log_level": 3}
+"""For clients that get settings which are not for their kind: only errors are told."""
 
 
 class _MakesClient(Protocol):
@@ -144,10 +171,13 @@ def client(kind: _MakesClient, config: dict[str, Any]) -> Any:
         ConnectorError: The library refuses a setting.
     """
     try:
-        return kind(config)
+        made = kind(config)
+        # Only so does the library ask `oauth_cb` for the token without which nobody answers.
+        made.poll(0)
     except KafkaException as ex:
         msg = f"Kafka's client refuses its settings: {error_of(ex).str()}; look at add_config"
         raise ConnectorError(msg) from ex
+    return made
 
 
 def no_such_topic(topic: str, there: Iterable[str]) -> ConnectorError:

@@ -2,12 +2,14 @@
 
 They are made once per record, so they are plain slotted classes: a frozen one would take twice as
 long to make. Treat them as if they were frozen all the same, as batches may share them; `with_key`
-and its kin make changed copies.
+and its kin, and `dataclasses.replace`, make changed copies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ Headers: TypeAlias = list[tuple[str, bytes | None]]
 """Names and values, in order; a name may come more than once, and a value may be missing."""
 
 
-@dataclass(slots=True)
+@dataclass(init=False)
 class KafkaSourceMessage(Generic[K, V]):
     """A message that was read from Kafka.
 
@@ -49,27 +51,38 @@ class KafkaSourceMessage(Generic[K, V]):
             the milliseconds since 1970.
     """
 
+    # Most flows look at key and value alone. What else a message has stays in the library's own
+    # message until somebody asks for it: that halves what it costs to make one of these.
+    __slots__ = ("_rest", "key", "value")
+
     key: K
     value: V
-    topic: str | None = None
-    headers: Headers = field(default_factory=list[tuple[str, bytes | None]])
-    latency: float | None = None
-    offset: int | None = None
-    partition: int | None = None
-    timestamp: tuple[int, int] | None = None
+    topic: str | None
+    headers: Headers
+    latency: float | None
+    offset: int | None
+    partition: int | None
+    timestamp: tuple[int, int] | None
+
+    def __init__(  # noqa: PLR0913 - the fields, in the order that users know
+        self,
+        key: K,
+        value: V,
+        topic: str | None = None,
+        headers: Headers | None = None,
+        latency: float | None = None,
+        offset: int | None = None,
+        partition: int | None = None,
+        timestamp: tuple[int, int] | None = None,
+    ) -> None:
+        self.key = key
+        self.value = value
+        headers = [] if headers is None else headers
+        self._rest: Any = (topic, headers, latency, offset, partition, timestamp)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as a call with the fields in order, the shortest and fastest form."""
-        return KafkaSourceMessage, (
-            self.key,
-            self.value,
-            self.topic,
-            self.headers,
-            self.latency,
-            self.offset,
-            self.partition,
-            self.timestamp,
-        )
+        """Pickle as a call with the fields in order: the library's message can't be pickled."""
+        return KafkaSourceMessage, (self.key, self.value, *(read(self) for read in _READS))
 
     def with_key(self, key: K2) -> KafkaSourceMessage[K2, V]:
         """The same message with another key."""
@@ -81,16 +94,11 @@ class KafkaSourceMessage(Generic[K, V]):
 
     def with_key_and_value(self, key: K2, value: V2) -> KafkaSourceMessage[K2, V2]:
         """The same message with another key and value."""
-        return KafkaSourceMessage(
-            key,
-            value,
-            self.topic,
-            self.headers,
-            self.latency,
-            self.offset,
-            self.partition,
-            self.timestamp,
-        )
+        other: KafkaSourceMessage[K2, V2] = object.__new__(KafkaSourceMessage)
+        other.key = key
+        other.value = value
+        other._rest = self._rest
+        return other
 
     def to_sink(self) -> KafkaSinkMessage[K, V]:
         """A message to write with the same key, value and headers.
@@ -98,6 +106,43 @@ class KafkaSourceMessage(Generic[K, V]):
         Where it was read (topic, partition, offset, time) is left out: the sink decides anew.
         """
         return KafkaSinkMessage(self.key, self.value, headers=self.headers)
+
+
+def _reading(name: str, place: int) -> Callable[[Any], Any]:
+    """What reads a field of the rest: given to us, or still in the library's message."""
+    ask = methodcaller(name)
+
+    def read(message: Any) -> Any:
+        rest = message._rest  # noqa: SLF001 - it is made a method of that class
+        if rest.__class__ is tuple:
+            return rest[place]
+        found = ask(rest)
+        return [] if found is None and name == "headers" else found
+
+    return read
+
+
+_REST = ("topic", "headers", "latency", "offset", "partition", "timestamp")
+_READS = [_reading(name, place) for place, name in enumerate(_REST)]
+for _name, _read in zip(_REST, _READS, strict=True):
+    # Not in the body of the class, where a dataclass would take them for defaults of the fields.
+    setattr(KafkaSourceMessage, _name, property(_read))
+
+
+def as_read(messages: Iterable[Any]) -> list[KafkaSourceMessage[bytes | None, bytes | None]]:
+    """Our messages of the library's, in order.
+
+    It costs more than anything else in reading, so it does without a call of `__init__`.
+    """
+    made: list[KafkaSourceMessage[bytes | None, bytes | None]] = []
+    new, add = object.__new__, made.append
+    for message in messages:
+        own: KafkaSourceMessage[bytes | None, bytes | None] = new(KafkaSourceMessage)
+        own.key = message.key()
+        own.value = message.value()
+        own._rest = message  # noqa: SLF001 - this is its second constructor
+        add(own)
+    return made
 
 
 @dataclass(slots=True)

@@ -15,9 +15,9 @@ from datetime import timedelta
 from typing import Any, Final, TypeAlias, get_args
 
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import (
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
-    ConfigResource,  # type: ignore[attr-defined] # pyright: ignore[reportPrivateImportUsage]
+    ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
 )
 
 from engine.connectors import (
@@ -29,6 +29,7 @@ from engine.connectors import (
     StatelessSinkPartition,
 )
 from engine.connectors.kafka._client import (
+    QUIET,
     Trouble,
     bootstrap,
     check_settings,
@@ -77,24 +78,6 @@ _RESERVED: Final = {
     "delivery.report.only.error": "the sink sees to it that every message is acknowledged",
     "on_delivery": "the sink sees to it that every message is acknowledged",
 }
-
-_PRODUCER_ONLY: Final = (
-    "acks",
-    "batch.",
-    "compression.",
-    "delivery.",
-    "enable.idempotence",
-    "enable.gapless",
-    "linger.ms",
-    "message.",
-    "partitioner",
-    "queue.buffering",
-    "request.",
-    "retries",
-    "sticky.",
-    "transaction",
-)
-"""How settings begin that a consumer does not know."""
 
 
 class KafkaSink(DynamicSink[Message]):
@@ -174,13 +157,8 @@ class KafkaSink(DynamicSink[Message]):
         self._topic = topic
         self._marker_topic = marker_topic or topic or ""
         self._prefix = transactional_id_prefix
-        added = dict(add_config or {})
-        self._connection = Connection(
-            bootstrap(brokers),
-            {**_DEFAULTS, **added},
-            {name: value for name, value in added.items() if not name.startswith(_PRODUCER_ONLY)},
-            timeout.total_seconds(),
-        )
+        config = {**_DEFAULTS, **(add_config or {})}
+        self._connection = Connection(bootstrap(brokers), config, timeout.total_seconds())
 
     def build(
         self, step_id: str, worker_index: int, worker_count: int
@@ -247,9 +225,9 @@ class _Topics:
         """How large a message may be, as far as can be known."""
         known = self._bytes_max.get(topic)
         if known is None:
-            producer = self._connection.producer
-            known = int(producer.get("message.max.bytes", _CLIENT_BYTES_MAX))
-            if producer.get("compression.type", "none") == "none":
+            config = self._connection.config
+            known = int(config.get("message.max.bytes", _CLIENT_BYTES_MAX))
+            if config.get("compression.type", "none") == "none":
                 # How large a compressed one will be nobody knows yet.
                 known = min(known, self._topic_bytes_max(topic, known))
             known -= _OVERHEAD_BYTES
@@ -258,7 +236,7 @@ class _Topics:
 
     def _topic_bytes_max(self, topic: str, otherwise: int) -> int:
         """What the topic's settings say, if we may read them."""
-        config, _ = settings(self._connection.brokers, self._connection.consumer)
+        config, _ = settings(self._connection.brokers, self._connection.config, QUIET)
         asks: Any = AdminClient(config)
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
         answer = asks.describe_configs([resource], request_timeout=self._connection.timeout_s)
@@ -279,7 +257,7 @@ class _SendingPart(StatelessSinkPartition[Message]):
 
     def __init__(self, connection: Connection, topic: str | None) -> None:
         config, trouble = settings(
-            connection.brokers, connection.producer, {"delivery.report.only.error": True}
+            connection.brokers, connection.config, {"delivery.report.only.error": True}
         )
         self._producer = client(Producer, config)
         self._topic = topic
@@ -370,7 +348,7 @@ class _TransactionalPart(StatelessSinkPartition[Message]):
     def __init__(self, connection: Connection, place: Place) -> None:
         self._connection = connection
         self._place = place
-        config, trouble = settings(connection.brokers, connection.consumer)
+        config, trouble = settings(connection.brokers, connection.config, QUIET)
         topics = _Topics(client(AdminClient, config), trouble, connection)
         topics.partitions(place.marker_topic)
         if place.topic is not None:

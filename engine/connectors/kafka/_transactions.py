@@ -12,15 +12,17 @@ threads of their own.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from engine.connectors import SinkSession
-from engine.connectors.kafka._client import client, error_of, settings
+from engine.connectors.kafka._client import QUIET, client, error_of, settings
 from engine.connectors.kafka._rows import unpacked
 from engine.errors import ConnectorError, FencedError
 
@@ -30,8 +32,13 @@ _NEVER_COMMITTED: Final = -1001
 _CALL_S: Final = 5.0
 """How long one call waits; then the deadline is looked at, and it is made again."""
 _FULL_QUEUE_S: Final = 0.01
+_ONCE: Final = -math.inf
+"""A deadline for what must not be tried again: a row of which some messages are on their way."""
 _PAUSE_S: Final = 0.1
 """Before a transaction that had to be aborted is tried again."""
+
+_PLAIN: Final = (None, -1, 0, ())
+"""Topic, partition, timestamp and headers of a message that has none of its own."""
 
 _FENCED: Final = {
     KafkaError._FENCED,  # noqa: SLF001
@@ -58,14 +65,12 @@ class Connection:
 
     Attributes:
         brokers: As the library wants them.
-        producer: Settings for producers.
-        consumer: Settings for consumers: those for security and the like.
+        config: Settings of the producer; other clients take of them what is for them.
         timeout_s: How long to try before the run ends with an error.
     """
 
     brokers: str
-    producer: dict[str, Any]
-    consumer: dict[str, Any]
+    config: dict[str, Any]
     timeout_s: float
 
 
@@ -112,13 +117,14 @@ class Publisher:
         self._undelivered: KafkaError | None = None
         config, self._trouble = settings(
             connection.brokers,
-            connection.producer,
+            connection.config,
             {"transactional.id": place.name, "delivery.report.only.error": True},
         )
         reader_config, _ = settings(
             connection.brokers,
-            connection.consumer,
+            connection.config,
             {"group.id": place.name, "enable.auto.commit": False},
+            QUIET,
         )
         self._reader = client(Consumer, reader_config)
         self._group = self._reader.consumer_group_metadata()
@@ -191,7 +197,7 @@ class Publisher:
         self._undelivered = None
         self._insisting(doing, lambda _: self._producer.begin_transaction(), deadline_s)
         for row in rows:
-            self._insisting(doing, lambda _, row=row: self._produce(row), deadline_s)
+            self._insisting(doing, partial(self._produce, row), _ONCE)
         session = self._session
         note = json.dumps({"store": session.store_id, "generation": session.generation})
         marker = TopicPartition(self._place.marker_topic, 0, epoch, metadata=note)
@@ -202,14 +208,21 @@ class Publisher:
         self._insisting(doing, send_marker, deadline_s)
         self._insisting(doing, self._producer.commit_transaction, deadline_s)
 
-    def _produce(self, row: bytes) -> None:
+    def _produce(self, row: bytes, _: float) -> None:
         produce, own_topic, report = self._producer.produce, self._place.topic, self._report
         for value, key, *rest in unpacked(row):
-            topic, partition, timestamp, headers = rest or (None, -1, 0, None)
+            topic, partition, timestamp, headers = rest or _PLAIN
             while True:
                 try:
                     produce(
-                        topic or own_topic, value, key, partition, report, None, timestamp, headers
+                        topic or own_topic,
+                        value,
+                        key,
+                        partition,
+                        report,
+                        None,
+                        timestamp,
+                        [*headers],
                     )
                 except BufferError:
                     self._producer.poll(_FULL_QUEUE_S)

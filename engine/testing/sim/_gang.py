@@ -24,6 +24,7 @@ from engine.runtime import (
     Decision,
     EdgeId,
     LinkEpoch,
+    Patience,
     Plan,
     Report,
     Worker,
@@ -125,6 +126,7 @@ class Gang:
             *(WorkerIndex(0), options.workers, self._clock, self._network),
             credit=options.channel_batches,
             channel_bytes=options.channel_bytes,
+            patience=Patience(tell=self._note),
         )
         for i in range(options.workers):
             site = replace(site, index=WorkerIndex(i))

@@ -1,0 +1,389 @@
+"""Reads the partitions that one worker has of a Kafka source, all through one consumer.
+
+A consumer of librdkafka has threads, connections and a queue of its own, so there is one for a
+worker and not one for a partition. What it gives is dealt to the partitions at once
+(`Reader.fetch`), and nothing more is fetched before they have handed that on: what waits here is
+one batch at most, and the consumer's queue stays bounded by its own settings.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Final, Literal, TypeAlias
+
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError as ClientError
+
+from engine.connectors import Lag, StatefulSourcePartition
+from engine.connectors.kafka._client import LOGGER, client, error_of, settings, words
+from engine.connectors.kafka._messages import KafkaError, KafkaSourceMessage, as_read
+from engine.connectors.kafka._positions import Offsets, shown_error
+from engine.connectors.kafka._watch import Watch
+from engine.errors import ConnectorError
+
+Item: TypeAlias = KafkaSourceMessage[bytes | None, bytes | None] | KafkaError[Any, Any]
+Spot: TypeAlias = tuple[str, int]
+"""A topic and the number of a partition."""
+Position: TypeAlias = tuple[int, str | None]
+"""The state of a partition: the offset of the next message, and the id of the topic, if known."""
+LostOffset: TypeAlias = Literal["fail", "earliest", "latest"]
+"""What to do where messages that were to be read are not there any more."""
+
+_CLOSING_S: Final = 2.0
+_COMMIT_POLL_S: Final = 0.05
+_EOF: Final = ClientError._PARTITION_EOF  # noqa: SLF001
+_LOST: Final = {
+    ClientError._AUTO_OFFSET_RESET,  # noqa: SLF001
+    ClientError.OFFSET_OUT_OF_RANGE,
+    ClientError._LOG_TRUNCATION,  # noqa: SLF001
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderOptions:
+    """What a user chose for a source.
+
+    Attributes:
+        brokers: As the library wants them.
+        config: Settings of the consumer.
+        batch_size: How many messages to take at once.
+        raise_on_errors: Whether a message that can't be read ends the run; else it is an item.
+        on_lost_offset: What to do where messages are gone.
+        tail: Whether to wait for more at the end of what there is.
+    """
+
+    brokers: str
+    config: dict[str, Any]
+    batch_size: int
+    raise_on_errors: bool
+    on_lost_offset: LostOffset
+    tail: bool
+
+
+class Reader:
+    """The consumer of one worker, and the partitions that it reads.
+
+    Args:
+        options: The user's choices.
+        group: The consumer group whose offsets show others how far the job is.
+        closed: Is called when the last partition was closed.
+    """
+
+    def __init__(self, options: ReaderOptions, group: str, closed: Callable[[], object]) -> None:
+        self.options = options
+        config = {"group.id": group, **options.config}
+        merged, self.trouble = settings(options.brokers, config, {"on_commit": self._committed})
+        self._consumer = client(Consumer, merged)
+        self.offsets = Offsets(self._consumer, self.trouble)
+        self.watch = Watch(options.brokers, config, self.trouble)
+        self._closed = closed
+        self._open: set[Part] = set()
+        self._parts: dict[Spot, Part] = {}
+        """Those that are read; not those that have come to their end."""
+        self._only: Part | None = None
+        self._to_commit: dict[Spot, int] = {}
+        self._committing = 0
+        self._commit_error: int | None = None
+
+    # Partitions come and go
+
+    def open(self, part: Part) -> None:
+        """Begin to read a partition at its position."""
+        if not self._open:
+            self.watch.start()
+        self._open.add(part)
+        self._parts[part.spot] = part
+        self._consumer.incremental_assign([part.place()])
+        self._note_only()
+
+    def move(self, part: Part) -> None:
+        """Go on reading a partition at its position, which was changed."""
+        self._consumer.incremental_unassign([part.place()])
+        self._consumer.incremental_assign([part.place()])
+
+    def leave(self, part: Part) -> None:
+        """Read a partition no more."""
+        if self._parts.get(part.spot) is part:
+            del self._parts[part.spot]
+            self._consumer.incremental_unassign([part.place()])
+            self._note_only()
+
+    def _note_only(self) -> None:
+        self._only = next(iter(self._parts.values())) if len(self._parts) == 1 else None
+
+    def close(self, part: Part) -> None:
+        """Close a partition, and with the last one everything. Idempotent."""
+        if part not in self._open:
+            return
+        self.leave(part)
+        self._open.remove(part)
+        self.close_if_unused()
+
+    def close_if_unused(self) -> None:
+        """Close everything if no partition is open."""
+        if not self._open:
+            self._closed()
+            self.watch.stop()
+            self._finish_commits()
+            self._consumer.close()
+
+    # Messages
+
+    def fetch(self) -> None:
+        """Take what the consumer has by now, and deal it to the partitions.
+
+        Does nothing as long as some partition has not handed on what it got.
+
+        Raises:
+            UnavailableError: No broker can be reached.
+            ConnectorError: Something can't be read.
+        """
+        if any(part.waits for part in self._parts.values()):
+            return
+        if self._to_commit:
+            self._commit()
+        messages: list[Message] = self._consumer.consume(self.options.batch_size, 0)
+        if not messages:
+            self._see_trouble()
+            return
+        if any(map(Message.error, messages)):
+            for message in messages:
+                self._deal_one(message)
+        elif self._only is not None:
+            self._only.accept(messages)
+        else:
+            for number, run in groupby(messages, Message.partition):
+                for topic, same in groupby(run, Message.topic):
+                    if (part := self._parts.get((topic, number))) is not None:  # type: ignore[arg-type] # of messages both are known
+                        part.accept(list(same))
+
+    def _deal_one(self, message: Message) -> None:
+        """Deal a message or an error, one of a list with errors in it."""
+        spot, error = _spot(message), message.error()
+        part = self._parts.get(spot)
+        if part is None:
+            # Of no partition, or of one that was just left: nothing of it is read any more.
+            if error is not None and spot[0] is None:
+                self.trouble(error)
+        elif error is None:
+            part.accept([message])
+        elif error.code() == _EOF:
+            part.reach_end(message.offset() or 0)
+        else:
+            part.fail(message, error)
+
+    def _see_trouble(self) -> None:
+        """Say so if there are no messages because no broker can be reached."""
+        self.watch.check()
+        if self.trouble.all_down:
+            self.watch.wake()
+            raise self.trouble.unreachable()
+
+    # Offsets for those who look at the group
+
+    def note_commit(self, spot: Spot, offset: int) -> None:
+        """Commit an offset of the group with the next fetch: it is for others to see the lag."""
+        if offset >= 0:
+            self._to_commit[spot] = offset
+
+    def _commit(self) -> None:
+        offsets = [TopicPartition(*spot, offset) for spot, offset in self._to_commit.items()]
+        self._to_commit = {}
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as ex:
+            self._warn_of_commit(error_of(ex))
+        else:
+            self._committing += 1
+
+    def _committed(self, error: ClientError | None, offsets: list[TopicPartition]) -> None:
+        """Hear how a commit went."""
+        self._committing -= 1
+        for failed in (error, *(offset.error for offset in offsets)):
+            if failed is not None:
+                self._warn_of_commit(failed)
+                return
+
+    def _warn_of_commit(self, error: ClientError) -> None:
+        """Tell once per kind of error."""
+        if error.code() != self._commit_error:
+            self._commit_error = error.code()
+            LOGGER.warning(
+                "offsets of the consumer group can't be committed, so its lag shows too high; the "
+                "job itself doesn't use them: %s",
+                words(error),
+            )
+
+    def _finish_commits(self) -> None:
+        if self._to_commit and not self.trouble.all_down:
+            self._commit()
+        until_s = time.monotonic() + _CLOSING_S
+        while self._committing > 0 and time.monotonic() < until_s:
+            self._consumer.poll(_COMMIT_POLL_S)
+
+    def end_known(self, spot: Spot) -> int | None:
+        """The offset of the next message to be written, as far as the last fetch has told."""
+        _, high = self._consumer.get_watermark_offsets(TopicPartition(*spot), cached=True)
+        return high if high >= 0 else None
+
+
+class Part(StatefulSourcePartition[Item, Position]):
+    """One partition.
+
+    Args:
+        reader: Reads it.
+        spot: Which it is.
+        position: Where to begin.
+        end: The offset to stop before; None to go on.
+    """
+
+    def __init__(self, reader: Reader, spot: Spot, position: Position, end: int | None) -> None:
+        self.spot = spot
+        self.waits = False
+        """Something was read, or has happened, that `next_batch` has not handed on yet."""
+        self._reader = reader
+        self._offset, self._topic_id = position
+        self._end = end
+        self._waiting: list[Item] = []
+        self._waiting_until = self._offset
+        self._finished = False
+        self._end_seen_at: int | None = None
+        self._last_ms = 0
+        reader.open(self)
+        if end is not None and 0 <= end <= self._offset:
+            self._finish()
+
+    def place(self) -> TopicPartition:
+        """Where it is to be read on."""
+        return TopicPartition(*self.spot, self._waiting_until)
+
+    # What the reader says
+
+    def accept(self, messages: list[Any]) -> None:
+        """Take messages of the library over, in order."""
+        last: int = messages[-1].offset()
+        end = self._end
+        if end is not None and last >= end:
+            messages = [m for m in messages if m.offset() < end]
+            last = end - 1
+            self._finish()
+        self._waiting += as_read(messages)
+        self._waiting_until = last + 1
+        self.waits = True
+
+    def reach_end(self, offset: int) -> None:
+        """There is nothing after this offset yet; before it may be marks of transactions."""
+        self._waiting_until = max(self._waiting_until, offset)
+        self._end_seen_at = self._waiting_until
+        self.waits = True
+        if not self._reader.options.tail or (
+            self._end is not None and self._waiting_until >= self._end
+        ):
+            self._finish()
+
+    def fail(self, message: Message, error: ClientError) -> None:
+        """Something can't be read."""
+        if error.code() in _LOST:
+            self._recover(error)
+        elif error.retriable():
+            LOGGER.info("%s", shown_error(error, *self.spot))
+        elif self._reader.options.raise_on_errors:
+            msg = (
+                f"{shown_error(error, *self.spot)}, at offset {self._waiting_until} or after it; "
+                "with raise_on_errors=False it becomes a KafkaError among the messages"
+            )
+            raise ConnectorError(msg)
+        else:
+            offset = message.offset()
+            bad: KafkaSourceMessage[Any, Any] = KafkaSourceMessage(
+                None, None, self.spot[0], offset=offset, partition=self.spot[1]
+            )
+            self._waiting.append(KafkaError(error, bad))
+            self._waiting_until = max(self._waiting_until, -1 if offset is None else offset + 1)
+            self.waits = True
+
+    def _recover(self, error: ClientError) -> None:
+        """Go on where the user wants it, after messages that are gone."""
+        reader = self._reader
+        bounds = reader.offsets.bounds(*self.spot)
+        policy = reader.options.on_lost_offset
+        self._waiting_until = after_loss(
+            self.spot, self._waiting_until, bounds, policy, words(error)
+        )
+        self.waits = True
+        reader.move(self)
+
+    def _finish(self) -> None:
+        self._finished = True
+        self._reader.leave(self)
+
+    # What the engine asks
+
+    def next_batch(self) -> list[Item]:
+        if not self.waits:
+            if self._finished:
+                raise StopIteration
+            self._reader.fetch()
+        items, self._waiting, self.waits = self._waiting, [], False
+        self._offset = self._waiting_until
+        if items:
+            last = items[-1]
+            if isinstance(last, KafkaSourceMessage) and last.timestamp is not None:
+                self._last_ms = last.timestamp[1]
+        elif self._finished:
+            raise StopIteration
+        return items
+
+    def _behind(self) -> int:
+        """How many offsets there are after what was handed on, as far as is known."""
+        if self._finished or self._offset == self._end_seen_at:
+            return 0
+        end = self._reader.end_known(self.spot)
+        return 0 if end is None else max(0, end - max(0, self._offset))
+
+    def caught_up(self) -> bool:
+        return not self._behind()
+
+    def lag(self) -> Lag:
+        behind = self._behind()
+        seconds = max(0.0, time.time() - self._last_ms / 1000) if behind and self._last_ms else 0.0
+        return Lag(behind, seconds)
+
+    def snapshot(self) -> Position:
+        return self._offset, self._topic_id
+
+    def on_commit(self, state: Position) -> None:
+        self._reader.note_commit(self.spot, state[0])
+
+    def close(self) -> None:
+        self._reader.close(self)
+
+
+def after_loss(
+    spot: Spot, wanted: int, bounds: tuple[int, int], policy: LostOffset, why: str
+) -> int:
+    """Where to go on instead of an offset that can't be read; tells of it.
+
+    Raises:
+        ConnectorError: The policy is to fail.
+    """
+    topic, partition = spot
+    low, high = bounds
+    gone = f"{low - wanted} messages are gone" if 0 <= wanted < low else "it is another log now"
+    told = (
+        f"partition {partition} of topic {topic!r} can't be read on at offset {wanted}: it has "
+        f"{low} to {high}, so {gone} ({why})"
+    )
+    if policy == "fail":
+        msg = f"{told}. To go on without them, give on_lost_offset='earliest' or 'latest'"
+        raise ConnectorError(msg)
+    offset = low if policy == "earliest" else high
+    LOGGER.warning("%s; going on at offset %d, as on_lost_offset=%r says", told, offset, policy)
+    return offset
+
+
+def _spot(message: Message) -> tuple[Any, Any]:
+    return message.topic(), message.partition()

@@ -1,0 +1,131 @@
+"""Looks after the brokers and topics of a reader, on a thread of its own.
+
+librdkafka says when it has lost all brokers, and not when it has one again: an idle topic looks the
+same either way. And it reads a topic that was deleted and made anew as if it were the old one, if
+that is long enough. So this asks: twice a second while no broker can be reached, and every half
+minute whether the topics are still those that they were.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, Final
+
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+
+from engine.connectors import UnavailableError
+from engine.connectors.kafka._client import QUIET, Trouble, client, error_of, settings
+from engine.errors import ConnectorError
+
+_DOWN_S: Final = 0.5
+_CHECK_S: Final = 30.0
+_ASK_S: Final = 5.0
+_NO_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"
+"""What brokers say that know no ids."""
+
+
+class Watch:
+    """Of one reader.
+
+    Args:
+        brokers: As the library wants them.
+        config: Settings of the consumer.
+        trouble: What the consumer says of its connections; this takes it back.
+    """
+
+    def __init__(self, brokers: str, config: dict[str, Any], trouble: Trouble) -> None:
+        merged, self._own_trouble = settings(brokers, config, QUIET)
+        self._admin: Any = client(AdminClient, merged)
+        self._trouble = trouble
+        self._ids: dict[str, str | None] = {}
+        self._changed: ConnectorError | None = None
+        self._awake = threading.Event()
+        self._over = False
+        self._thread: threading.Thread | None = None
+
+    def topic_id(self, topic: str) -> str | None:
+        """What tells a topic from a later one of that name; None where brokers don't know it.
+
+        Raises:
+            UnavailableError: No broker answers.
+            ConnectorError: They refuse to.
+        """
+        if topic not in self._ids:
+            self._ids[topic] = self._asked_id(topic)
+        return self._ids[topic]
+
+    def _asked_id(self, topic: str) -> str | None:
+        try:
+            cluster = self._admin.list_topics(timeout=_ASK_S)
+            if cluster.controller_id not in cluster.brokers:
+                # The mock cluster has none, and leaves the question open until it times out.
+                return None
+            asked = TopicCollection([topic])
+            described = self._admin.describe_topics(asked, request_timeout=_ASK_S)[topic].result()
+        except KafkaException as ex:
+            raise self._own_trouble.unanswered(error_of(ex)) from ex
+        found = str(described.topic_id)
+        return None if found == _NO_ID else found
+
+    def start(self) -> None:
+        """Begin to look now and then."""
+        self._thread = threading.Thread(target=self._look, name="engine-kafka-watch", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Look now: the consumer has lost all brokers."""
+        self._awake.set()
+
+    def check(self) -> None:
+        """Say what was found.
+
+        Raises:
+            ConnectorError: A topic is not the one that it was.
+        """
+        if self._changed is not None:
+            raise self._changed
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._over = True
+        self._awake.set()
+
+    def _look(self) -> None:
+        while not self._over:
+            self._awake.wait(_CHECK_S)
+            self._awake.clear()
+            while self._trouble.all_down and not self._over:
+                if self._reached():
+                    self._trouble.all_down = False
+                else:
+                    self._awake.wait(_DOWN_S)
+            if not self._over:
+                self._compare_ids()
+
+    def _reached(self) -> bool:
+        try:
+            self._admin.list_topics(timeout=_ASK_S)
+        except KafkaException:
+            self._admin.poll(0)
+            return False
+        return True
+
+    def _compare_ids(self) -> None:
+        for topic, known in list(self._ids.items()):
+            if known is None:
+                continue
+            try:
+                now = self._asked_id(topic)
+            except (ConnectorError, UnavailableError):
+                continue  # A topic that is gone, or brokers that are, the consumer tells of itself.
+            if now is not None and now != known:
+                self._changed = ConnectorError(made_anew(topic))
+
+
+def made_anew(topic: str) -> str:
+    """What to say of a topic that is another one than it was."""
+    return (
+        f"topic {topic!r} was deleted and made anew since this job began to read it, so its "
+        "offsets mean nothing in it"
+    )
