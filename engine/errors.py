@@ -164,6 +164,7 @@ class DeserializationError(EngineError, ValueError):
         self.offset = offset
         self.hint = hint
 
+
 class UnavailableError(EngineError, ConnectionError):
     """A source can't reach the outside right now: it is asked again, for so long as the run says.
 

@@ -8,11 +8,14 @@ Import them as a module::
     orders = kop.deserialize_value("parse", messages.oks, serde.JsonDeserializer(Order))
 """
 
+# ruff: noqa: A004
+
 from engine.connectors.kafka.operators._deserialize import (
     deserialize,
     deserialize_key,
     deserialize_value,
 )
+from engine.connectors.kafka.operators._ends import input, output
 from engine.connectors.kafka.operators._serialize import serialize, serialize_key, serialize_value
 from engine.connectors.kafka.operators._types import KafkaOpOut
 
@@ -21,6 +24,8 @@ __all__ = [
     "deserialize",
     "deserialize_key",
     "deserialize_value",
+    "input",
+    "output",
     "serialize",
     "serialize_key",
     "serialize_value",

@@ -70,11 +70,12 @@ class DeserializeKernel(RecordKernel):
             key = part.write(self.key, MessageField.KEY)
         if self.value is not None:
             val = part.write(self.value, MessageField.VALUE)
-        out = code.name("record")
-        code.line(
-            f"{out} = {kind}({key}, {val}, {record}.topic, {record}.headers, {record}.latency, "
-            f"{record}.offset, {record}.partition, {record}.timestamp)"
-        )
+        # As `with_key_and_value` does, which would be a call per record.
+        out, new = code.name("record"), code.bind("new", object.__new__)
+        code.line(f"{out} = {new}({kind})")
+        code.line(f"{out}.key = {key}")
+        code.line(f"{out}.value = {val}")
+        code.line(f"{out}._rest = {record}._rest")
         return Value(out)
 
 
