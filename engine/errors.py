@@ -6,6 +6,7 @@
     ├── FlowError (ValueError)              the graph can't run: no input, no output
     ├── ImportStringError (ValueError)      the command line names no flow
     ├── ConnectorError (RuntimeError)       a source or sink broke its contract
+    ├── DeserializationError (ValueError)   a message from outside isn't what it should be
     ├── ClusterError (RuntimeError)         a process can't be part of its cluster
     ├── UnavailableError (ConnectionError)  a source can't reach the outside right now
     ├── LinkError (ConnectionError)         a connection between two workers is lost
@@ -39,6 +40,7 @@ __all__ = [
     "ConnectorError",
     "CorruptStoreError",
     "DecodeError",
+    "DeserializationError",
     "EncodeError",
     "EngineError",
     "EngineRuntimeError",
@@ -135,6 +137,32 @@ class ImportStringError(EngineError, ValueError):
 
 class ConnectorError(EngineError, RuntimeError):
     """A source or sink did not keep its contract."""
+
+
+class DeserializationError(EngineError, ValueError):
+    """A message that was read can't be made into what it should be; the cause says why not.
+
+    Attributes:
+        topic: The topic it was read from, or None where that isn't known.
+        partition: The partition.
+        offset: Its place in the partition.
+        hint: What to do about it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        topic: str | None,
+        partition: int | None,
+        offset: int | None,
+        hint: str = "",
+    ) -> None:
+        super().__init__(message)
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.hint = hint
 
 
 class UnavailableError(EngineError, ConnectionError):

@@ -128,12 +128,13 @@ def _others(faults: list[BaseException]) -> Iterator[str]:
 def _where(
     error: BaseException, faults: list[BaseException], flow: Dataflow | None
 ) -> Iterator[str]:
-    """The user's own frames, nearest to the root first."""
+    """The user's own frames, nearest to the root first, then those of what was behind it."""
     label = "at"
     if isinstance(faults[-1], SyntaxError):
         yield from _syntax_error_place(faults[-1])
         label = "from"
-    for ex in [*reversed(faults), error]:
+    behind = _chain(faults[-1])[1:]
+    for ex in [*reversed(faults), *behind, error]:
         places = user_places(ex.__traceback__, 1 + _CALLERS_MAX)
         if places:
             yield from _shown_place(label, places[0])

@@ -12,6 +12,9 @@ from collections.abc import Iterator
 
 from engine.dataflow._graph import Dataflow, Operator
 
+_OURS = ("engine.operators.", "engine.connectors.")
+"""Where the engine's own operators are."""
+
 
 def fingerprint(flow: Dataflow) -> str:
     """SHA-256 in hex of the steps, their operators and the edges between them.
@@ -56,7 +59,7 @@ def fingerprint(flow: Dataflow) -> str:
 def leaf_steps(steps: list[Operator]) -> Iterator[Operator]:
     """The steps a user would name: the engine's operators, and what users' own are made of."""
     for step in steps:
-        if step.core or not step.substeps or step.op_type.startswith("engine.operators."):
+        if step.core or not step.substeps or step.op_type.startswith(_OURS):
             yield step
         else:
             yield from leaf_steps(step.substeps)

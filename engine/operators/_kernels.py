@@ -52,10 +52,16 @@ class StepContext:
     """The wall clock, in seconds since 1970 UTC."""
     state: KeyedState = field(default_factory=KeyedState)
     """State by key; a step that keeps none leaves it empty."""
+    aside: list[Any] | None = None
+    """Takes what a `RecordKernel` with a second output emits there; None where nobody reads it."""
 
 
 class RecordKernel(ABC):
-    """A step that handles each record by itself, in a loop shared with its neighbours."""
+    """A step that handles each record by itself, in a loop shared with its neighbours.
+
+    What it emits goes to its first output. A step that has a second one writes lines that append to
+    `StepContext.aside`, which is emptied there after each batch.
+    """
 
     keyed = False
     """Whether the step keeps state by key, so that records must be routed by key before it."""

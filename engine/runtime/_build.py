@@ -209,13 +209,19 @@ class _StageBuilder:
         if counts is not None:
             self._counts.update((step.index, counts) for step in run)
         inputs = self._inputs_of(first.index)
-        downs = [self._down(last, stream_id) for stream_id in last.downs]
+        only = all(len(step.downs) == 1 for step in run)
+        downs = [self._down(last, stream_id, only=only) for stream_id in last.downs]
         kernel = first.kernel
         push: Push | None = None
         node: Node
         if isinstance(kernel, RecordKernel):
             fused = [(step.kernel, self._context(step)) for step in run]
-            node = RunNode(fused, fuse(fused), downs[0], inputs)
+            asides = [
+                (context.aside, self._down(step, step.downs[1], only=False))
+                for step, (_, context) in zip(run, fused, strict=True)
+                if context.aside is not None
+            ]
+            node = RunNode(fused, fuse(fused), downs[0], inputs, asides)
             push = node.push
         elif isinstance(kernel, BatchKernel):
             node = BatchNode(first.step_id, kernel, downs[0], inputs)
@@ -262,8 +268,14 @@ class _StageBuilder:
         self._running.timed.append((node, self._reach[step.index]))
         return node
 
-    def _down(self, step: PlannedStep, stream_id: str) -> Target:
-        """Everything that reads one output stream of a step, in declaration order."""
+    def _down(self, step: PlannedStep, stream_id: str, *, only: bool) -> Target:
+        """Everything that reads one output stream of a step, in declaration order.
+
+        Args:
+            step: The step.
+            stream_id: One of its streams.
+            only: Nothing else comes out of the step's node.
+        """
         targets: list[Target] = []
         readers: list[int | None] = []
         """Who takes it within the stage, if from nobody else."""
@@ -283,7 +295,7 @@ class _StageBuilder:
         if counts is None:
             return target
         # What goes to one step and to that alone is counted there.
-        if len(readers) == 1 and len(step.downs) == 1 and readers[0] is not None:
+        if only and len(readers) == 1 and readers[0] is not None:
             counts.followed_by(self._counts[readers[0]])
             return target
         return Target(counts.outgoing(target.push), target.end)
@@ -293,7 +305,12 @@ class _StageBuilder:
         now_s, state = site.clock.time_s, self._state(step)
         if site.tally is not None and is_keyed(step.kernel):
             site.tally.watch(step.step_id, state)
-        return StepContext(step.step_id, site.index, site.count, progress, now_s, state)
+        aside = list[Any]() if self._is_read_aside(step) else None
+        return StepContext(step.step_id, site.index, site.count, progress, now_s, state, aside)
+
+    def _is_read_aside(self, step: PlannedStep) -> bool:
+        """Whether a step has a second output, and some step takes it."""
+        return any(edge.stream_id in step.downs[1:] for edge in self._plan.edges)
 
     def _state(self, step: PlannedStep) -> KeyedState:
         """The state that a step begins with: empty, or what the store has."""

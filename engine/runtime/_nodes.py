@@ -78,7 +78,15 @@ class Node:
 
 
 class RunNode(Node):
-    """A fused run of record kernels."""
+    """A fused run of record kernels.
+
+    Args:
+        run: The kernels, each with its step.
+        fused: The loop that was made of them.
+        down: Where the last one's output goes.
+        inputs: How many edges lead here.
+        asides: What the loop fills for second outputs that are read, and where each of them goes.
+    """
 
     def __init__(
         self,
@@ -86,10 +94,12 @@ class RunNode(Node):
         fused: Callable[[list[Any]], list[Any]],
         down: Target,
         inputs: int,
+        asides: Sequence[tuple[list[Any], Target]] = (),
     ) -> None:
         self._last_kernel, self._last_step = run[-1]
         super().__init__(self._last_step.step_id, inputs)
         self._down = down
+        self._asides = asides
         down_push = down.push
 
         def push(batch: list[Any]) -> None:
@@ -97,13 +107,21 @@ class RunNode(Node):
             if out:
                 down_push(out)
 
-        def fetch_and_push(batch: list[Any]) -> None:
-            prefetch(batch)
+        def push_both_ways(batch: list[Any]) -> None:
             push(batch)
+            for aside, target in asides:
+                if aside:
+                    target.push(aside.copy())
+                    aside.clear()
 
         first_kernel, first_step = run[0]
-        prefetch = first_step.state.prefetch
-        self.push: Push = fetch_and_push if first_kernel.prefetches(first_step) else push
+        prefetch, work = first_step.state.prefetch, push_both_ways if asides else push
+
+        def fetch_and_work(batch: list[Any]) -> None:
+            prefetch(batch)
+            work(batch)
+
+        self.push: Push = fetch_and_work if first_kernel.prefetches(first_step) else work
 
     def finish(self) -> None:
         """Emit what the last step kept for the end of input."""
@@ -112,6 +130,8 @@ class RunNode(Node):
             if emitted:
                 self._down.push(emitted)
         self._down.end()
+        for _, target in self._asides:
+            target.end()
 
 
 class BatchNode(Node):

@@ -172,7 +172,10 @@ def _fusible_with(plan: Plan, stage: Stage, step: PlannedStep) -> PlannedStep | 
     if len(feeding) != 1 or feeding[0].producer not in stage.steps:
         return None
     before = plan.steps[feeding[0].producer]
-    readers = [e for e in plan.edges if e.stream_id == feeding[0].stream_id]
+    stream_id = feeding[0].stream_id
+    if stream_id != before.downs[0]:
+        return None
+    readers = [e for e in plan.edges if e.stream_id == stream_id]
     both = isinstance(step.kernel, RecordKernel) and isinstance(before.kernel, RecordKernel)
     return before if both and len(readers) == 1 and not before.kernel.final else None
 

@@ -58,7 +58,8 @@ def test_a_snippet_runs(snippet: Snippet, tmp_path: Path, monkeypatch: pytest.Mo
         )
         _check(test)
     else:
-        exec(compile(snippet.code, str(snippet), "exec"), names)
+        # As a module of its own, without what this one has from `__future__`.
+        exec(compile(snippet.code, str(snippet), "exec", dont_inherit=True), names)
 
 
 @pytest.mark.parametrize("module", MODULES)
