@@ -19,7 +19,7 @@ KAFKA_CASES = ROOT / "tests/connectors/kafka_typing_cases.py"
 
 CHECKERS = {
     "mypy": ["mypy", "--strict", "--follow-imports=silent"],
-    "pyright": ["pyright"],
+    "pyright": ["pyright", "--pythonpath", sys.executable],
 }
 
 
