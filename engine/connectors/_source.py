@@ -3,7 +3,7 @@
 A *source* is a description that is safe to build on every worker; a *partition* is one open
 reader of it, owned by one worker. The runtime (and the testing kit) calls what is described here;
 connectors and users subclass it. The names and rules are those of Bytewax 0.21; added are
-`SourcePartition.on_commit`, `SourcePartition.caught_up` and
+`SourcePartition.on_commit`, `SourcePartition.caught_up`, `SourcePartition.lag` and
 `FixedPartitionedSource.build_new_part`, all optional.
 
 The life of a partition, always on one thread:
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
@@ -42,6 +43,23 @@ class AbortExecution(RuntimeError):  # noqa: N818 (the name is part of the API u
     Nothing is committed any more: the next run starts from the last durable epoch. Meant for
     sources that find out that another process has taken over, and for tests of recovery.
     """
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far a partition is behind what there is to read, for metrics.
+
+    Attributes:
+        records: How many records are known to wait; None if that isn't known.
+        seconds: How old the newest record is that was handed out, while others wait; 0.0 when
+            there are none. None if that isn't known.
+
+    >>> Lag(records=3, seconds=None)
+    Lag(records=3, seconds=None)
+    """
+
+    records: int | None
+    seconds: float | None
 
 
 class SourcePartition(ABC, Generic[X_co, S]):
@@ -79,6 +97,14 @@ class SourcePartition(ABC, Generic[X_co, S]):
         the other. True by default, which is right for a source that can't know.
         """
         return True
+
+    def lag(self) -> Lag | None:
+        """Say how far behind the partition is, from what is known without asking anybody.
+
+        Must not block. Called about once a second where metrics are on, from the build until
+        `close`, also while the outside can't be reached. None (the default) shows nothing.
+        """
+        return None
 
     def on_commit(self, state: S) -> None:
         """Hear that an epoch is durable, so that what was read up to it may be acknowledged.

@@ -26,8 +26,16 @@ class StdOutSink(DynamicSink[Any]):
     def build(
         self, step_id: str, worker_index: int, worker_count: int
     ) -> StatelessSinkPartition[Any]:
-        """Give this worker's writer."""
+        """Give this worker's writer.
+
+        Raises:
+            OSError: The process was started without a standard output.
+        """
         del step_id, worker_index, worker_count  # All write to the same place.
+        if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]
+            # Python sets it to None then.
+            msg = "standard output is closed; leave it open (it may be /dev/null), or use a file"
+            raise OSError(msg)
         return _StdOutPartition()
 
 

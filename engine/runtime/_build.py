@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import ConnectorError, EngineRuntimeError
+from engine.errors import EngineRuntimeError
 from engine.operators._kernels import (
     BatchKernel,
     BranchKernel,
@@ -24,7 +24,6 @@ from engine.operators._kernels import (
     StepContext,
 )
 from engine.operators._keys import refuse_unkeyed
-from engine.operators._shown import shown
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import KeyOwners, Owners
@@ -33,6 +32,7 @@ from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     BatchNode,
     BranchNode,
@@ -120,24 +120,6 @@ def deal_partitions(plan: Plan, asking: Asking | None = None) -> Deal:
                 msg = f"the sink of step {step.step_id!r} has no partitions to write to"
                 raise EngineRuntimeError(msg, step_id=step.step_id)
     return Deal(_dealt(sources, plan.workers), _dealt(sinks, plan.workers))
-
-
-def listed(step_id: str, connector: Any, asking: Asking | None = None) -> list[str]:
-    """The partitions that a source or sink names, each once, in order.
-
-    Raises:
-        EngineRuntimeError: It can't name them.
-    """
-    with blaming(step_id, "listing its partitions"):
-        ask: Callable[[], Any] = connector.list_parts
-        if asking is not None:
-            ask = functools.partial(asking.ask, step_id, "the list of its partitions", ask)
-        names = ask()
-        names = names if isinstance(names, str) else list(names)
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            msg = f"`list_parts` must return a list of `str`; got {shown(names)}"
-            raise ConnectorError(msg)
-        return sorted(set(names))
 
 
 def _dealt(names_of: dict[str, list[str]], workers: int) -> dict[str, dict[str, WorkerIndex]]:

@@ -12,9 +12,10 @@ and hands it to `engine.runtime._monitor`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
+from engine.connectors import Lag
 from engine.operators._state import KeyedState
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._memory import SizedState
@@ -82,6 +83,8 @@ class WorkerSnapshot:
     sent_bytes: int = 0
     """To workers of other processes."""
     received_bytes: int = 0
+    lags: dict[str, dict[str, Lag]] = field(default_factory=dict[str, dict[str, Lag]])
+    """How far behind its partitions of sources are, by step and name; of those that say so."""
 
     @property
     def backlog(self) -> bool:

@@ -11,9 +11,10 @@ from typing import Any
 
 from engine.errors import EngineRuntimeError
 from engine.operators._kernels import InputKernel
-from engine.runtime._build import Deal, listed
+from engine.runtime._build import Deal
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._listing import listed
 from engine.runtime._messages import NewParts
 from engine.runtime._plan import Plan
 from engine.runtime._ports import Waiter

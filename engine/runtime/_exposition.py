@@ -19,6 +19,7 @@ from prometheus_client.core import (
     Metric,
 )
 
+from engine.connectors import Lag
 from engine.runtime._counts import StateSnapshot, StepSnapshot, WorkerSnapshot
 from engine.runtime._monitor import EPOCH_DURATION_BOUNDS_S, Monitor
 
@@ -145,6 +146,20 @@ _OF_STATES: tuple[_Described[StateSnapshot], ...] = (
         lambda state: state.nbytes,
     ),
 )
+_OF_PARTITIONS: tuple[_Described[Lag], ...] = (
+    _Described(
+        "engine_source_lag_records",
+        GaugeMetricFamily,
+        "Records that are known to wait in the partition of the source.",
+        lambda lag: lag.records,
+    ),
+    _Described(
+        "engine_source_lag_seconds",
+        GaugeMetricFamily,
+        "Age of the newest record that was read of the partition while others wait; else 0.",
+        lambda lag: lag.seconds,
+    ),
+)
 _OF_WORKERS: tuple[_Described[tuple[WorkerSnapshot, float]], ...] = (
     _Described(
         "engine_busy_seconds",
@@ -226,6 +241,14 @@ class JobCollector:
                 for step_id, state in snapshot.states.items()
             )
             yield of_state.family(["step_id", "worker_index"], states)
+        for of_partition in _OF_PARTITIONS:
+            lags = (
+                ([step_id, name, partition], lag)
+                for name, (snapshot, _) in workers
+                for step_id, partitions in snapshot.lags.items()
+                for partition, lag in partitions.items()
+            )
+            yield of_partition.family(["step_id", "worker_index", "partition"], lags)
         for of_worker in _OF_WORKERS:
             yield of_worker.family(["worker_index"], (([name], heard) for name, heard in workers))
         for of_job in _OF_JOB:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
-from engine.connectors import SourcePartition, UnavailableError
+from engine.connectors import Lag, SourcePartition, UnavailableError
 from engine.errors import ConnectorError
 from engine.operators._shown import shown
 from engine.runtime._counts import StepCounts
@@ -291,6 +291,15 @@ class SourceNode(Node):
         else:
             reader.due_s = awake.timestamp()
         return reader.wait_s(now_s)
+
+    def lags(self) -> dict[str, Lag]:
+        """How far behind the open partitions are that say so, by name."""
+        given = {r.name: r.part.lag() for r in self._readers if r.part is not None}
+        for name, lag in given.items():
+            if lag is not None and not isinstance(lag, Lag):  # pyright: ignore[reportUnnecessaryIsInstance] - a user's code may give anything
+                msg = f"`lag` of partition {name!r} must return a `Lag` or None; got {shown(lag)}"
+                raise ConnectorError(msg)
+        return {name: lag for name, lag in given.items() if lag is not None}
 
     # Epochs
 

@@ -157,8 +157,9 @@ class Worker:
                     queued[entry.counts] = queued.get(entry.counts, 0) + len(channel.items)
         steps, states = tally.steps(queued), tally.states()
         waiting = self._settling is not None or self._publishing is not None
+        lags = {node.step_id: node.lags() for node, _ in self._sources}
         return WorkerSnapshot(
-            self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged
+            self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged, lags=lags
         )
 
     def close(self) -> list[Exception]:

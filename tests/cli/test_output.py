@@ -47,6 +47,25 @@ def test_a_reader_that_has_enough(project: Project):
     assert (outcome.code, outcome.err) == (141, "")
 
 
+@pytest.mark.parametrize("layout", [[], ["-w", "2"], ["-p", "2"]], ids=" ".join)
+def test_a_start_without_standard_output(layout: list[str], project: Project):
+    """It is said what is missing, before anything is read."""
+    project.write("flows.py", FLOWS)
+    command = [sys.executable, "-m", "engine.run", "flows:endless()"]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command, *layout],
+        cwd=project.folder,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    said = "failed while opening its sink: OSError: standard output is closed"
+    assert done.stderr.startswith(f"error: step 'endless.out' {said}")
+
+
 def test_a_reader_that_is_gone_before_the_last_words(project: Project):
     """What Python keeps in its buffer until the end can't be written either."""
     project.write("flows.py", FLOWS)

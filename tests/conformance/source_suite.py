@@ -8,6 +8,7 @@ runtime does, without a runtime.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,6 +20,7 @@ import pytest
 from engine.connectors import (
     DynamicSource,
     FixedPartitionedSource,
+    Lag,
     Source,
     SourcePartition,
     StatefulSourcePartition,
@@ -161,6 +163,17 @@ class SourceSuite:
                 assert isinstance(part.caught_up(), bool)
             assert part.caught_up() is True
 
+    def test_lag_is_none_at_the_end(self, opened: Opened) -> None:
+        """A partition that says how far behind it is says that it isn't when all is read."""
+        for part in opened.parts():
+            _check_lag(part.lag())
+            for _ in opened.batches(part):
+                _check_lag(part.lag())
+            lag = part.lag()
+            if lag is not None:
+                assert lag.records in (0, None)
+                assert lag.seconds in (0.0, None)
+
     def test_close_may_be_repeated(self, opened: Opened) -> None:
         """Closing twice is fine: unread, half read and at the end."""
         for unread in opened.parts():
@@ -232,6 +245,13 @@ class SourceSuite:
                 again = opened.part(name, state)
                 again.on_commit(state)
                 assert opened.records(again) == []
+
+
+def _check_lag(lag: Any) -> None:
+    assert lag is None or isinstance(lag, Lag)
+    if lag is not None:
+        assert lag.records is None or (type(lag.records) is int and lag.records >= 0)
+        assert lag.seconds is None or 0.0 <= lag.seconds < math.inf
 
 
 def _stateful_parts(

@@ -10,6 +10,7 @@ import pytest
 from engine.connectors import (
     DynamicSource,
     FixedPartitionedSource,
+    Lag,
     SimplePollingSource,
     StatefulSourcePartition,
     StatelessSourcePartition,
@@ -50,6 +51,11 @@ class _PlainPart(StatefulSourcePartition[int, int]):
         return self._next
 
 
+class _LaggingPart(_PlainPart):
+    def lag(self) -> Lag:
+        return Lag(5 - self._next, 2.0 if self._next < 5 else 0.0)
+
+
 class _PlainSource(FixedPartitionedSource[int, int]):
     def list_parts(self) -> list[str]:
         return ["only"]
@@ -57,6 +63,12 @@ class _PlainSource(FixedPartitionedSource[int, int]):
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _PlainPart:
         del step_id, for_part
         return _PlainPart(resume_state or 0)
+
+
+class _LaggingSource(_PlainSource):
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> _LaggingPart:
+        del step_id, for_part
+        return _LaggingPart(resume_state or 0)
 
 
 class _BatchesPart(StatelessSourcePartition[int]):
@@ -114,6 +126,7 @@ def _metric(world: World) -> RandomMetricSource:
 
 CASES = [
     SourceCase("plain", lambda world: _PlainSource(), [[0, 1, 2, 3, 4]]),
+    SourceCase("lagging", lambda world: _LaggingSource(), [[0, 1, 2, 3, 4]]),
     SourceCase("plain dynamic", lambda world: _BatchesSource(), [[0, 1, 2, 3, 4]]),
     SourceCase("polling", _Polled, [[1, 2, 3, 4]]),
     SourceCase("TestingSource", lambda world: TestingSource(range(5), 2), [[0, 1, 2, 3, 4]]),

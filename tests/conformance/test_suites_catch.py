@@ -11,6 +11,7 @@ import pytest
 from engine.connectors import (
     FencedError,
     FixedPartitionedSource,
+    Lag,
     Pending,
     SinkSession,
     StatefulSourcePartition,
@@ -62,6 +63,16 @@ class _NeverCaughtUp(_Numbers):
         return False
 
 
+class _LagsAtItsEnd(_Numbers):
+    def lag(self) -> Lag:
+        return Lag(6 - min(self.next, 5), None)
+
+
+class _IsAheadOfItsEnd(_Numbers):
+    def lag(self) -> Lag:
+        return Lag(4 - self.next, 0.0)
+
+
 class _ClosesOnce(_Numbers):
     def __init__(self, start: int) -> None:
         super().__init__(start)
@@ -107,6 +118,8 @@ def test_a_right_source_passes(tmp_path: Path) -> None:
         (_SnapshotIsBehind, SourceSuite.test_resumes_from_every_snapshot),
         (_StartsOverAtItsEnd, SourceSuite.test_end_is_for_ever),
         (_NeverCaughtUp, SourceSuite.test_is_caught_up_at_the_end),
+        (_LagsAtItsEnd, SourceSuite.test_lag_is_none_at_the_end),
+        (_IsAheadOfItsEnd, SourceSuite.test_lag_is_none_at_the_end),
         (_ClosesOnce, SourceSuite.test_close_may_be_repeated),
     ],
 )

@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 import engine.operators as op
+from engine.connectors import (
+    FixedPartitionedSource,
+    Lag,
+    StatefulSourcePartition,
+    UnavailableError,
+)
 from engine.dataflow import Dataflow, Stream
+from engine.errors import EngineRuntimeError
 from engine.recovery import RecoveryConfig
 from engine.runtime import RunOptions, Worker, WorkerSite, deal_partitions, plan, run_flow
 from engine.runtime._counts import StepCounts, StepSnapshot, Tally, WorkerSnapshot
@@ -321,6 +328,96 @@ def test_workers_in_threads_are_not_busy_while_they_wait(monkeypatch: pytest.Mon
     op.output("out", op.input("in", flow, TestingSource([1])), TestingSink([]))
     run_flow(flow, RunOptions(workers=2, monitor=Monitor(FakeTime().monotonic_s)))
     assert len(waits) == 2
+
+
+class Behind(StatefulSourcePartition[int, int]):
+    """A partition that says how far behind it is."""
+
+    def __init__(self, left: int, lag: Callable[[int], Any]) -> None:
+        self.left, self._lag = left, lag
+
+    def next_batch(self) -> list[int]:
+        if not self.left:
+            raise StopIteration
+        self.left -= 1
+        return [self.left]
+
+    def snapshot(self) -> int:
+        return self.left
+
+    def lag(self) -> Any:
+        return self._lag(self.left)
+
+
+class Backlog(FixedPartitionedSource[int, int]):
+    """Partitions with so much to read."""
+
+    def __init__(self, **parts: Callable[[int], Any]) -> None:
+        self.parts = parts
+
+    def list_parts(self) -> list[str]:
+        return list(self.parts)
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> Behind:
+        return Behind(2, self.parts[for_part])
+
+
+def lags(source: Any, workers: int = 1) -> dict[str, list[Lag]]:
+    """All that a monitor hears of the lag of each partition."""
+    heard: dict[str, list[Lag]] = {}
+    time, flow = FakeTime(), Dataflow("flow")
+
+    class Listening(Monitor):
+        def counted(self, snapshot: WorkerSnapshot) -> None:
+            for name, lag in snapshot.lags.get("flow.in", {}).items():
+                heard.setdefault(name, []).append(lag)
+
+    op.output("out", op.input("in", flow, source), TestingSink([]))
+    run_flow(flow, RunOptions(workers=workers, monitor=Listening(time.monotonic_s)))
+    return heard
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_partitions_say_how_far_behind_they_are(workers: int):
+    """At the start and at the end, those that know."""
+    source = Backlog(
+        a=lambda left: Lag(left, None), b=lambda left: None, c=lambda left: Lag(1, 0.5)
+    )
+    heard = lags(source, workers)
+    assert heard.keys() == {"a", "c"}
+    assert heard["a"][-1] == Lag(0, None)
+    assert heard["c"][-1] == Lag(1, 0.5)
+    assert workers > 1 or heard["a"][0] == Lag(2, None)
+
+
+def test_partitions_that_are_not_open_have_no_lag():
+    """They come to have one."""
+    failures = [UnavailableError("not yet")]
+
+    class Late(Backlog):
+        def build_part(self, *about: Any) -> Behind:
+            if failures:
+                raise failures.pop()
+            return super().build_part(*about)
+
+    assert lags(Late(a=lambda left: Lag(left, None))) == {"a": [Lag(0, None)]}
+
+
+def test_what_is_no_lag_is_refused():
+    """By the name of step and partition."""
+    with pytest.raises(
+        EngineRuntimeError, match=r"`lag` of partition 'a' must .*; got 5"
+    ) as caught:
+        lags(Backlog(a=lambda left: 5))
+    assert caught.value.step_id == "flow.in"
+
+
+def test_without_metrics_nobody_asks_how_far_behind_it_is():
+    """Not even once."""
+    flow = Dataflow("flow")
+    source = Backlog(a=lambda left: pytest.fail("it was asked"))
+    op.output("out", op.input("in", flow, source), TestingSink([]))
+    run_flow(flow)
 
 
 def test_without_metrics_nothing_is_in_the_way_of_a_batch():

@@ -15,7 +15,7 @@ import pytest
 
 import engine.operators as op
 from engine.dataflow import Dataflow
-from engine.inputs import FixedPartitionedSource, StatefulSourcePartition
+from engine.inputs import FixedPartitionedSource, StatefulSourcePartition, UnavailableError
 from engine.recovery import RecoveryConfig
 from engine.runtime import Drain, Epoch, RunOptions, SystemWaiter, WorkerIndex, run_flow
 from engine.runtime._build import Deal
@@ -55,6 +55,7 @@ class Growing(FixedPartitionedSource[Any, int]):
     built: list[tuple[str, int | None]] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     broken: bool = False
+    unavailable: int = 0
 
     def list_parts(self) -> list[str]:
         if self.broken:
@@ -67,6 +68,9 @@ class Growing(FixedPartitionedSource[Any, int]):
 
     def build_new_part(self, step_id: str, for_part: str) -> Part:
         self.new.append(for_part)
+        if self.unavailable:
+            self.unavailable -= 1
+            raise UnavailableError("not yet")
         return Part(for_part, 0, self.count)
 
 
@@ -189,6 +193,17 @@ def test_a_source_that_was_never_read_has_no_new_partitions(tmp_path: Path):
     assert (sorted(second.built), second.new) == ([("a", None), ("b", None)], [])
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_new_one_may_not_be_there_yet(workers: int):
+    """As happens when it has just been made: it is opened as soon as it can be, as a new one."""
+    source = Growing(["a"], unavailable=2)
+    run = Run(source, workers)
+    source.names = ["a", "b"]
+    run.wait(lambda: len(run.out) == 10)
+    assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "ab"}
+    assert (source.built, source.new) == ([("a", None)], ["b"] * 3)
+
+
 def test_one_that_is_gone_for_a_while_goes_on():
     """It is neither closed nor opened again."""
     source = Growing(["a", "b"])
@@ -212,6 +227,43 @@ def test_a_source_that_cannot_be_asked_is_asked_again():
     source.names, source.broken = ["a", "b"], False
     run.wait(lambda: len(run.out) == 10)
     assert run.drain() == {name: [0, 1, 2, 3, 4] for name in "ab"}
+
+
+class Slow(Growing):
+    """A source that can take long to say which partitions it has, and says who has asked."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(names)
+        self.asked = 0
+        self.free = threading.Event()
+        self.free.set()
+        self._alone = threading.Lock()
+
+    def list_parts(self) -> list[str]:
+        self.asked += 1
+        assert self._alone.acquire(blocking=False), "two ask at a time"
+        self.free.wait(LONG_S)
+        self._alone.release()
+        return super().list_parts()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_next_run_does_not_ask_while_the_last_one_still_does(workers: int):
+    """A source need not bear that; it is waited for, and the wait can be ended."""
+    source = Slow(["a"])
+    first = Run(source, workers)
+    first.wait(lambda: len(first.out) == 5)
+    source.free.clear()
+    asked = source.asked
+    first.wait(lambda: source.asked > asked)
+    first.drain()
+    second, third = Run(source, workers), Run(source, workers)
+    for run in (second, third):
+        run.wait(lambda run=run: any("the run before is still asking" in line for line in run.told))
+    assert second.drain() == {}
+    source.free.set()
+    third.wait(lambda: len(third.out) == 5)
+    assert third.drain() == {"a": [0, 1, 2, 3, 4]}
 
 
 def test_the_worker_with_the_fewest_gets_the_next():

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 import engine.operators as op
+from engine.connectors import Lag
 from engine.dataflow import Dataflow
 from engine.runtime import RunOptions, run_flow
 from engine.runtime._counts import StateSnapshot, StepSnapshot
@@ -39,10 +41,19 @@ def values(family: Metric, suffix: str = "") -> dict[tuple[str, ...], float]:
     }
 
 
+class Lagging(TestingSource[int]):
+    """A source whose partition always lags behind."""
+
+    def build_part(self, *about: Any) -> Any:
+        part: Any = super().build_part(*about)
+        part.lag = lambda: Lag(7, 0.5)
+        return part
+
+
 def ran(workers: int = 1) -> Monitor:
     """A monitor of a run that is over."""
     flow, time = Dataflow("flow"), FakeTime()
-    keyed = op.key_on("key", op.input("in", flow, TestingSource(range(100), 10)), str)
+    keyed = op.key_on("key", op.input("in", flow, Lagging(range(100), 10)), str)
     op.output("out", op.stateful_map("n", keyed, lambda _, n: (1, n)), TestingSink([]))
     monitor = Monitor(time.monotonic_s)
     run_flow(flow, RunOptions(workers=workers, monitor=monitor))
@@ -56,7 +67,8 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
         *(1201, 7, (0, 1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 1), (0, 0, 0, 0, 3, 1), 0.5, 1.5, 2.5, 4)
     )
     states = {"flow.state": StateSnapshot(3, 4000)}
-    watched.monitor.counted(said(0, step, states=states, busy_s=8.5, sent_bytes=9))
+    lags = {"flow.in": {"0-a": Lag(12, None), "1-a": Lag(None, 0.0), "2-a": Lag(0, 3.5)}}
+    watched.monitor.counted(said(0, step, states=states, busy_s=8.5, sent_bytes=9, lags=lags))
     watched.time.now_s += 2.0
     families = parsed(watched.monitor)
     labels = ("flow.step", "0")
@@ -67,6 +79,14 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
     assert values(families["engine_alignment_seconds"], "_total") == {labels: 2.5}
     assert values(families["engine_state_keys"]) == {("flow.state", "0"): 3.0}
     assert values(families["engine_state_bytes"]) == {("flow.state", "0"): 4000.0}
+    assert values(families["engine_source_lag_records"]) == {
+        ("0-a", "flow.in", "0"): 12.0,
+        ("2-a", "flow.in", "0"): 0.0,
+    }
+    assert values(families["engine_source_lag_seconds"]) == {
+        ("1-a", "flow.in", "0"): 0.0,
+        ("2-a", "flow.in", "0"): 3.5,
+    }
     assert values(families["engine_busy_seconds"], "_total") == {("0",): 8.5}
     assert values(families["engine_exchange_sent_bytes"], "_total") == {("0",): 9.0}
     assert values(families["engine_report_age_seconds"]) == {("0",): 2.0}
@@ -134,7 +154,7 @@ def test_names_and_units_are_as_prometheus_has_them():
         if family.type == "counter":
             assert f"{family.name}_total" in text
         for sample in family.samples:
-            assert set(sample.labels) <= {"step_id", "worker_index", "le"}
+            assert set(sample.labels) <= {"step_id", "worker_index", "partition", "le"}
             assert sample.timestamp is None
             assert math.isfinite(sample.value)
             assert sample.value >= 0.0

@@ -84,6 +84,8 @@ class Reader:
         self._parts: dict[Spot, Part] = {}
         """Those that are read; not those that have come to their end."""
         self._only: Part | None = None
+        self._moved: set[Spot] = set()
+        """Those whose position was changed since the last messages came."""
         self._to_commit: dict[Spot, int] = {}
         self._committing = 0
         self._commit_error: int | None = None
@@ -101,6 +103,7 @@ class Reader:
 
     def move(self, part: Part) -> None:
         """Go on reading a partition at its position, which was changed."""
+        self._moved.add(part.spot)
         self._consumer.incremental_unassign([part.place()])
         self._consumer.incremental_assign([part.place()])
 
@@ -112,7 +115,9 @@ class Reader:
             self._note_only()
 
     def _note_only(self) -> None:
-        self._only = next(iter(self._parts.values())) if len(self._parts) == 1 else None
+        # Of a partition that was left some messages might still be on their way.
+        alone = len(self._parts) == len(self._open) == 1
+        self._only = next(iter(self._parts.values())) if alone else None
 
     def close(self, part: Part) -> None:
         """Close a partition, and with the last one everything. Idempotent."""
@@ -150,6 +155,7 @@ class Reader:
             self._see_trouble()
             return
         if any(map(Message.error, messages)):
+            self._moved.clear()
             for message in messages:
                 self._deal_one(message)
         elif self._only is not None:
@@ -168,12 +174,14 @@ class Reader:
             # Of no partition, or of one that was just left: nothing of it is read any more.
             if error is not None and spot[0] is None:
                 self.trouble(error)
+        elif spot in self._moved:
+            pass  # It comes from where the partition is not read any more.
         elif error is None:
             part.accept([message])
         elif error.code() == _EOF:
             part.reach_end(message.offset() or 0)
         else:
-            part.fail(message, error)
+            part.fail(error)
 
     def _see_trouble(self) -> None:
         """Say so if there are no messages because no broker can be reached."""
@@ -284,7 +292,7 @@ class Part(StatefulSourcePartition[Item, Position]):
         ):
             self._finish()
 
-    def fail(self, message: Message, error: ClientError) -> None:
+    def fail(self, error: ClientError) -> None:
         """Something can't be read."""
         if error.code() in _LOST:
             self._recover(error)
@@ -297,23 +305,36 @@ class Part(StatefulSourcePartition[Item, Position]):
             )
             raise ConnectorError(msg)
         else:
-            offset = message.offset()
-            bad: KafkaSourceMessage[Any, Any] = KafkaSourceMessage(
-                None, None, self.spot[0], offset=offset, partition=self.spot[1]
-            )
-            self._waiting.append(KafkaError(error, bad))
-            self._waiting_until = max(self._waiting_until, -1 if offset is None else offset + 1)
-            self.waits = True
+            self._pass_over(error)
+
+    def _pass_over(self, error: ClientError) -> None:
+        """Hand an error on in the place of a message, and go on after it.
+
+        Where a whole batch is damaged nobody knows how many messages it had (what the library says
+        of its offset is damaged, too). So this happens for one offset after the other, until one
+        can be read again.
+        """
+        topic, partition = self.spot
+        offset = self._waiting_until
+        if offset < 0:
+            offset, _ = self._reader.offsets.bounds(topic, partition)
+        bad: KafkaSourceMessage[Any, Any] = KafkaSourceMessage(
+            None, None, topic, offset=offset, partition=partition
+        )
+        self._waiting.append(KafkaError(error, bad))
+        self._waiting_until = offset + 1
+        self.waits = True
+        self._reader.move(self)
 
     def _recover(self, error: ClientError) -> None:
         """Go on where the user wants it, after messages that are gone."""
-        reader = self._reader
-        bounds = reader.offsets.bounds(*self.spot)
-        policy = reader.options.on_lost_offset
-        self._waiting_until = after_loss(
-            self.spot, self._waiting_until, bounds, policy, words(error)
-        )
-        self.waits = True
+        reader, wanted = self._reader, self._waiting_until
+        low, high = reader.offsets.bounds(*self.spot)
+        # A damaged batch can lead the library to an offset that nobody has asked for.
+        if not low <= wanted <= high:
+            policy = reader.options.on_lost_offset
+            self._waiting_until = after_loss(self.spot, wanted, (low, high), policy, words(error))
+            self.waits = True
         reader.move(self)
 
     def _finish(self) -> None:

@@ -50,6 +50,8 @@ _DEFAULTS: Final[dict[str, Any]] = {
     # When its queue is full the client stops fetching for a while, which by default is a second:
     # that alone makes reading three times slower.
     "fetch.queue.backoff.ms": 10,
+    # The same after an error: of a damaged batch each message costs one.
+    "fetch.error.backoff.ms": 50,
     "queued.max.messages.kbytes": 65_536,
     "max.partition.fetch.bytes": 8_388_608,
     # Finds damaged messages, and costs nothing that can be measured.

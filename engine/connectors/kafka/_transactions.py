@@ -35,7 +35,7 @@ _FULL_QUEUE_S: Final = 0.01
 _ONCE: Final = -math.inf
 """A deadline for what must not be tried again: a row of which some messages are on their way."""
 _PAUSE_S: Final = 0.1
-"""Before a transaction that had to be aborted is tried again."""
+"""Before something is tried again."""
 
 _PLAIN: Final = (None, -1, 0, ())
 """Topic, partition, timestamp and headers of a message that has none of its own."""
@@ -50,6 +50,19 @@ _CURABLE: Final = {
     KafkaError._TIMED_OUT,  # noqa: SLF001
     KafkaError._TRANSPORT,  # noqa: SLF001
     KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+    # What a broker says that has just begun, or of another one that has just ended.
+    KafkaError.BROKER_NOT_AVAILABLE,
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NETWORK_EXCEPTION,
+    KafkaError.NOT_COORDINATOR,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.REQUEST_TIMED_OUT,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    # What it says while an earlier transaction is not quite over.
+    KafkaError.CONCURRENT_TRANSACTIONS,
+    KafkaError.UNSTABLE_OFFSET_COMMIT,
 }
 """Errors that another try may get over, besides those that say so themselves."""
 _PURGED: Final = {
@@ -283,6 +296,7 @@ class Publisher:
                     raise _AbortError(error) from ex
                 if not _curable(error) or time.monotonic() >= deadline_s:
                     raise self._failure(doing, error) from ex
+                time.sleep(_PAUSE_S)
 
     def _deadline_s(self) -> float:
         return time.monotonic() + self._timeout_s
