@@ -19,7 +19,8 @@ KAFKA_CASES = ROOT / "tests/connectors/kafka_typing_cases.py"
 
 CHECKERS = {
     "mypy": ["mypy", "--strict", "--follow-imports=silent"],
-    "pyright": ["pyright"],
+    # It would look for libraries in whatever Python is first on the path.
+    "pyright": ["pyright", "--pythonpath", sys.executable],
 }
 
 
