@@ -19,7 +19,6 @@ KAFKA_CASES = ROOT / "tests/connectors/kafka_typing_cases.py"
 
 CHECKERS = {
     "mypy": ["mypy", "--strict", "--follow-imports=silent"],
-    # It would look for libraries in whatever Python is first on the path.
     "pyright": ["pyright", "--pythonpath", sys.executable],
 }
 

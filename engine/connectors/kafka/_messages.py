@@ -94,7 +94,8 @@ class KafkaSourceMessage(Generic[K, V]):
 
     def with_key_and_value(self, key: K2, value: V2) -> KafkaSourceMessage[K2, V2]:
         """The same message with another key and value."""
-        other: KafkaSourceMessage[K2, V2] = object.__new__(KafkaSourceMessage)
+        new: Any = object.__new__
+        other: KafkaSourceMessage[K2, V2] = new(KafkaSourceMessage)
         other.key = key
         other.value = value
         other._rest = self._rest
@@ -135,12 +136,13 @@ def as_read(messages: Iterable[Any]) -> list[KafkaSourceMessage[bytes | None, by
     It costs more than anything else in reading, so it does without a call of `__init__`.
     """
     made: list[KafkaSourceMessage[bytes | None, bytes | None]] = []
-    new, add = object.__new__, made.append
+    new: Any = object.__new__
+    add = made.append
     for message in messages:
         own: KafkaSourceMessage[bytes | None, bytes | None] = new(KafkaSourceMessage)
         own.key = message.key()
         own.value = message.value()
-        own._rest = message  # noqa: SLF001 - this is its second constructor
+        own._rest = message  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - a second constructor
         add(own)
     return made
 

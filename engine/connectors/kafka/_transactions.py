@@ -3,7 +3,7 @@
 The marker says that an epoch of a shard is out: an offset of a consumer group that nobody else
 uses, one group per shard, at partition 0 of a topic. Its offset is the epoch, its metadata name the
 store and the generation. It is committed by the very transaction that writes the records, so it can
-be read after any crash to find out whether they are out (`docs/adr/0018-kafka-exactly-once.md`).
+be read after any crash to find out whether they are out (`docs/adr/0020-kafka-exactly-once.md`).
 
 All calls here block, for some milliseconds as a rule. `engine.connectors.kafka._sink` makes them on
 threads of their own.
