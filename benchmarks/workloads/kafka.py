@@ -24,16 +24,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, ClassVar
+
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from benchmarks.contenders import BARE_UDF, ENGINES, QUIX, family_of, load_engine
 from benchmarks.workloads._base import Layout, Metric, Outcome, inputs_out_of_gc
 
 ADDRESS = "ENGINE_BENCH_KAFKA"
 """The environment variable that names the broker."""
+PREFIX = "k"
+"""How the names of workloads begin that need a broker."""
 PARTITIONS = 4
 KEYS = 1000
-EOF = -191
 EXACTLY_ONCE = "engine-eo"
 _SERIAL = itertools.count()
 
@@ -66,8 +71,7 @@ class Seen:
         self.total = 0
 
     def start(self) -> None:
-        if not self.started_s:
-            self.started_s = time.perf_counter()
+        self.started_s = self.started_s or time.perf_counter()
 
     def end(self) -> None:
         self.ended_s = time.perf_counter()
@@ -80,13 +84,13 @@ class Seen:
 
 @contextlib.contextmanager
 def broker(*, wanted: bool) -> Iterator[None]:
-    """Have a broker for as long as this lasts, in `ADDRESS`; the one that is there already if so."""
+    """Have a broker for as long as this lasts, in `ADDRESS`, unless there is one already."""
     if not wanted or os.environ.get(ADDRESS):
         yield
         return
     with tempfile.TemporaryDirectory(prefix="bench-kafka-") as folder:
         tests: Any = importlib.import_module("tests.kafka.broker")
-        with tests.Broker(tests.Path(folder)) as running:
+        with tests.Broker(Path(folder)) as running:
             os.environ[ADDRESS] = running.address
             try:
                 yield
@@ -95,14 +99,12 @@ def broker(*, wanted: bool) -> Iterator[None]:
 
 
 def address() -> str:
+    """Of the broker."""
     return os.environ[ADDRESS]
 
 
 def new_topic(name: str | None = None) -> str:
     """Make a topic, if it isn't there."""
-    from confluent_kafka import KafkaException
-    from confluent_kafka.admin import AdminClient, NewTopic
-
     name = name or f"out-{os.getpid()}-{time.time_ns()}-{next(_SERIAL)}"
     admin = AdminClient({"bootstrap.servers": address()})
     with contextlib.suppress(KafkaException):
@@ -112,8 +114,6 @@ def new_topic(name: str | None = None) -> str:
 
 def filled_topic(records: int) -> str:
     """The input of so many records, which is written if nobody has."""
-    from confluent_kafka import Consumer, Producer, TopicPartition
-
     name = new_topic(f"in-{records}")
     asks = Consumer({"bootstrap.servers": address(), "group.id": "bench"})
     there = sum(asks.get_watermark_offsets(TopicPartition(name, n))[1] for n in range(PARTITIONS))
@@ -140,13 +140,11 @@ def send(producer: Any, topic: str, value: bytes, key: bytes) -> None:
 
 def messages_of(topic: str) -> Iterator[list[Any]]:
     """The bare loop's reading, until the ends of all partitions."""
-    from confluent_kafka import Consumer, TopicPartition
-
     consumer = Consumer({"bootstrap.servers": address(), **READING})
     consumer.assign([TopicPartition(topic, number, 0) for number in range(PARTITIONS)])
     open_ends = PARTITIONS
     while open_ends:
-        messages = consumer.consume(500, 1.0)
+        messages = consumer.consume(500, 0.05)
         open_ends -= sum(1 for message in messages if message.error() is not None)
         yield messages
     consumer.close()
@@ -161,9 +159,8 @@ def count_bare(_contender: str, topic: str, _records: int) -> Seen:
     def length(value: bytes) -> int:
         return len(value)
 
-    for messages in messages_of(topic):
-        if messages:
-            seen.start()
+    for messages in filter(None, messages_of(topic)):
+        seen.start()
         seen.add([length(message.value()) for message in messages if message.error() is None])
     return seen
 
@@ -172,12 +169,12 @@ def count_flow(contender: str, topic: str, _records: int) -> Seen:
     engine, seen = load_engine(contender), Seen()
 
     def length(message: Any) -> int:
+        if not seen.started_s:
+            seen.start()
         return len(message.value)
 
     class Total:
         def write_batch(self, items: list[int]) -> None:
-            if not seen.started_s:
-                seen.start()
             seen.add(items)
 
     flow = engine.dataflow.Dataflow("benchmark")
@@ -231,9 +228,8 @@ def count_key(count: int | None, _message: Any) -> tuple[int, int]:
 
 
 def produce_bare(_contender: str, topic: str, out: str) -> Seen:
-    from confluent_kafka import Producer
-
-    seen, counts = Seen(), {}
+    seen = Seen()
+    counts: dict[bytes, int] = {}
     producer = Producer({"bootstrap.servers": address(), **WRITING})
     for messages in messages_of(topic):
         if messages:
@@ -241,7 +237,7 @@ def produce_bare(_contender: str, topic: str, out: str) -> Seen:
         for message in messages:
             if message.error() is not None:
                 continue
-            key = message.key()
+            key: bytes = message.key()
             counts[key], count = count_key(counts.get(key), message)
             send(producer, out, b"%d" % count, key)
         producer.poll(0)
@@ -258,7 +254,8 @@ def produce_flow(contender: str, topic: str, out: str) -> Seen:
 
     def key_of(message: Any) -> str:
         seen.start()
-        return message.key.decode()
+        key: bytes = message.key
+        return key.decode()
 
     def message_of(item: tuple[str, int]) -> Any:
         return kafka.KafkaSinkMessage(item[0].encode(), b"%d" % item[1])
