@@ -220,7 +220,7 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
     def _build(self, step_id: str, for_part: str, state: Position | None, start: Moment) -> Part:
         number, _, topic = for_part.partition("-")
         spot = topic, int(number)
-        with self._reader(step_id) as reader:
+        with self._reader(step_id, spot) as reader:
             topic_id = reader.watch.topic_id(topic)
             if state is None:
                 offset = reader.offsets.of(*spot, start)
@@ -245,11 +245,15 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
         return after_loss(spot, offset, bounds, self._options.on_lost_offset, made_anew(spot[0]))
 
     @contextlib.contextmanager
-    def _reader(self, step_id: str) -> Any:
+    def _reader(self, step_id: str, spot: tuple[str, int]) -> Any:
         """The reader of this worker, which is closed again if nothing is opened in it."""
         # Workers are threads, and this object belongs to all of them.
         owner = threading.get_ident(), step_id
         reader = self._readers.get(owner)
+        if reader is not None and reader.has(spot):
+            # It is of a run that crashed and closed nothing.
+            reader.abandon()
+            reader = None
         if reader is None:
             reader = Reader(
                 self._options, f"engine-{step_id}", lambda: self._readers.pop(owner, None)
