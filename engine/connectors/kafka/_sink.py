@@ -27,13 +27,16 @@ from engine.connectors import (
     Pending,
     SinkSession,
     StatelessSinkPartition,
+    UnavailableError,
 )
 from engine.connectors.kafka._client import (
     QUIET,
+    UNKNOWN_TOPIC,
     Trouble,
     bootstrap,
     check_settings,
     client,
+    cluster,
     error_of,
     no_such_topic,
     settings,
@@ -210,16 +213,11 @@ class _Topics:
     def _metadata(self, topic: str | None) -> Any:
         timeout_s = self._connection.timeout_s
         try:
-            if topic is None:
-                return self._asks.list_topics(timeout=timeout_s)
-            return self._asks.list_topics(topic, timeout=timeout_s)
-        except KafkaException as ex:
-            self._asks.poll(0)
-            msg = (
-                f"no answer from Kafka at {self._connection.brokers} within {timeout_s:g} s: "
-                f"{self._trouble.reason(error_of(ex))}"
-            )
-            raise ConnectorError(msg) from ex
+            return cluster(self._asks, self._trouble, timeout_s, topic)
+        except UnavailableError as ex:
+            brokers = self._connection.brokers
+            msg = f"no answer from Kafka at {brokers} within {timeout_s:g} s: {ex}"
+            raise ConnectorError(msg) from None
 
     def bytes_max(self, topic: str) -> int:
         """How large a message may be, as far as can be known."""
@@ -237,7 +235,7 @@ class _Topics:
     def _topic_bytes_max(self, topic: str, otherwise: int) -> int:
         """What the topic's settings say, if we may read them."""
         config, _ = settings(self._connection.brokers, self._connection.config, QUIET)
-        asks: Any = AdminClient(config)
+        asks = client(AdminClient, config)
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
         answer = asks.describe_configs([resource], request_timeout=self._connection.timeout_s)
         with contextlib.suppress(KafkaException, KeyError, ValueError):
@@ -245,11 +243,7 @@ class _Topics:
         return otherwise
 
 
-_NOT_THERE_YET: Final = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-    KafkaError.LEADER_NOT_AVAILABLE,
-}
+_NOT_THERE_YET: Final = {*UNKNOWN_TOPIC, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class _SendingPart(StatelessSinkPartition[Message]):

@@ -15,7 +15,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -83,7 +83,7 @@ class Connection:
     """
 
     brokers: str
-    config: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)  # It has passwords.
     timeout_s: float
 
 
@@ -140,10 +140,12 @@ class Publisher:
             QUIET,
         )
         self._reader = client(Consumer, reader_config)
+        self._clients = [self._reader]
         self._group = self._reader.consumer_group_metadata()
         # A run that is older than the newest one must find that out before it fences anybody.
         self._marker()
         self._producer = client(Producer, config)
+        self._clients.append(self._producer)
         self.epoch = self._begin()
         """The last epoch that is out."""
 
@@ -286,12 +288,19 @@ class Publisher:
             ConnectorError: Nothing helps.
         """
         while True:
+            # Clients that wait for the next epoch are given new tokens only here.
+            for idle in self._clients:
+                idle.poll(0)
             try:
                 return call(_CALL_S)
             except KafkaException as ex:
                 error = error_of(ex)
                 if error.code() in _FENCED:
                     raise self._fenced() from ex
+                if error.code() == KafkaError._FATAL:  # noqa: SLF001
+                    # It says no more than that; if somebody has fenced us, the marker does (whose
+                    # reader is no member of a group and never has such an error).
+                    self._marker()
                 if error.txn_requires_abort():
                     raise _AbortError(error) from ex
                 if not _curable(error) or time.monotonic() >= deadline_s:

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from engine.connectors import UnavailableError
-from engine.connectors.kafka._client import QUIET, Trouble, client, error_of, settings
+from engine.connectors.kafka._client import QUIET, Trouble, client, cluster, error_of, settings
 from engine.errors import ConnectorError
 
 _DOWN_S: Final = 0.5
@@ -57,16 +57,16 @@ class Watch:
 
     def _asked_id(self, topic: str) -> str | None:
         try:
-            cluster = self._admin.list_topics(timeout=_ASK_S)
-            if cluster.controller_id not in cluster.brokers:
+            found = cluster(self._admin, self._own_trouble, _ASK_S)
+            if found.controller_id not in found.brokers:
                 # The mock cluster has none, and leaves the question open until it times out.
                 return None
             asked = TopicCollection([topic])
             described = self._admin.describe_topics(asked, request_timeout=_ASK_S)[topic].result()
         except KafkaException as ex:
-            raise self._own_trouble.unanswered(error_of(ex)) from ex
-        found = str(described.topic_id)
-        return None if found == _NO_ID else found
+            raise self._own_trouble.unanswered(error_of(ex)) from None
+        topic_id = str(described.topic_id)
+        return None if topic_id == _NO_ID else topic_id
 
     def start(self) -> None:
         """Begin to look now and then."""
@@ -105,9 +105,8 @@ class Watch:
 
     def _reached(self) -> bool:
         try:
-            self._admin.list_topics(timeout=_ASK_S)
-        except KafkaException:
-            self._admin.poll(0)
+            cluster(self._admin, self._own_trouble, _ASK_S)
+        except (ConnectorError, UnavailableError):
             return False
         return True
 
