@@ -21,11 +21,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import project
 from tests.kafka.broker import Broker
 from tests.kafka.client import Kafka, MockKafka
 from tests.kafka.distribution import KafkaUnavailableError, distribution
 from tests.kafka.keeper import shared_broker
 from tests.kafka.secured import add_scram_user, secured_broker
+
+__all__ = ["project"]
 
 
 def unavailable(error: KafkaUnavailableError) -> None:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import time
 from pathlib import Path
 from typing import Any
 
 import trustme
-from confluent_kafka.admin import ScramCredentialInfo, ScramMechanism, UserScramCredentialUpsertion
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    ResourcePatternType,
+    ResourceType,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
 from cryptography.hazmat.primitives import serialization
 
 from tests.kafka.broker import Broker
@@ -52,6 +64,10 @@ def secured_broker(folder: Path) -> Broker:
         "ssl.truststore.type": "PEM",
         "ssl.truststore.location": str(folder / "ca.pem"),
         "ssl.client.auth": "required",
+        # Topics and groups are everybody's until somebody says whose they are.
+        "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+        "allow.everyone.if.no.acl.found": "true",
+        "super.users": "User:ANONYMOUS",
     }
     return Broker(folder, listeners=LISTENERS, settings=settings)
 
@@ -70,6 +86,44 @@ def add_scram_user(broker: Broker) -> None:
     info = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_256, 4096)
     change = UserScramCredentialUpsertion(USER, info, PASSWORD.encode())
     broker.admin.alter_user_scram_credentials([change])[USER].result(WAIT_S)
+
+
+def keep_for_somebody_else(broker: Broker, kind: ResourceType, name: str, *, see: bool) -> None:
+    """Take a topic, a group or transactional ids that begin so from the user.
+
+    Args:
+        broker: Which runs.
+        kind: What it is.
+        name: Its name, or how it begins.
+        see: Whether the user may still see that it is there.
+    """
+    allowed = [("User:bob", AclOperation.ALL)]
+    if see:
+        allowed.append((f"User:{USER}", AclOperation.DESCRIBE))
+    rules = [
+        AclBinding(
+            kind, name, ResourcePatternType.PREFIXED, who, "*", what, AclPermissionType.ALLOW
+        )
+        for who, what in allowed
+    ]
+    for made in broker.admin.create_acls(rules).values():
+        made.result(WAIT_S)
+
+
+def unsigned_token(life_s: float, *, until_s: float | None = None) -> tuple[str, float]:
+    """A token for the user, as an `oauth_cb` gives it.
+
+    Args:
+        life_s: Seconds from now on until it is no longer valid; it may be over already.
+        until_s: What the client is told instead, in seconds since 1970.
+    """
+    now_s = time.time()
+    claims = {"sub": USER, "iat": now_s + min(0.0, life_s - 1), "exp": now_s + life_s}
+    parts = [
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": "none"}, claims)
+    ]
+    return ".".join([*parts, ""]), now_s + life_s if until_s is None else until_s
 
 
 def sasl_config(broker: Broker, mechanism: str, password: str = PASSWORD) -> dict[str, Any]:

@@ -84,10 +84,11 @@ class Trouble:
 
     def reason(self, error: KafkaError) -> str:
         """What to tell of an error of a call, with what is known about the connection."""
-        text = words(error)
-        if self.last is not None and self.last.str() != error.str():
-            text += f" ({words(self.last)})"
-        return text
+        if self.last is None or self.last.str() == error.str():
+            return words(error)
+        if error.code() in _ONLY_THAT_IT_FAILED:
+            return words(self.last)
+        return f"{words(error)} ({words(self.last)})"
 
 
 _REFUSALS = {
@@ -100,6 +101,13 @@ _REFUSALS = {
 }
 _REFUSALS_SAID = ("SSL routines", "connecting to a PLAINTEXT broker listener")
 """What is said of refusals that have no more of a code than any connection that breaks."""
+
+_ONLY_THAT_IT_FAILED = {
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+    KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001
+}
+"""Errors that do not say why."""
 
 _HOPELESS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
@@ -248,22 +256,23 @@ def client(kind: _MakesClient, config: dict[str, Any]) -> Any:
 def cluster(asks: Any, trouble: Trouble, timeout_s: float, topic: str | None = None) -> Any:
     """What the brokers say of themselves and of a topic, or of all topics that we may see.
 
-    One call of the library waits for its whole time even for brokers that don't let us in. So it is
-    called for a short time first, and then for longer and longer ones.
+    One call of the library waits for its whole time even for brokers that are not there or don't
+    let us in. So it is called for a short time first, and then for longer and longer ones.
 
     Args:
         asks: Any client.
         trouble: What it says of its connections.
-        timeout_s: For how long to try.
+        timeout_s: For how long to wait for an answer.
         topic: Which one.
 
     Raises:
-        UnavailableError: No broker answers.
+        UnavailableError: No broker can be reached, or there is no answer in time.
         ConnectorError: They do not let us in.
     """
     named = {} if topic is None else {"topic": topic}
     until_s = time.monotonic() + timeout_s
     wait_s = _FIRST_ANSWER_S
+    trouble.all_down = False
     while True:
         left_s = max(0.0, until_s - time.monotonic())
         # So it is given a new token where the old one has run out.
@@ -272,7 +281,7 @@ def cluster(asks: Any, trouble: Trouble, timeout_s: float, topic: str | None = N
             found = asks.list_topics(**named, timeout=min(wait_s, left_s))
         except KafkaException as ex:
             asks.poll(0)
-            if trouble.refused or left_s <= wait_s:
+            if trouble.refused or trouble.all_down or left_s <= wait_s:
                 # The library's own exception knows no more than is said here.
                 raise trouble.unanswered(error_of(ex)) from None
             wait_s *= 2

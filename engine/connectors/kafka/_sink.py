@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, get_args
@@ -44,6 +45,7 @@ from engine.connectors.kafka._client import (
 )
 from engine.connectors.kafka._messages import KafkaSinkMessage
 from engine.connectors.kafka._rows import (
+    RAISE_THE_SIZE,
     RowPacker,
     checked_headers,
     encoded,
@@ -59,6 +61,8 @@ Message: TypeAlias = KafkaSinkMessage[Any, Any]
 _FULL_QUEUE_S: Final = 0.01
 _TOPIC_TRIES: Final = 10
 _TOPIC_TRY_S: Final = 0.2
+_PAUSE_S: Final = 0.1
+"""Before the brokers are asked again."""
 _OVERHEAD_BYTES: Final = 512
 """More than a batch and its only record add to the bytes of key, value and headers."""
 _CLIENT_BYTES_MAX: Final = 1_000_000
@@ -212,12 +216,17 @@ class _Topics:
 
     def _metadata(self, topic: str | None) -> Any:
         timeout_s = self._connection.timeout_s
-        try:
-            return cluster(self._asks, self._trouble, timeout_s, topic)
-        except UnavailableError as ex:
-            brokers = self._connection.brokers
-            msg = f"no answer from Kafka at {brokers} within {timeout_s:g} s: {ex}"
-            raise ConnectorError(msg) from None
+        until_s = time.monotonic() + timeout_s
+        while True:
+            left_s = until_s - time.monotonic()
+            try:
+                return cluster(self._asks, self._trouble, left_s, topic)
+            except UnavailableError as ex:
+                if left_s <= _PAUSE_S:
+                    brokers = self._connection.brokers
+                    msg = f"no answer from Kafka at {brokers} within {timeout_s:g} s: {ex}"
+                    raise ConnectorError(msg) from None
+            threading.Event().wait(_PAUSE_S)
 
     def bytes_max(self, topic: str) -> int:
         """How large a message may be, as far as can be known."""
@@ -275,7 +284,7 @@ class _SendingPart(StatelessSinkPartition[Message]):
                     self._producer.poll(_FULL_QUEUE_S)
                     self._check()
                 except (KafkaException, TypeError) as ex:
-                    raise self._refused(item, ex) from ex
+                    raise self._refused(item, ex) from None
                 else:
                     break
         self._producer.poll(0)
@@ -296,7 +305,10 @@ class _SendingPart(StatelessSinkPartition[Message]):
     def _refused(self, item: Message, ex: Exception) -> Exception:
         """The error for a message that the library does not take."""
         if isinstance(ex, KafkaException):
-            msg = f"a message can't be sent: {words(error_of(ex))}: {shown_message(item)}"
+            error = error_of(ex)
+            msg = f"a message can't be sent: {words(error)}: {shown_message(item)}"
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                msg += f"; {RAISE_THE_SIZE}"
             return ConnectorError(msg)
         try:
             encoded(item, "value", item.value)
@@ -321,6 +333,8 @@ class _SendingPart(StatelessSinkPartition[Message]):
                 f"{message.key()!r:.60}, value {message.value()!r:.100}; the epoch is given up, "
                 "and the next run writes it again"
             )
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                msg += f"; before it does, {RAISE_THE_SIZE}"
             raise ConnectorError(msg)
 
     def flush(self) -> Pending | None:
