@@ -79,7 +79,7 @@ class Trouble:
         if self.last is not None and self.refused:
             return _not_let_in(self.last)
         reason = self.reason(error)
-        hopeless = error.code() in _HOPELESS
+        hopeless = error.code() in HOPELESS
         return ConnectorError(reason) if hopeless else UnavailableError(reason)
 
     def reason(self, error: KafkaError) -> str:
@@ -109,9 +109,10 @@ _ONLY_THAT_IT_FAILED = {
 }
 """Errors that do not say why."""
 
-_HOPELESS = {
+HOPELESS: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
 """To ask again is of no use."""
 
