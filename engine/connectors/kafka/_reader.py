@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final, Literal, TypeAlias
 
@@ -58,7 +58,7 @@ class ReaderOptions:
     """
 
     brokers: str
-    config: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)  # It has passwords.
     batch_size: int
     raise_on_errors: bool
     on_lost_offset: LostOffset
@@ -98,6 +98,8 @@ class Reader:
         """Begin to read a partition at its position."""
         if not self._open:
             self.watch.start()
+        # Whoever opens a partition has asked the brokers about it.
+        self.trouble.let_in = True
         self._open.add(part)
         self._parts[part.spot] = part
         self._consumer.incremental_assign([part.place()])

@@ -13,15 +13,16 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer
 
 from engine.clock import utc_now
 from engine.connectors import FixedPartitionedSource
 from engine.connectors.kafka._client import (
+    UNKNOWN_TOPIC,
     bootstrap,
     check_settings,
     client,
-    error_of,
+    cluster,
     no_such_topic,
     settings,
     words,
@@ -188,18 +189,20 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
         merged, trouble = settings(self._options.brokers, config)
         asks = client(Consumer, merged)
         try:
-            found = asks.list_topics(timeout=_LIST_S).topics
-        except KafkaException as ex:
-            asks.poll(0)
-            raise trouble.unanswered(error_of(ex)) from ex
+            found = cluster(asks, trouble, _LIST_S).topics
+            for topic in self._topics:
+                if topic not in found:
+                    # It may be that we may not see it, which is said only of what is asked for.
+                    found |= cluster(asks, trouble, _LIST_S, topic).topics
         finally:
             asks.close()
         parts: list[str] = []
         for topic in self._topics:
-            if topic not in found:
-                raise no_such_topic(topic, found)
-            if found[topic].error is not None:
-                msg = f"topic {topic!r}: {words(found[topic].error)}"
+            error = found[topic].error
+            if error is not None and error.code() in UNKNOWN_TOPIC:
+                raise no_such_topic(topic, (name for name in found if not found[name].error))
+            if error is not None:
+                msg = f"topic {topic!r}: {words(error)}"
                 raise ConnectorError(msg)
             parts += [f"{number}-{topic}" for number in found[topic].partitions]
         return parts
