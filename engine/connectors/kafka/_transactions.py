@@ -11,6 +11,7 @@ threads of their own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -140,12 +141,16 @@ class Publisher:
             QUIET,
         )
         self._reader = client(Consumer, reader_config)
-        self._clients = [self._reader]
+        self._producer: Any = None
         self._group = self._reader.consumer_group_metadata()
-        # A run that is older than the newest one must find that out before it fences anybody.
-        self._marker()
+        # A run that is older than the newest one must find that out before it fences anybody. Nor
+        # may it wait for open transactions: that of a run that was killed is until we fence.
+        hasty = {**reader_config, "isolation.level": "read_uncommitted"}
+        with contextlib.closing(client(Consumer, hasty)) as reader:
+            self._readers = [reader]
+            self._marker(reader)
+        self._readers = [self._reader]
         self._producer = client(Producer, config)
-        self._clients.append(self._producer)
         self.epoch = self._begin()
         """The last epoch that is out."""
 
@@ -249,15 +254,19 @@ class Publisher:
         if self._undelivered is None and error.code() not in _PURGED:
             self._undelivered = error
 
-    def _marker(self) -> Marker | None:
+    def _marker(self, reader: Any = None) -> Marker | None:
         """Read the marker; None if there is none.
+
+        Args:
+            reader: Reads it; ours if None, which waits until the transaction that moves it is over.
 
         Raises:
             FencedError: A higher generation has left it.
         """
         doing, at = "can't see which epoch is out in", TopicPartition(self._place.marker_topic, 0)
+        committed = (reader or self._reader).committed
         (found,) = self._insisting(
-            doing, lambda timeout_s: self._reader.committed([at], timeout_s), self._deadline_s()
+            doing, lambda timeout_s: committed([at], timeout_s), self._deadline_s()
         )
         if found.error is not None:
             raise self._failure(doing, found.error)
@@ -288,16 +297,15 @@ class Publisher:
             ConnectorError: Nothing helps.
         """
         while True:
-            self._serve()
             try:
+                self._serve()
                 return call(_CALL_S)
             except KafkaException as ex:
-                self._serve()
                 error = self._telling(error_of(ex))
                 if error.code() in _FENCED:
                     raise self._fenced() from ex
                 if error.code() == KafkaError._FATAL:  # noqa: SLF001
-                    # It says no more than that; if somebody has fenced us, the marker does (whose
+                    # Of what, was said before. If somebody has fenced us, the marker tells (whose
                     # reader is no member of a group and never has such an error).
                     self._marker()
                 if error.txn_requires_abort():
@@ -308,13 +316,23 @@ class Publisher:
 
     def _serve(self) -> None:
         """Hear what the clients say; those that wait for an epoch get new tokens only so."""
-        for idle in self._clients:
-            said = idle.poll(0)
-            if idle is self._reader and said is not None:
+        for reader in self._readers:
+            said = reader.poll(0)
+            if said is not None:
                 self._reader_trouble(said.error())
+        if self._producer is not None:
+            self._producer.poll(0)
 
     def _telling(self, error: KafkaError) -> KafkaError:
-        """The error that says why: a group that we may not use is said to have timed out."""
+        """The error that says why.
+
+        What a producer has died of, it says once more when it is served. And a group that we may
+        not use is said to have timed out.
+        """
+        try:
+            self._serve()
+        except KafkaException as ex:
+            return error_of(ex)
         last = self._reader_trouble.last
         return last if last is not None and last.code() in HOPELESS else error
 
