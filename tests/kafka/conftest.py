@@ -85,24 +85,25 @@ def kafka_or_mock(
     return mock
 
 
-@pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[Broker]:
-    """A real broker of this test alone, which runs."""
+@pytest.fixture(scope="session")
+def kafka_jars() -> None:
+    """Wanted by tests and fixtures that start brokers themselves."""
     try:
         distribution()
     except KafkaUnavailableError as error:
         unavailable(error)
+
+
+@pytest.fixture
+def own_kafka(kafka_jars: None, tmp_path: Path) -> Iterator[Broker]:
+    """A real broker of this test alone, which runs."""
     with Broker(tmp_path / "kafka") as broker:
         yield broker
 
 
 @pytest.fixture(scope="module")
-def secured_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+def secured_kafka(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """A real broker that wants to know who comes; in a process of its own for each module."""
-    try:
-        distribution()
-    except KafkaUnavailableError as error:
-        unavailable(error)
     with secured_broker(tmp_path_factory.mktemp("secured") / "kafka") as broker:
         add_scram_user(broker)
         yield broker
