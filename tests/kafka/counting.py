@@ -6,6 +6,7 @@ runs, in the end each message must have been counted once, in an order that each
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import json
 import os
@@ -87,6 +88,7 @@ class Counting:
         broker: How the runs reach the broker, if not as the test does.
         runs: All that were started.
         fed: How many messages there are in each partition of the input so far.
+        store: The folder of its recovery store.
     """
 
     folder: Path
@@ -107,10 +109,9 @@ class Counting:
         """The topic that it writes."""
         return f"{self.name}-out"
 
-    @property
-    def store(self) -> Path:
-        """The folder of its recovery store."""
-        return self.folder / "store"
+    def __post_init__(self) -> None:
+        """Its store is in its folder, as long as no test has another take over."""
+        self.store = self.folder / "store"
 
     @property
     def log(self) -> Path:
@@ -141,15 +142,11 @@ class Counting:
         spots = [(partition, offset) for partition in range(PARTITIONS) for offset in numbers]
         return {spot: _key_of(spot) for spot in spots}
 
-    def start(
-        self, *arguments: str, store: Path | None = None, **variables: str
-    ) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
         """Start a run, in a group of processes of its own.
 
         Args:
             arguments: For the command line.
-            store: Another store than the job's.
-            variables: For the environment.
         """
         command = [sys.executable, "-m", "engine.run", str(FLOW), *arguments]
         own = {
@@ -162,9 +159,9 @@ class Counting:
         }
         with self.log.open("ab") as log:
             run = subprocess.Popen(
-                [*command, "-r", str(store or self.store), "-s", self.load.interval],
+                [*command, "-r", str(self.store), "-s", self.load.interval],
                 cwd=REPOSITORY,
-                env={**clean_environment(), **own, **variables},
+                env={**clean_environment(), **own},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
@@ -291,5 +288,7 @@ def _spot(message: Message) -> tuple[int, int, bytes]:
     return message.partition(), message.offset(), message.value()
 
 
-def _offset(state: int | Mapping[str, int]) -> int:
-    return state if isinstance(state, int) else state["offset"]
+def _offset(state: Mapping[str, str]) -> int:
+    """Of a source's position, which is an offset and the topic's id."""
+    offset, _ = ast.literal_eval(state["repr"])
+    return int(offset)

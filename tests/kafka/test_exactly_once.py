@@ -98,12 +98,7 @@ class Killer:
         self._kill(run)
 
     def _work(self, run: subprocess.Popen[bytes]) -> None:
-        seen = len(self._watch.messages)
-        more = self._rng.uniform(0.05, 0.2) * len(self._job.inputs)
-        wait_until(
-            lambda: run.poll() is not None or len(self._watch.messages) - seen > more,
-            f"output: {self._job.said()[-3000:]}",
-        )
+        self._watch.wait_for_more(run, self._rng.uniform(0.05, 0.2))
 
     def _kill(self, run: subprocess.Popen[bytes]) -> None:
         kill(run)
@@ -161,26 +156,19 @@ def test_kills_of_the_broker(own_kafka: Broker, topic: str, tmp_path: Path, brok
     looks = 0
     with Watch(job) as watch, contextlib.closing(job):
         run = job.start("-p", "2")
-        for kills in range(KILLS + 1):
+        for _ in range(KILLS):
             job.feed(load.records // (KILLS + 1))
-            fed = job.fed * PARTITIONS
-            share = rng.uniform(0.05, 0.2) * fed / (kills + 1) if kills < KILLS else 0
-            wanted = fed * kills // (kills + 1) + share if kills < KILLS else fed
-            wait_until(partial(_has_seen, watch, wanted, run), f"output: {job.said()[-3000:]}")
-            if kills < KILLS:
-                own_kafka.kill()
-                time.sleep(rng.uniform(0, 1))
-                own_kafka.start()
+            watch.wait_for_more(run, rng.uniform(0.02, 0.2))
+            own_kafka.kill()
+            time.sleep(rng.uniform(0, 1))
+            own_kafka.start()
+        job.feed(load.records - job.fed)
+        watch.wait_for_more(run, 1 - len(watch.messages) / len(job.inputs))
         run.send_signal(signal.SIGTERM)
         assert job.wait(run) == 0, job.said()
         looks = watch.looks
     job.check(watched=watch.messages)
     sys.stdout.write(f"broker, seed {broker_seed}: {KILLS} kills, {looks} looks\n")
-
-
-def _has_seen(watch: Watch, count: float, run: subprocess.Popen[bytes]) -> bool:
-    assert run.poll() is None, "it has ended"
-    return len(watch.messages) >= count
 
 
 def _has_grown(job: Counting, count: int) -> bool:
@@ -203,38 +191,42 @@ def test_the_end_of_a_transaction_is_lost(topic: str, tmp_path: Path, what: Lost
     sys.stdout.write(f"{proxy.ends} ends of transactions, of {proxy.lost} the {what} was lost\n")
 
 
-def test_a_run_that_wakes_up_publishes_nothing(job: Counting, tmp_path: Path):
+def test_a_run_that_wakes_up_publishes_nothing(job: Counting):
     """While it stood still, another run went on from a copy of its store to the end."""
     with Watch(job) as watch:
-        paused = job.start("-p", "2")
-        wait_until(lambda: len(watch.messages) > len(job.inputs) // 5, job.said())
-        os.killpg(paused.pid, signal.SIGSTOP)
-        shutil.copytree(job.store, copy := tmp_path / "copy")
-        assert job.wait(job.start("-p", "2", store=copy)) == 0, job.said()
+        paused = pause_and_copy(job, watch)
+        job.finish("-p", "2")
         assert paused.poll() is None
-        said, before = len(job.said()), job.epoch()
+        said = len(job.said())
         os.killpg(paused.pid, signal.SIGCONT)
         assert job.wait(paused) == 1
         assert "another run of this job has taken over" in job.said()[said:]
-        # It was about to publish: its own store had let it.
-        sys.stdout.write(f"epoch {before} when it stopped, {job.epoch()} when it was refused\n")
     job.check(watched=watch.messages)
 
 
-def test_a_run_that_wakes_up_leaves_the_other_alone(job: Counting, tmp_path: Path):
+def test_a_run_that_wakes_up_leaves_the_other_alone(job: Counting):
     """The one that has taken over still runs, and goes on."""
     with Watch(job) as watch:
-        paused = job.start("-p", "2")
-        wait_until(lambda: len(watch.messages) > len(job.inputs) // 5, job.said())
-        os.killpg(paused.pid, signal.SIGSTOP)
-        shutil.copytree(job.store, copy := tmp_path / "copy")
-        seen = len(watch.messages)
-        other = job.start("-p", "2", store=copy)
-        wait_until(lambda: len(watch.messages) > seen + len(job.inputs) // 5, job.said())
+        paused = pause_and_copy(job, watch)
+        said, other = len(job.said()), job.start("-p", "2")
+        watch.wait_for_more(other, 0.2)
         os.killpg(paused.pid, signal.SIGCONT)
         assert job.wait(paused) == 1, job.said()
         assert job.wait(other) == 0, job.said()
+        assert "another run of this job has taken over" in job.said()[said:]
     job.check(watched=watch.messages)
+
+
+def pause_and_copy(job: Counting, watch: Watch) -> subprocess.Popen[bytes]:
+    """Start a run, stop it in its middle, and have the next one begin with a copy of its store."""
+    paused = job.start("-p", "2")
+    watch.wait_for_more(paused, 0.2)
+    assert paused.poll() is None, job.said()
+    os.killpg(paused.pid, signal.SIGSTOP)
+    # It would not let go of the store itself as long as it lives.
+    shutil.copytree(job.store, copy := job.folder / "copy")
+    job.store = copy
+    return paused
 
 
 def test_at_least_once(kafka: Kafka, topic: str, tmp_path: Path, seed: int):
@@ -245,7 +237,7 @@ def test_at_least_once(kafka: Kafka, topic: str, tmp_path: Path, seed: int):
         for _ in range(KILLS):
             run = job.start("-p", "2")
             more = int(rng.uniform(0.05, 0.2) * len(job.inputs))
-            wait_until(partial(_has_grown, job, len(kafka.read_all(job.target)) + more), job.said())
+            wait_until(partial(_has_grown, job, len(kafka.read_all(job.target)) + more), "output")
             kill(run)
         job.finish("-p", "2")
         doubled = job.check_at_least_once()

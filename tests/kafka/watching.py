@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Self
 from confluent_kafka import KafkaException, Message
 
 from tests.kafka.client import WAIT_S
-from tests.kafka.counting import Counting, Output, check_order
+from tests.kafka.counting import Counting, Output, check_order, wait_until
 
 POLL_S = 0.005
 SETTLING_S = 20.0
@@ -58,6 +59,11 @@ class Watch:
             thread.join(WAIT_S)
         if kind is None:
             self._check()
+
+    def wait_for_more(self, run: subprocess.Popen[bytes], share: float) -> None:
+        """Wait until a share of all there will be has come on top, or the run has ended."""
+        wanted = len(self.messages) + share * len(self._job.inputs)
+        wait_until(lambda: run.poll() is not None or len(self.messages) >= wanted, "output")
 
     def _check(self) -> None:
         if self._error is not None:
