@@ -23,12 +23,12 @@ import pytest
 from tests.chaos.processes import children
 from tests.kafka.broker import Broker
 from tests.kafka.client import Kafka
-from tests.kafka.counting import PARTITIONS, Counting, Load, kill, wait_until
+from tests.kafka.counting import Counting, Load, kill, wait_until
 from tests.kafka.lossy import LossyProxy, Lost
 from tests.kafka.watching import Stopped, Watch, look_at_stopped
 
-RUNS, RUNS_SOAK = 3, 20
-BROKER_RUNS, BROKER_RUNS_SOAK = 1, 5
+RUNS = {"seed": (3, 20), "broker_seed": (1, 5), "rescale_seed": (1, 5), "repeat_seed": (1, 5)}
+"""How many runs each kind of drill has; without and with `--soak`."""
 SHAPES = (("-p", "2"), ("-w", "2"), ())
 """How many workers, in which way; each run of a drill has the next."""
 KILLS = 3
@@ -36,11 +36,10 @@ KILLS = 3
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """As many runs as there is time for."""
-    soak = metafunc.config.getoption("--soak", default=0)
-    if "seed" in metafunc.fixturenames:
-        metafunc.parametrize("seed", range(RUNS_SOAK if soak else RUNS))
-    if "broker_seed" in metafunc.fixturenames:
-        metafunc.parametrize("broker_seed", range(BROKER_RUNS_SOAK if soak else BROKER_RUNS))
+    soak = bool(metafunc.config.getoption("--soak", default=0))
+    for name, runs in RUNS.items():
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, range(runs[soak]))
 
 
 @pytest.fixture
@@ -136,16 +135,15 @@ def test_kills_of_workers(job: Counting, seed: int):
     sys.stdout.write(f"workers {shape}, seed {seed}: {killer.told()}\n")
 
 
-def test_the_number_of_workers_changes(job: Counting, seed: int):
+def test_the_number_of_workers_changes(job: Counting, rescale_seed: int):
     """From one to three to two, each killed as soon as an epoch is durable."""
-    rng = random.Random(seed)
     with Watch(job) as watch:
-        killer = Killer(job, watch, rng)
+        killer = Killer(job, watch, random.Random(rescale_seed))
         for shape in (("-w", "1"), ("-p", "3"), ("-w", "2")):
             killer.kill_at_commit(job.start(*shape))
         job.finish("-p", "2")
     job.check(watched=watch.messages)
-    sys.stdout.write(f"rescaled, seed {seed}: {killer.told()}\n")
+    sys.stdout.write(f"rescaled, seed {rescale_seed}: {killer.told()}\n")
 
 
 def test_kills_of_the_broker(own_kafka: Broker, topic: str, tmp_path: Path, broker_seed: int):
@@ -229,10 +227,10 @@ def pause_and_copy(job: Counting, watch: Watch) -> subprocess.Popen[bytes]:
     return paused
 
 
-def test_at_least_once(kafka: Kafka, topic: str, tmp_path: Path, seed: int):
+def test_at_least_once(kafka: Kafka, topic: str, tmp_path: Path, repeat_seed: int):
     """With kills as above nothing is lost; some is there twice, which exactly once is for."""
     job = Counting(tmp_path / "job", kafka, topic, Load(delivery="at-least-once")).prepare()
-    rng = random.Random(seed)
+    rng = random.Random(repeat_seed)
     with contextlib.closing(job):
         for _ in range(KILLS):
             run = job.start("-p", "2")
@@ -241,4 +239,4 @@ def test_at_least_once(kafka: Kafka, topic: str, tmp_path: Path, seed: int):
             kill(run)
         job.finish("-p", "2")
         doubled = job.check_at_least_once()
-    sys.stdout.write(f"at least once, seed {seed}: {KILLS} kills, {len(doubled)} doubled\n")
+    sys.stdout.write(f"at least once, seed {repeat_seed}: {KILLS} kills, {len(doubled)} doubled\n")
