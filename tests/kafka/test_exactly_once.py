@@ -7,6 +7,7 @@ beside it. `docs/reliability.md` has the figures of long ones.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -15,14 +16,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
 
+from engine.connectors import SinkSession
+from engine.connectors.kafka import KafkaSink
 from tests.chaos.processes import children
 from tests.kafka.broker import Broker
-from tests.kafka.client import Kafka
+from tests.kafka.client import WAIT_S, Kafka
 from tests.kafka.counting import Counting, Load, kill, wait_until
 from tests.kafka.lossy import LossyProxy, Lost
 from tests.kafka.watching import Stopped, Watch, look_at_stopped
@@ -213,6 +219,29 @@ def test_a_run_that_wakes_up_leaves_the_other_alone(job: Counting):
         assert job.wait(other) == 0, job.said()
         assert "another run of this job has taken over" in job.said()[said:]
     job.check(watched=watch.messages)
+
+
+def test_a_kill_within_a_transaction_holds_nobody_up(kafka: Kafka, topic: str):
+    """The next run does not wait for it, as it is that run that ends it."""
+    kafka.create_topic(topic)
+    session = SinkSession("a store", 1, "flow.out", "worker-0")
+    sink = KafkaSink([kafka.address], topic, delivery="exactly-once", timeout=timedelta(seconds=20))
+    first = sink.build("flow.out", 0, 1)
+    first.begin(session)
+    first.close()
+    # What a run is as others see it that is killed just before it would commit.
+    name = "engine-a store-flow.out-worker-0"
+    killed = Producer({**kafka.config, "transactional.id": name})
+    group = Consumer({**kafka.config, "group.id": name})
+    killed.init_transactions(WAIT_S)
+    killed.begin_transaction()
+    note = json.dumps({"store": "a store", "generation": 1})
+    marker = TopicPartition(topic, 0, 1, metadata=note)
+    killed.send_offsets_to_transaction([marker], group.consumer_group_metadata(), WAIT_S)
+    second = sink.build("flow.out", 0, 1)
+    second.begin(replace(session, generation=2))
+    assert second.published() == 0
+    second.close()
 
 
 def pause_and_copy(job: Counting, watch: Watch) -> subprocess.Popen[bytes]:

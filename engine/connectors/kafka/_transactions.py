@@ -11,6 +11,7 @@ threads of their own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -141,8 +142,11 @@ class Publisher:
         )
         self._reader = client(Consumer, reader_config)
         self._group = self._reader.consumer_group_metadata()
-        # A run that is older than the newest one must find that out before it fences anybody.
-        self._marker()
+        # A run that is older than the newest one must find that out before it fences anybody. Nor
+        # may it wait for open transactions: that of a run that was killed is until we fence.
+        hasty = {**reader_config, "isolation.level": "read_uncommitted"}
+        with contextlib.closing(client(Consumer, hasty)) as reader:
+            self._marker(reader)
         self._producer = client(Producer, config)
         self.epoch = self._begin()
         """The last epoch that is out."""
@@ -247,15 +251,19 @@ class Publisher:
         if self._undelivered is None and error.code() not in _PURGED:
             self._undelivered = error
 
-    def _marker(self) -> Marker | None:
+    def _marker(self, reader: Any = None) -> Marker | None:
         """Read the marker; None if there is none.
+
+        Args:
+            reader: Reads it; ours if None, which waits until the transaction that moves it is over.
 
         Raises:
             FencedError: A higher generation has left it.
         """
         doing, at = "can't see which epoch is out in", TopicPartition(self._place.marker_topic, 0)
+        committed = (reader or self._reader).committed
         (found,) = self._insisting(
-            doing, lambda timeout_s: self._reader.committed([at], timeout_s), self._deadline_s()
+            doing, lambda timeout_s: committed([at], timeout_s), self._deadline_s()
         )
         if found.error is not None:
             raise self._failure(doing, found.error)
@@ -289,7 +297,7 @@ class Publisher:
             try:
                 return call(_CALL_S)
             except KafkaException as ex:
-                error = error_of(ex)
+                error = self._explained(error_of(ex))
                 if error.code() in _FENCED:
                     raise self._fenced() from ex
                 if error.txn_requires_abort():
@@ -297,6 +305,15 @@ class Publisher:
                 if not _curable(error) or time.monotonic() >= deadline_s:
                     raise self._failure(doing, error) from ex
                 time.sleep(_PAUSE_S)
+
+    def _explained(self, error: KafkaError) -> KafkaError:
+        """The error behind one that says no more than "fatal": the library's next answer has it."""
+        if error.code() == KafkaError._FATAL:  # noqa: SLF001 - so the library names it
+            try:
+                self._producer.poll(0)
+            except KafkaException as ex:
+                return error_of(ex)
+        return error
 
     def _deadline_s(self) -> float:
         return time.monotonic() + self._timeout_s
