@@ -26,7 +26,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from engine.connectors import SinkSession
 from engine.connectors.kafka import KafkaSink
-from tests.chaos.processes import children
+from tests.chaos.processes import children_of
 from tests.kafka.broker import Broker
 from tests.kafka.client import WAIT_S, Kafka
 from tests.kafka.counting import Counting, Load, kill, wait_until
@@ -80,7 +80,7 @@ class Killer:
     def kill_worker(self, run: subprocess.Popen[bytes]) -> None:
         """Kill one of the processes of a run, which goes on by itself."""
         self._work(run)
-        found = children_of_run(run)
+        found = children_of(run.pid)
         if found:
             os.kill(self._rng.choice(found), signal.SIGKILL)
             self.workers_killed += 1
@@ -115,12 +115,9 @@ class Killer:
         behind = sum(stopped.behind > 0 for stopped in self.stopped)
         return (
             f"{len(self.stopped)} kills of all, {behind} between durable and out, "
-            f"{self.workers_killed} of a worker, {self._watch.looks} looks at the markers"
+            f"{self.workers_killed} of a worker, {len(self._watch.messages)} records, "
+            f"{self._watch.looks} looks at the markers"
         )
-
-
-def children_of_run(run: subprocess.Popen[bytes]) -> list[int]:
-    return children(run)  # type: ignore[arg-type] - of any kind
 
 
 def test_kills_of_workers(job: Counting, seed: int):
@@ -157,7 +154,6 @@ def test_kills_of_the_broker(own_kafka: Broker, topic: str, tmp_path: Path, brok
     rng = random.Random(broker_seed)
     load = Load(tail=True, pause_s=0.03)
     job = Counting(tmp_path / "job", own_kafka, topic, load).prepare()
-    looks = 0
     with Watch(job) as watch, contextlib.closing(job):
         run = job.start("-p", "2")
         for _ in range(KILLS):
@@ -170,9 +166,11 @@ def test_kills_of_the_broker(own_kafka: Broker, topic: str, tmp_path: Path, brok
         watch.wait_for_more(run, 1 - len(watch.messages) / len(job.inputs))
         run.send_signal(signal.SIGTERM)
         assert job.wait(run) == 0, job.said()
-        looks = watch.looks
     job.check(watched=watch.messages)
-    sys.stdout.write(f"broker, seed {broker_seed}: {KILLS} kills, {looks} looks\n")
+    sys.stdout.write(
+        f"broker, seed {broker_seed}: {KILLS} kills, {len(watch.messages)} records, "
+        f"{watch.looks} looks at the markers\n"
+    )
 
 
 def _has_grown(job: Counting, count: int) -> bool:
