@@ -85,11 +85,14 @@ class Kafka:
 
     def committed_offsets(self, part_of_group: str) -> dict[str, int]:
         """The highest offset that each group has committed which has this text in its name."""
-        groups = self.admin.list_consumer_groups().result(WAIT_S).valid
+        # A question to a broker that is killed just then has no answer, ever.
+        patience = {"request_timeout": WAIT_S / 3}
+        groups = self.admin.list_consumer_groups(**patience).result(WAIT_S).valid
         offsets: dict[str, int] = {}
         for name in (group.group_id for group in groups if part_of_group in group.group_id):
             asked = [ConsumerGroupTopicPartitions(name)]
-            found = self.admin.list_consumer_group_offsets(asked)[name].result(WAIT_S)
+            asks = self.admin.list_consumer_group_offsets(asked, **patience)
+            found = asks[name].result(WAIT_S)
             offsets[name] = max((spot.offset for spot in found.topic_partitions), default=0)
         return offsets
 

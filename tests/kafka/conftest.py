@@ -30,6 +30,9 @@ from tests.kafka.secured import add_scram_user, secured_broker
 
 __all__ = ["project"]
 
+# What fails in these should say so as tests do.
+pytest.register_assert_rewrite("tests.kafka.counting", "tests.kafka.watching")
+
 
 def unavailable(error: KafkaUnavailableError) -> None:
     """Skip the test, or have it fail where a broker must be there."""

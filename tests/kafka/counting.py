@@ -23,6 +23,7 @@ from pathlib import Path
 from confluent_kafka import Message
 
 from engine.recovery._manifest import Manifest, decode_manifest
+from tests.chaos.processes import alive, children_of
 from tests.cli.project import clean_environment
 from tests.kafka.client import Kafka
 
@@ -69,7 +70,7 @@ class Load:
         tail: Whether the source waits for more at the end of its topic.
     """
 
-    records: int = 2500
+    records: int = 1500
     pause_s: float = 0.015
     interval: str = "100ms"
     delivery: str = "exactly-once"
@@ -218,7 +219,8 @@ class Counting:
             str(self.store),
             "counting.in",
         ]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
         rows = map(json.loads, done.stdout.splitlines())
         return {int(row["partition"].split("-")[0]): _offset(row["state"]) for row in rows}
 
@@ -267,8 +269,11 @@ def check_order(messages: Iterable[Message]) -> None:
 def kill(run: subprocess.Popen[bytes]) -> None:
     """End a run with `kill -9`, all its processes at once."""
     if run.poll() is None:
+        workers = children_of(run.pid)
         os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
+        run.wait()
+        # They may take a moment longer, and hold the store until then.
+        wait_until(lambda: not any(map(alive, workers)), "the end of all processes")
 
 
 def wait_until(done: Callable[[], bool], what: str, timeout_s: float = HANG_S) -> None:
