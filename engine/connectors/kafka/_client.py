@@ -66,6 +66,8 @@ class Trouble:
         if self.let_in or self.last is None:
             return False
         text = self.last.str()
+        if any(said in text for said in _NO_REFUSALS_SAID):
+            return False
         return self.last.code() in _REFUSALS or any(said in text for said in _REFUSALS_SAID)
 
     def unreachable(self) -> ConnectorError | UnavailableError:
@@ -109,6 +111,8 @@ _ONLY_THAT_IT_FAILED = {
 }
 """Errors that do not say why."""
 
+_NO_REFUSALS_SAID: Final = ("transport failure", "imed out")
+"""A connection that ends while we are let in, as busy brokers do, is reported as a refusal too."""
 HOPELESS: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
@@ -227,8 +231,9 @@ class _Tokens:
             raise
 
 
-QUIET: Final[dict[str, Any]] = {"log_level": 3}
-"""For clients that get settings which are not for their kind: only errors are told."""
+QUIET: Final[dict[str, Any]] = {"log_level": 3, "statistics.interval.ms": 0}
+"""For clients that get settings which are not for their kind: only errors are told. Nor do they
+make reports that nobody fetches."""
 
 
 class _MakesClient(Protocol):

@@ -6,7 +6,10 @@ durable, a message that can't be published would stop every later run too.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import msgpack as untyped_msgpack  # type: ignore[import-untyped]
@@ -17,6 +20,7 @@ from engine.errors import ConnectorError
 _msgpack: Any = untyped_msgpack
 
 _VERSION = 1
+_MS_MAX = 2**63
 
 RAISE_THE_SIZE: Final = "raise message.max.bytes in add_config and max.message.bytes of the topic"
 """What to do about messages that are too large."""
@@ -26,26 +30,44 @@ Produced: TypeAlias = tuple[Any, ...]
 topic (None for the sink's own), partition, timestamp and headers."""
 
 
+@dataclass(frozen=True, slots=True)
+class TopicRules:
+    """What a topic takes, as far as its settings could be read.
+
+    Attributes:
+        bytes_max: How many bytes key, value and headers of a message may have together.
+        needs_key: It is compacted, so a message without a key is refused.
+        before_ms: How old the timestamp of a message may be.
+        after_ms: How far ahead it may be.
+    """
+
+    bytes_max: int
+    needs_key: bool = False
+    before_ms: float = math.inf
+    after_ms: float = math.inf
+
+
 class RowPacker:
     """Checks messages and packs each batch of them into a row.
 
     Args:
         topic: Where messages without a topic go; None if each must have one.
-        partitions: Gives how many partitions a topic has; raises if there is no such topic.
-        bytes_max: Gives how many bytes key, value and headers of a message may have together, by
-            topic.
+        partitions: Gives how many partitions a topic has, if it has more than some number; raises
+            if there is no such topic.
+        rules: Gives what a topic takes.
     """
 
     def __init__(
         self,
         topic: str | None,
-        partitions: Callable[[str], int],
-        bytes_max: Callable[[str], int],
+        partitions: Callable[[str, int], int],
+        rules: Callable[[str], TopicRules],
     ) -> None:
         self._topic = topic
         self._partitions = partitions
-        self._bytes_max = bytes_max
-        self._own_bytes_max = 0 if topic is None else bytes_max(topic)
+        self._rules = rules
+        # Without a topic of our own no message is a plain one.
+        self._own_rules = TopicRules(-1) if topic is None else rules(topic)
 
     def pack(self, messages: Iterable[KafkaSinkMessage[Any, Any]]) -> bytes:
         """A row of messages, in order.
@@ -54,7 +76,11 @@ class RowPacker:
             ConnectorError: A message can't be written to Kafka.
         """
         records: list[Produced] = []
-        add, bytes_max = records.append, self._own_bytes_max
+        add, bytes_max, needs_key = (
+            records.append,
+            self._own_rules.bytes_max,
+            self._own_rules.needs_key,
+        )
         for message in messages:
             if message.__class__ is not KafkaSinkMessage:
                 raise not_a_message(message)
@@ -68,6 +94,7 @@ class RowPacker:
                 or message.headers
                 or message.partition is not None
                 or message.timestamp
+                or (needs_key and key is None)
                 or len(value or b"") + len(key or b"") > bytes_max
             ):
                 add(self._whole(message, value, key))
@@ -79,24 +106,52 @@ class RowPacker:
     def _whole(
         self, message: KafkaSinkMessage[Any, Any], value: bytes | None, key: bytes | None
     ) -> Produced:
+        """A message of which everything is to be checked."""
         topic = message.topic or self._topic
         if topic is None:
             raise no_topic(message)
-        partition = -1 if message.partition is None else message.partition
-        if message.topic is not None or partition >= 0:
-            count = self._partitions(topic)
-            if partition >= count:
-                msg = (
-                    f"topic {topic!r} has {count} partitions; a message wants to go to number "
-                    f"{partition}: {shown_message(message)}"
-                )
-                raise ConnectorError(msg)
+        rules, partition = self._rules(topic), message.partition
+        if partition is None:
+            partition = -1
+            if message.topic is not None:
+                self._partitions(topic, 0)
+        elif type(partition) is not int or partition < 0:
+            raise _refused(message, f"its partition must be a number from 0; got {partition!r}")
+        elif partition >= (count := self._partitions(topic, partition)):
+            raise _refused(message, f"topic {topic!r} has {count} partitions; it wants {partition}")
+        if rules.needs_key and key is None:
+            raise _refused(message, f"topic {topic!r} is compacted, so it must have a key")
+        _check_timestamp(message, topic, rules)
         headers = checked_headers(message)
         nbytes = len(value or b"") + len(key or b"")
         nbytes += sum(len(name.encode()) + len(text or b"") for name, text in headers)
-        if nbytes > (bytes_max := self._bytes_max(topic)):
-            raise too_large(message, topic, nbytes, bytes_max)
+        if nbytes > rules.bytes_max:
+            raise _refused(
+                message,
+                f"its {nbytes} bytes are too large for topic {topic!r}, which takes "
+                f"{rules.bytes_max}; {RAISE_THE_SIZE}",
+            )
         return value, key, message.topic, partition, message.timestamp, headers
+
+
+def _check_timestamp(message: KafkaSinkMessage[Any, Any], topic: str, rules: TopicRules) -> None:
+    stamp_ms = message.timestamp
+    if type(stamp_ms) is not int or not 0 <= stamp_ms < _MS_MAX:
+        raise _refused(message, f"its timestamp must be whole milliseconds; got {stamp_ms!r}")
+    if not stamp_ms:
+        return
+    ahead_ms = stamp_ms - time.time() * 1000
+    if not -rules.before_ms <= ahead_ms <= rules.after_ms:
+        raise _refused(
+            message,
+            f"its timestamp {stamp_ms} is further from now than topic {topic!r} allows "
+            "(message.timestamp.before.max.ms, message.timestamp.after.max.ms); it must be in "
+            "milliseconds",
+        )
+
+
+def _refused(message: KafkaSinkMessage[Any, Any], why: str) -> ConnectorError:
+    return ConnectorError(f"a message can't be written: {why}: {shown_message(message)}")
 
 
 def unpacked(row: bytes) -> Iterator[Produced]:
@@ -161,17 +216,6 @@ def not_a_message(item: object) -> ConnectorError:
 def no_topic(message: KafkaSinkMessage[Any, Any]) -> ConnectorError:
     """An error about a message that nobody says a topic for."""
     msg = f"the sink has no topic of its own, and this message names none: {shown_message(message)}"
-    return ConnectorError(msg)
-
-
-def too_large(
-    message: KafkaSinkMessage[Any, Any], topic: str, nbytes: int, bytes_max: int
-) -> ConnectorError:
-    """An error about a message that the broker would refuse."""
-    msg = (
-        f"a message of {nbytes} bytes is too large for topic {topic!r}, which takes {bytes_max}: "
-        f"{shown_message(message)}; {RAISE_THE_SIZE}"
-    )
     return ConnectorError(msg)
 
 

@@ -8,18 +8,13 @@ all of its messages. Exactly once, the messages of an epoch are kept with it
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, get_args
 
 from confluent_kafka import KafkaError, KafkaException, Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
-)
 
 from engine.connectors import (
     PENDING,
@@ -28,18 +23,12 @@ from engine.connectors import (
     Pending,
     SinkSession,
     StatelessSinkPartition,
-    UnavailableError,
 )
 from engine.connectors.kafka._client import (
-    QUIET,
-    UNKNOWN_TOPIC,
-    Trouble,
     bootstrap,
     check_settings,
     client,
-    cluster,
     error_of,
-    no_such_topic,
     settings,
     words,
 )
@@ -53,20 +42,15 @@ from engine.connectors.kafka._rows import (
     not_a_message,
     shown_message,
 )
+from engine.connectors.kafka._topics import Topics
 from engine.connectors.kafka._transactions import Connection, Place, Publisher
 from engine.errors import ConnectorError
 
 Message: TypeAlias = KafkaSinkMessage[Any, Any]
 
 _FULL_QUEUE_S: Final = 0.01
-_TOPIC_TRIES: Final = 10
-_TOPIC_TRY_S: Final = 0.2
-_PAUSE_S: Final = 0.1
-"""Before the brokers are asked again."""
-_OVERHEAD_BYTES: Final = 512
-"""More than a batch and its only record add to the bytes of key, value and headers."""
-_CLIENT_BYTES_MAX: Final = 1_000_000
-"""What librdkafka takes for `message.max.bytes` if nobody says it."""
+_TRANSACTION_MS_MAX: Final = 900_000
+"""What brokers allow a transaction to take, unless they are told otherwise."""
 
 _DEFAULTS: Final[dict[str, Any]] = {
     # Without it a message that is sent again may overtake others of its key.
@@ -84,6 +68,8 @@ _RESERVED: Final = {
     "for a beginning of your own give transactional_id_prefix",
     "delivery.report.only.error": "the sink sees to it that every message is acknowledged",
     "on_delivery": "the sink sees to it that every message is acknowledged",
+    "acks": "an epoch is durable only when all replicas have its messages",
+    "request.required.acks": "an epoch is durable only when all replicas have its messages",
 }
 
 
@@ -164,8 +150,14 @@ class KafkaSink(DynamicSink[Message]):
         self._topic = topic
         self._marker_topic = marker_topic or topic or ""
         self._prefix = transactional_id_prefix
-        config = {**_DEFAULTS, **(add_config or {})}
-        self._connection = Connection(bootstrap(brokers), config, timeout.total_seconds())
+        timeout_s = timeout.total_seconds()
+        config = {
+            **_DEFAULTS,
+            # One that publishes for longer is ended by the brokers.
+            "transaction.timeout.ms": min(_TRANSACTION_MS_MAX, max(1000, int(timeout_s * 1000))),
+            **(add_config or {}),
+        }
+        self._connection = Connection(bootstrap(brokers), config, timeout_s)
 
     def build(
         self, step_id: str, worker_index: int, worker_count: int
@@ -182,91 +174,17 @@ class KafkaSink(DynamicSink[Message]):
         return _SendingPart(self._connection, self._topic)
 
 
-class _Topics:
-    """What is known about topics, asked for as they come up."""
-
-    def __init__(self, asks: Any, trouble: Trouble, connection: Connection) -> None:
-        self._asks = asks
-        self._trouble = trouble
-        self._connection = connection
-        self._partitions: dict[str, int] = {}
-        self._bytes_max: dict[str, int] = {}
-
-    def partitions(self, topic: str) -> int:
-        """How many partitions a topic has.
-
-        A broker that makes topics when they are asked for gets the time to do so.
-
-        Raises:
-            ConnectorError: There is no such topic, or no broker answers.
-        """
-        known = self._partitions.get(topic)
-        if known is not None:
-            return known
-        for _ in range(_TOPIC_TRIES):
-            found = self._metadata(topic).topics[topic]
-            if found.error is None:
-                self._partitions[topic] = len(found.partitions)
-                return len(found.partitions)
-            if found.error.code() not in _NOT_THERE_YET:
-                msg = f"topic {topic!r}: {words(found.error)}"
-                raise ConnectorError(msg)
-            threading.Event().wait(_TOPIC_TRY_S)
-        raise no_such_topic(topic, self._metadata(None).topics)
-
-    def _metadata(self, topic: str | None) -> Any:
-        timeout_s = self._connection.timeout_s
-        until_s = time.monotonic() + timeout_s
-        while True:
-            left_s = until_s - time.monotonic()
-            try:
-                return cluster(self._asks, self._trouble, left_s, topic)
-            except UnavailableError as ex:
-                if left_s <= _PAUSE_S:
-                    brokers = self._connection.brokers
-                    msg = f"no answer from Kafka at {brokers} within {timeout_s:g} s: {ex}"
-                    raise ConnectorError(msg) from None
-            threading.Event().wait(_PAUSE_S)
-
-    def bytes_max(self, topic: str) -> int:
-        """How large a message may be, as far as can be known."""
-        known = self._bytes_max.get(topic)
-        if known is None:
-            config = self._connection.config
-            known = int(config.get("message.max.bytes", _CLIENT_BYTES_MAX))
-            if config.get("compression.type", "none") == "none":
-                # How large a compressed one will be nobody knows yet.
-                known = min(known, self._topic_bytes_max(topic, known))
-            known -= _OVERHEAD_BYTES
-            self._bytes_max[topic] = known
-        return known
-
-    def _topic_bytes_max(self, topic: str, otherwise: int) -> int:
-        """What the topic's settings say, if we may read them."""
-        config, _ = settings(self._connection.brokers, self._connection.config, QUIET)
-        asks = client(AdminClient, config)
-        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        answer = asks.describe_configs([resource], request_timeout=self._connection.timeout_s)
-        with contextlib.suppress(KafkaException, KeyError, ValueError):
-            return int(answer[resource].result()["max.message.bytes"].value)
-        return otherwise
-
-
-_NOT_THERE_YET: Final = {*UNKNOWN_TOPIC, KafkaError.LEADER_NOT_AVAILABLE}
-
-
 class _SendingPart(StatelessSinkPartition[Message]):
     """Sends messages as they come, and waits at the end of an epoch until they have arrived."""
 
     def __init__(self, connection: Connection, topic: str | None) -> None:
-        config, trouble = settings(
-            connection.brokers, connection.config, {"delivery.report.only.error": True}
+        limits = {} if topic is None else Topics(connection).batch_limits(topic)
+        config, _ = settings(
+            connection.brokers, connection.config, limits, {"delivery.report.only.error": True}
         )
         self._producer = client(Producer, config)
         self._topic = topic
         self._undelivered: tuple[KafkaError, Any] | None = None
-        if topic is not None:
-            _Topics(self._producer, trouble, connection).partitions(topic)
 
     def write_batch(self, items: list[Message]) -> None:
         produce, own_topic, report = self._producer.produce, self._topic, self._report
@@ -356,12 +274,12 @@ class _TransactionalPart(StatelessSinkPartition[Message]):
     def __init__(self, connection: Connection, place: Place) -> None:
         self._connection = connection
         self._place = place
-        config, trouble = settings(connection.brokers, connection.config, QUIET)
-        topics = _Topics(client(AdminClient, config), trouble, connection)
+        topics = Topics(connection)
         topics.partitions(place.marker_topic)
         if place.topic is not None:
-            topics.partitions(place.topic)
-        self._packer = RowPacker(place.topic, topics.partitions, topics.bytes_max)
+            limits = topics.batch_limits(place.topic)
+            self._connection = replace(connection, config={**connection.config, **limits})
+        self._packer = RowPacker(place.topic, topics.partitions, topics.rules)
         self._publisher: Publisher | None = None
         self._rows: list[bytes] = []
         self._publishing: _Background | None = None

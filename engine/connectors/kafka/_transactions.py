@@ -29,6 +29,11 @@ from engine.errors import ConnectorError, FencedError
 
 R = TypeVar("R")
 
+READING: Final[dict[str, Any]] = {
+    "enable.auto.commit": False,
+    # So an answer waits until a transaction that moves the marker is over.
+    "isolation.level": "read_committed",
+}
 _NEVER_COMMITTED: Final = -1001
 _CALL_S: Final = 5.0
 """How long one call waits; then the deadline is looked at, and it is made again."""
@@ -129,39 +134,31 @@ class Publisher:
         self._session = session
         self._timeout_s = connection.timeout_s
         self._undelivered: KafkaError | None = None
-        config, self._trouble = settings(
+        self._config, self._trouble = settings(
             connection.brokers,
             connection.config,
             {"transactional.id": place.name, "delivery.report.only.error": True},
         )
-        reader_config, self._reader_trouble = settings(
-            connection.brokers,
-            connection.config,
-            {"group.id": place.name, "enable.auto.commit": False},
-            QUIET,
+        self._reader_config, self._reader_trouble = settings(
+            connection.brokers, connection.config, {"group.id": place.name}, READING, QUIET
         )
-        self._reader = client(Consumer, reader_config)
-        self._producer: Any = None
+        self._reader = client(Consumer, self._reader_config)
         self._group = self._reader.consumer_group_metadata()
-        # A run that is older than the newest one must find that out before it fences anybody. Nor
-        # may it wait for open transactions: that of a run that was killed is until we fence.
-        hasty = {**reader_config, "isolation.level": "read_uncommitted"}
-        with contextlib.closing(client(Consumer, hasty)) as reader:
-            self._readers = [reader]
-            self._marker(reader)
-        self._readers = [self._reader]
-        self._producer = client(Producer, config)
-        self.epoch = self._begin()
-        """The last epoch that is out."""
+        self._producer: Any = None
+        self._found: Marker | None = None
+        self._begin()
 
-    def _begin(self) -> int:
+    @property
+    def epoch(self) -> int:
+        """The last epoch that is out."""
+        return 0 if self._found is None else self._found.epoch
+
+    def _begin(self) -> None:
         """Fence, see what is out, and leave our generation with it."""
-        doing, deadline_s = "can't be begun with", self._deadline_s()
-        self._insisting(doing, self._producer.init_transactions, deadline_s)
-        marker = self._marker()
-        epoch = marker.epoch if marker is not None else 0
-        self._until_committed(doing, epoch, (), deadline_s)
-        return epoch
+        deadline_s = self._deadline_s()
+        self._fence(deadline_s)
+        while self._found is None or self._found.generation < self._session.generation:
+            self._try("can't be begun with", self.epoch, (), deadline_s)
 
     def publish(self, epoch: int, rows: Iterable[bytes]) -> None:
         """Write the rows and the marker in one transaction, however often that must be tried.
@@ -170,63 +167,85 @@ class Publisher:
             FencedError: A higher generation has begun. Nothing was written.
             ConnectorError: It can't be done, or whether it was done could not be found out.
         """
-        if epoch > self.epoch:
-            doing = (
-                f"epoch {epoch} (saved with the state, the next run tries again) can't be out in"
-            )
-            self._until_committed(doing, epoch, rows, self._deadline_s())
-            self.epoch = epoch
+        doing = f"epoch {epoch} (saved with the state, the next run tries again) can't be out in"
+        deadline_s = self._deadline_s()
+        while self.epoch < epoch:
+            self._try(doing, epoch, rows, deadline_s)
 
     def close(self) -> None:
         """Let go of the connections."""
         self._reader.close()
 
-    def _until_committed(
-        self, doing: str, epoch: int, rows: Iterable[bytes], deadline_s: float
-    ) -> None:
-        """Make the transaction until it is known to be committed."""
-        while True:
-            try:
-                self._transaction(doing, epoch, rows, deadline_s)
-            except _AbortError as abort:
-                self._insisting(doing, self._producer.abort_transaction, deadline_s)
-                if self._undelivered is not None and not _curable(self._undelivered):
-                    raise self._failure(doing, self._undelivered) from abort
-                # What the error means for the commit is settled by the marker, never by guessing.
-                if self._marker() == Marker(epoch, self._session.generation):
-                    return
-                if abort.error.code() in HOPELESS or time.monotonic() >= deadline_s:
-                    raise self._failure(doing, abort.error) from abort
-                time.sleep(_PAUSE_S)
-            except SystemError as ex:
-                # The library's way to say so if a delivery report was to be served just then.
-                self._marker()
-                msg = f"{doing} {self}: Kafka's client failed: {ex}"
-                raise ConnectorError(msg) from ex
-            else:
-                return
+    def _fence(self, deadline_s: float) -> None:
+        """Keep all others from committing, and see what is out.
 
-    def _transaction(
-        self, doing: str, epoch: int, rows: Iterable[bytes], deadline_s: float
-    ) -> None:
+        Raises:
+            FencedError: A higher generation has left the marker.
+        """
+        doing = "can't be begun with"
+        # Nor may we wait for open transactions here: that of a run that was killed is open until
+        # we have fenced it.
+        hasty = {**self._reader_config, "isolation.level": "read_uncommitted"}
+        with contextlib.closing(client(Consumer, hasty)) as reader:
+            while True:
+                # A run that is older than the newest one must find that out before it fences it.
+                self._marker(reader)
+                self._producer = client(Producer, self._config)
+                try:
+                    self._insisting(self._producer.init_transactions, deadline_s)
+                except _BrokenError as broken:
+                    self._give_up_if_hopeless(doing, broken, deadline_s)
+                    time.sleep(_PAUSE_S)
+                else:
+                    break
+        self._found = self._marker()
+
+    def _try(self, doing: str, epoch: int, rows: Iterable[bytes], deadline_s: float) -> None:
+        """Make the transaction; if it breaks, begin anew and see whether it is out after all.
+
+        What an error means for a commit is settled by the marker, never by guessing.
+        """
+        self._undelivered = None
+        try:
+            self._transaction(epoch, rows, deadline_s)
+        except _BrokenError as broken:
+            self._give_up_if_hopeless(doing, broken, deadline_s)
+            time.sleep(_PAUSE_S)
+            self._fence(deadline_s)
+        else:
+            self._found = Marker(epoch, self._session.generation)
+
+    def _give_up_if_hopeless(self, doing: str, broken: _BrokenError, deadline_s: float) -> None:
+        """End it where another try is of no use, or time is up."""
+        undelivered, error = self._undelivered, broken.error
+        if undelivered is not None and not _curable(undelivered):
+            error = undelivered
+        elif error.code() not in HOPELESS and time.monotonic() < deadline_s:
+            return
+        if error.code() in _FENCED:
+            # Else we would have been told to try again: somebody fences us as fast as we begin.
+            raise self._fenced() from broken
+        raise self._failure(doing, error) from broken
+
+    def _transaction(self, epoch: int, rows: Iterable[bytes], deadline_s: float) -> None:
         """Make it once.
 
         Raises:
-            _AbortError: It has to be aborted.
+            _BrokenError: It can't go on, or nobody knows whether it was committed.
         """
-        self._undelivered = None
-        self._insisting(doing, lambda _: self._producer.begin_transaction(), deadline_s)
+        producer = self._producer
+        self._insisting(lambda _: producer.begin_transaction(), deadline_s)
         for row in rows:
-            self._insisting(doing, partial(self._produce, row), _ONCE)
+            self._insisting(partial(self._produce, row), _ONCE)
         session = self._session
         note = json.dumps({"store": session.store_id, "generation": session.generation})
         marker = TopicPartition(self._place.marker_topic, 0, epoch, metadata=note)
 
         def send_marker(timeout_s: float) -> None:
-            self._producer.send_offsets_to_transaction([marker], self._group, timeout_s)
+            producer.send_offsets_to_transaction([marker], self._group, timeout_s)
 
-        self._insisting(doing, send_marker, deadline_s)
-        self._insisting(doing, self._producer.commit_transaction, deadline_s)
+        self._insisting(send_marker, deadline_s)
+        self._insisting(producer.commit_transaction, deadline_s)
 
     def _produce(self, row: bytes, _: float) -> None:
         produce, own_topic, report = self._producer.produce, self._place.topic, self._report
@@ -265,9 +284,12 @@ class Publisher:
         """
         doing, at = "can't see which epoch is out in", TopicPartition(self._place.marker_topic, 0)
         committed = (reader or self._reader).committed
-        (found,) = self._insisting(
-            doing, lambda timeout_s: committed([at], timeout_s), self._deadline_s()
-        )
+        try:
+            (found,) = self._insisting(
+                lambda timeout_s: committed([at], timeout_s), self._deadline_s()
+            )
+        except _BrokenError as broken:
+            raise self._failure(doing, broken.error) from broken
         if found.error is not None:
             raise self._failure(doing, found.error)
         if found.offset == _NEVER_COMMITTED:
@@ -288,53 +310,51 @@ class Publisher:
             raise ConnectorError(msg)
         return generation
 
-    def _insisting(self, doing: str, call: Callable[[float], R], deadline_s: float) -> R:
-        """Make a call again for as long as another try may help.
+    def _insisting(self, call: Callable[[float], R], deadline_s: float) -> R:
+        """Make a call again for as long as another try of the same may help.
 
         Raises:
-            _AbortError: The transaction has to be aborted.
-            FencedError: A higher generation has begun.
-            ConnectorError: Nothing helps.
+            _BrokenError: It doesn't.
         """
         while True:
+            self._serve()
             try:
-                self._serve()
                 return call(_CALL_S)
             except KafkaException as ex:
-                error = self._telling(error_of(ex))
-                if error.code() in _FENCED:
-                    raise self._fenced() from ex
-                if error.code() == KafkaError._FATAL:  # noqa: SLF001
-                    # Of what, was said before. If somebody has fenced us, the marker tells (whose
-                    # reader is no member of a group and never has such an error).
-                    self._marker()
-                if error.txn_requires_abort():
-                    raise _AbortError(error) from ex
-                if not _curable(error) or time.monotonic() >= deadline_s:
-                    raise self._failure(doing, error) from ex
+                error = self._explained(error_of(ex))
+                self._serve()
+                error = self._telling(error)
+                over = error.txn_requires_abort() or error.fatal() or not _curable(error)
+                if over or time.monotonic() >= deadline_s:
+                    raise _BrokenError(error) from ex
                 time.sleep(_PAUSE_S)
+            except SystemError as ex:
+                # The library's way to say so if a delivery report was to be served just then.
+                raise _BrokenError(KafkaError(KafkaError._FAIL, str(ex))) from ex  # noqa: SLF001
 
     def _serve(self) -> None:
         """Hear what the clients say; those that wait for an epoch get new tokens only so."""
-        for reader in self._readers:
-            said = reader.poll(0)
-            if said is not None:
-                self._reader_trouble(said.error())
+        said = self._reader.poll(0)
+        if said is not None:
+            self._reader_trouble(said.error())
         if self._producer is not None:
-            self._producer.poll(0)
+            # One that is at its end says so by every call, the one that matters too.
+            with contextlib.suppress(KafkaException, SystemError):
+                self._producer.poll(0)
 
     def _telling(self, error: KafkaError) -> KafkaError:
-        """The error that says why.
-
-        What a producer has died of, it says once more when it is served. And a group that we may
-        not use is said to have timed out.
-        """
-        try:
-            self._serve()
-        except KafkaException as ex:
-            return error_of(ex)
+        """The error that says why: a group that we may not use is said to have timed out."""
         last = self._reader_trouble.last
         return last if last is not None and last.code() in HOPELESS else error
+
+    def _explained(self, error: KafkaError) -> KafkaError:
+        """The error behind one that says no more than "fatal": the library's next answer has it."""
+        if error.code() == KafkaError._FATAL and self._producer is not None:  # noqa: SLF001 - its name
+            try:
+                self._producer.poll(0)
+            except KafkaException as ex:
+                return error_of(ex)
+        return error
 
     def _deadline_s(self) -> float:
         return time.monotonic() + self._timeout_s
@@ -353,8 +373,8 @@ class Publisher:
         return f"topic {where!r}, transactional id {self._place.name!r}"
 
 
-class _AbortError(Exception):
-    """A transaction that can't go on and has to be aborted."""
+class _BrokenError(Exception):
+    """A transaction that can't go on: a new producer has to begin."""
 
     def __init__(self, error: KafkaError) -> None:
         super().__init__(error.str())
