@@ -210,8 +210,10 @@ def test_a_run_that_wakes_up_leaves_the_other_alone(job: Counting):
     """The one that has taken over still runs, and goes on."""
     with Watch(job) as watch:
         paused = pause_and_copy(job, watch)
-        said, other = len(job.said()), job.start("-p", "2")
-        watch.wait_for_more(other, 0.2)
+        said, before, other = len(job.said()), job.epoch(), job.start("-p", "2")
+        # An epoch that another one follows is out, so it has begun for good.
+        wait_until(lambda: job.epoch() >= before + 2, "two epochs")
+        assert other.poll() is None, job.said()
         os.killpg(paused.pid, signal.SIGCONT)
         assert job.wait(paused) == 1, job.said()
         assert job.wait(other) == 0, job.said()
