@@ -11,6 +11,7 @@ threads of their own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -309,9 +310,11 @@ class Publisher:
     def _serve(self) -> None:
         """Hear what the clients say; those that wait for an epoch get new tokens only so."""
         for idle in self._clients:
-            said = idle.poll(0)
-            if idle is self._reader and said is not None:
-                self._reader_trouble(said.error())
+            # A producer raises its fatal error here once more, which the next call tells, too.
+            with contextlib.suppress(KafkaException):
+                said = idle.poll(0)
+                if idle is self._reader and said is not None:
+                    self._reader_trouble(said.error())
 
     def _telling(self, error: KafkaError) -> KafkaError:
         """The error that says why: a group that we may not use is said to have timed out."""
