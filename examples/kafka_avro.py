@@ -64,6 +64,8 @@ def statistics(
     brokers: Sequence[str],
     registry: SchemaRegistryClient,
     *,
+    readings: str = READINGS,
+    to: str = STATISTICS,
     tail: bool = True,
     delivery: Delivery = "exactly-once",
 ) -> Dataflow:
@@ -72,11 +74,13 @@ def statistics(
     Args:
         brokers: Addresses to begin with, "host:port" each.
         registry: Where the schemas are; that of the statistics is registered there.
+        readings: The topic to read.
+        to: The topic to write.
         tail: Whether to wait for more readings when all are read.
         delivery: What the sink is to promise.
     """
     flow = Dataflow("kafka_avro")
-    messages = kop.input("readings", flow, brokers=brokers, topics=[READINGS], tail=tail)
+    messages = kop.input("readings", flow, brokers=brokers, topics=[readings], tail=tail)
     from_avro: Callable[[bytes | None, SerializationContext], Reading | None]
     from_avro = Deserializer(registry, from_dict=as_reading)
     parsed = kop.deserialize_value("parse", messages.oks, from_avro)
@@ -91,9 +95,9 @@ def statistics(
         key_serializer=StringSerializer(),
         val_serializer=to_avro,
         # The registry names schemas after topics.
-        topic=STATISTICS,
+        topic=to,
     )
-    kop.output("statistics", written, brokers=brokers, topic=STATISTICS, delivery=delivery)
+    kop.output("statistics", written, brokers=brokers, topic=to, delivery=delivery)
     return flow
 
 
@@ -114,22 +118,26 @@ def registry_at(url: str) -> SchemaRegistryClient:
     return client
 
 
-def produce(brokers: str, registry: SchemaRegistryClient, count: int) -> None:
+def produce(
+    brokers: str, registry: SchemaRegistryClient, count: int, topic: str = READINGS
+) -> None:
     """Write readings in Avro, by confluent-kafka alone."""
     to_avro = Serializer(registry, READING)
+    context = SerializationContext(topic, MessageField.VALUE)
     producer = Producer({"bootstrap.servers": brokers})
     for number in range(count):
         sensor, _, content = event(number)
-        context = SerializationContext(READINGS, MessageField.VALUE)
-        producer.produce(READINGS, to_avro(content, context), sensor)
+        producer.produce(topic, to_avro(content, context), sensor)
     producer.flush()
 
 
-def last_of_each(brokers: str, registry: SchemaRegistryClient) -> dict[str, Any]:
+def last_of_each(
+    brokers: str, registry: SchemaRegistryClient, topic: str = STATISTICS
+) -> dict[str, Any]:
     """The last statistic of each sensor, by confluent-kafka alone."""
     from_avro = Deserializer(registry)
-    context = SerializationContext(STATISTICS, MessageField.VALUE)
-    messages = read(brokers, STATISTICS)
+    context = SerializationContext(topic, MessageField.VALUE)
+    messages = read(brokers, topic)
     told = {text(message.key()): from_avro(message.value(), context) for message in messages}
     return dict(sorted(told.items()))
 

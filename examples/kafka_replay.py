@@ -10,7 +10,7 @@ choice::
     python -m engine.run examples.kafka_replay:flow
     python -m engine.run 'examples.kafka_replay:replay("2026-01-01T06:00Z", "2026-01-01T06:05Z")'
 
-`KAFKA_BROKERS` names other brokers than ``localhost:9092``, with commas between.
+`KAFKA_BROKERS` and `KAFKA_READINGS` name other brokers than ``localhost:9092`` and another topic.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from engine.connectors.kafka import operators as kop
 from engine.connectors.kafka import serde
 from engine.connectors.stdio import StdOutSink
 from engine.dataflow import Dataflow
-from examples.kafka_statistics import BROKERS, Reading, Seen, with_reading
+from examples.kafka_statistics import BROKERS, READINGS, Reading, Seen, with_reading
 
 
 def replay(
-    start: str, end: str, brokers: Sequence[str] = BROKERS, readings: str = "readings"
+    start: str, end: str, brokers: Sequence[str] = BROKERS, readings: str = READINGS
 ) -> Dataflow:
     """Make a flow that prints a line for each sensor that has a reading in a span of time.
 

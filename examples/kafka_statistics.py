@@ -10,8 +10,8 @@ and write readings, run the flow until Ctrl-C, and compare what it wrote with wh
     python -m engine.run examples.kafka_statistics:flow -p 2 -r state -s 1s
     python -m examples.kafka_tools check
 
-`KAFKA_BROKERS` names other brokers than ``localhost:9092``, with commas between. `docs/kafka.md`
-tells how to start one.
+`KAFKA_BROKERS` names other brokers than ``localhost:9092``, with commas between; `KAFKA_READINGS`
+and `KAFKA_STATISTICS` name other topics. `docs/kafka.md` tells how to start a broker.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from engine.connectors.kafka import operators as kop
 from engine.dataflow import Dataflow
 
 BROKERS = os.environ.get("KAFKA_BROKERS", "localhost:9092").split(",")
+READINGS = os.environ.get("KAFKA_READINGS", "readings")
+STATISTICS = os.environ.get("KAFKA_STATISTICS", "statistics")
 
 
 @dataclass
@@ -64,8 +66,8 @@ def with_reading(seen: Seen | None, reading: Reading) -> tuple[Seen, Statistic]:
 
 def statistics(
     brokers: Sequence[str] = BROKERS,
-    readings: str = "readings",
-    to: str = "statistics",
+    readings: str = READINGS,
+    to: str = STATISTICS,
     *,
     tail: bool = True,
     delivery: Delivery = "exactly-once",

@@ -8,7 +8,8 @@ shows what a topic holds; the third works out the statistics by itself and compa
     python -m examples.kafka_tools read statistics
     python -m examples.kafka_tools check
 
-`KAFKA_BROKERS` names other brokers than ``localhost:9092``, with commas between.
+`KAFKA_BROKERS` names other brokers than ``localhost:9092``, with commas between; `KAFKA_READINGS`
+and `KAFKA_STATISTICS` name other topics than ``readings`` and ``statistics``.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 BROKERS = os.environ.get("KAFKA_BROKERS", "localhost:9092")
+READINGS = os.environ.get("KAFKA_READINGS", "readings")
+STATISTICS = os.environ.get("KAFKA_STATISTICS", "statistics")
 SENSORS = ("attic", "bath", "cellar", "garden", "hall", "kitchen", "porch", "study")
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
 WAIT_S = 10.0
@@ -154,8 +157,8 @@ def expected(readings: list[Any]) -> list[dict[str, Any]]:
 
 def check(brokers: str) -> Iterator[tuple[bool, str]]:
     """For each sensor, whether its statistics are the right ones, and a line that says so."""
-    statistics = by_key(read(brokers, "statistics"))
-    for sensor, readings in by_key(read(brokers, "readings")).items():
+    statistics = by_key(read(brokers, STATISTICS))
+    for sensor, readings in by_key(read(brokers, READINGS)).items():
         wanted, got = expected(readings), statistics.get(sensor, [])
         if got == wanted:
             verdict = f"right, {got[-1]}"
@@ -170,14 +173,14 @@ def check(brokers: str) -> Iterator[tuple[bool, str]]:
 def run(given: argparse.Namespace) -> int:
     """Do what the command line says; gives the exit code."""
     if given.command == "produce":
-        create_topics(given.brokers, "readings", "statistics")
-        produce(given.brokers, "readings", given.count)
-        sys.stdout.write(f"{given.count} readings are in topic 'readings'\n")
+        create_topics(BROKERS, READINGS, STATISTICS)
+        produce(BROKERS, READINGS, given.count)
+        sys.stdout.write(f"wrote {given.count} readings to topic {READINGS!r}\n")
     elif given.command == "read":
-        for message in read(given.brokers, given.topic):
+        for message in read(BROKERS, given.topic):
             sys.stdout.write(f"{text(message.key())} {text(message.value())}\n")
     else:
-        outcomes = list(check(given.brokers))
+        outcomes = list(check(BROKERS))
         sys.stdout.writelines(f"{line}\n" for _, line in outcomes)
         return 0 if all(right for right, _ in outcomes) else 1
     return 0
@@ -186,7 +189,6 @@ def run(given: argparse.Namespace) -> int:
 def main() -> int:
     """Read the command line, and do what it says."""
     parser = argparse.ArgumentParser(prog="python -m examples.kafka_tools")
-    parser.add_argument("--brokers", default=BROKERS, help="host:port, with commas between")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("produce", help="make the topics and write readings")
     command.add_argument("--count", type=int, default=100_000, help="how many; %(default)s")
@@ -197,7 +199,7 @@ def main() -> int:
     try:
         return run(given)
     except KafkaException as ex:
-        sys.stderr.write(f"error at {given.brokers}: {ex.args[0].str()}\n")
+        sys.stderr.write(f"error: Kafka at {BROKERS}: {ex.args[0].str()}\n")
         return 1
 
 
