@@ -6,7 +6,7 @@ The first command tries it on a broker and a registry that live in this process,
 second runs the flow on real ones, with the topics ``readings-avro`` and ``statistics-avro``::
 
     python -m examples.kafka_avro
-    python -m engine.run examples.kafka_avro:flow -r state
+    python -m engine.run examples.kafka_avro:flow -r avro-state
 
 `KAFKA_BROKERS` names other brokers than ``localhost:9092``, and `SCHEMA_REGISTRY` another registry
 than ``http://localhost:8081``.

@@ -7,7 +7,7 @@ It takes a broker with the topics ``readings`` and ``statistics``. These command
 and write readings, run the flow until Ctrl-C, and compare what it wrote with what it should have::
 
     python -m examples.kafka_tools produce
-    python -m engine.run examples.kafka_statistics:flow -p 2 -r state -s 1s
+    python -m engine.run examples.kafka_statistics:flow -p 2 -r kafka-state -s 1s
     python -m examples.kafka_tools check
 
 `KAFKA_BROKERS` names other brokers than ``localhost:9092``, with commas between; `KAFKA_READINGS`
