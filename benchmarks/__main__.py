@@ -10,19 +10,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.contenders import BARE, BARE_UDF, ENGINES
+from benchmarks.contenders import BARE, BARE_UDF, ENGINES, QUIX
 from benchmarks.measure import Options, measure
 from benchmarks.report import problems, to_json, to_markdown, to_text
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, kafka
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure what the arguments ask for, print the table, and give the exit code."""
     chosen = _parser().parse_args(arguments)
     options = Options(tuple(chosen.contenders), chosen.repetitions, chosen.quick)
-    results = [
-        measure(WORKLOADS[name], options, _progress) for name in chosen.workloads or WORKLOADS
-    ]
+    names = chosen.workloads or list(WORKLOADS)
+    with kafka.broker(wanted=any(name.startswith(kafka.PREFIX) for name in names)):
+        results = [measure(WORKLOADS[name], options, _progress) for name in names]
     print(to_markdown(results, options) if chosen.markdown else to_text(results), end="")
     if chosen.json is not None:
         chosen.json.write_text(to_json(results, options), encoding="utf-8")
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "workloads", nargs="*", metavar="WORKLOAD", type=_workload, help="all unless named"
     )
-    contenders = (BARE_UDF, BARE, *ENGINES)
+    contenders = (BARE_UDF, BARE, *ENGINES, QUIX)
     parser.add_argument(
         "--contenders",
         type=_contenders,
@@ -73,7 +73,7 @@ def _workload(name: str) -> str:
 
 
 def _contenders(names: str) -> list[str]:
-    known = (BARE_UDF, BARE, *ENGINES)
+    known = (BARE_UDF, BARE, *ENGINES, QUIX)
     chosen = names.split(",")
     for name in chosen:
         if name not in known:

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 BARE_UDF = "bare-udf"
 BARE = "bare"
 ENGINES = ("engine", "bytewax")
+QUIX = "quixstreams"
+"""Has an API of its own, so it runs only workloads that are written for it."""
 
 Part = TypeVar("Part")
 
@@ -33,7 +35,7 @@ def family_of(contender: str) -> str:
 def is_installed(contender: str) -> bool:
     """Say whether a contender can run here. The bare loops always can."""
     family = family_of(contender)
-    return family not in ENGINES or find_spec(family) is not None
+    return family not in (*ENGINES, QUIX) or find_spec(family) is not None
 
 
 @dataclass(frozen=True, slots=True)

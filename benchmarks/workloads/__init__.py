@@ -8,6 +8,8 @@ from benchmarks.workloads import (
     exchange,
     exchange_latency,
     join,
+    kafka,
+    kafka_latency,
     larger_than_memory,
     latency,
     memory,
@@ -37,6 +39,8 @@ _MODULES = (
     exchange,
     metrics_cost,
     exchange_latency,
+    kafka,
+    kafka_latency,
 )
 
 WORKLOADS: dict[str, Workload] = {

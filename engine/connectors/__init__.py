@@ -9,9 +9,9 @@ A source reads records into a dataflow (`engine.operators.input`), a sink takes 
 - `FixedPartitionedSink`: the target has named parts that can be rewound (files);
 - `DynamicSink`: every worker just writes (a broker, a database, a terminal).
 
-Ready-made ones are in `engine.connectors.files`, `engine.connectors.sqlite`,
-`engine.connectors.stdio` and `engine.connectors.demo`. `engine.inputs` and `engine.outputs` offer
-the same names under the module names that Bytewax uses.
+Ready-made ones are in `engine.connectors.kafka`, `engine.connectors.files`,
+`engine.connectors.sqlite`, `engine.connectors.stdio` and `engine.connectors.demo`. `engine.inputs`
+and `engine.outputs` offer the same names under the module names that Bytewax uses.
 """
 
 from __future__ import annotations

@@ -34,7 +34,8 @@ The runtime promises:
   after a restart, unless `published` says that the epoch is out.
 - Epochs go up, also over restarts; an epoch that did not become durable may come again.
 - What says `PENDING` is asked again, in the same order and with the same arguments, until it says
-  something else. So nothing here needs to block: the whole worker waits on each of these calls.
+  something else. So nothing here needs to block: the whole worker waits on each of these calls, and
+  between two questions it goes on with other work if it is `publish` that is pending.
 - Every hook is called on every partition. Those that don't override them answer at once.
 
 Without a recovery store the calls are the same and nothing is kept over a restart: each run is a

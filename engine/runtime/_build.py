@@ -135,12 +135,13 @@ def build_stages(plan: Plan, deal: Deal, site: WorkerSite) -> list[RunningStage]
         EngineRuntimeError: A source or sink could not be opened; those opened before are closed.
     """
     stages: list[RunningStage] = []
+    names = names_in_counts(plan, cut_before_keyed=site.state_bytes_max is not None)
     try:
         for stage in plan.stages:
             first_epoch = 1 if site.store is None else site.store.epoch + 1
             running = RunningStage(stage.index, StageProgress(first_epoch))
             stages.append(running)
-            _StageBuilder(plan, stage, running, deal, site).build()
+            _StageBuilder(plan, stage, running, deal, site, names).build()
     except BaseException as ex:
         for running in stages:
             for error in running.close():
@@ -149,17 +150,41 @@ def build_stages(plan: Plan, deal: Deal, site: WorkerSite) -> list[RunningStage]
     return stages
 
 
+def names_in_counts(plan: Plan, *, cut_before_keyed: bool) -> dict[int, str]:
+    """The step under whose name each step is counted, by index.
+
+    Steps that share a loop count as the first of them. Where that is what an input does behind its
+    source, they count as the next one, or all of it would pass for reading.
+    """
+    names: dict[int, str] = {}
+    for stage in plan.stages:
+        for run in runs_of(plan, stage, cut_before_keyed=cut_before_keyed):
+            name = run[0].step_id
+            feeders = [plan.steps[e.producer] for e in plan.edges if e.consumer == run[0].index]
+            if any(isinstance(f.kernel, InputKernel) and f.step_id == name for f in feeders):
+                name = next((step.step_id for step in run if step.step_id != name), name)
+            names.update((step.index, name) for step in run)
+    return names
+
+
 class _StageBuilder:
     """Builds one stage; lives only as long as that takes."""
 
     def __init__(
-        self, plan: Plan, stage: Stage, running: RunningStage, deal: Deal, site: WorkerSite
+        self,
+        plan: Plan,
+        stage: Stage,
+        running: RunningStage,
+        deal: Deal,
+        site: WorkerSite,
+        names: dict[int, str],
     ) -> None:
         self._plan = plan
         self._stage = stage
         self._running = running
         self._deal = deal
         self._site = site
+        self._names = names
         inside = set(stage.steps)
         self._inner = [e for e in plan.edges if e.producer in inside and e.consumer in inside]
         self._outgoing = [e for e in plan.stage_edges if e.from_stage == stage.index]
@@ -205,7 +230,8 @@ class _StageBuilder:
     def _node(self, run: list[PlannedStep]) -> None:
         """Make the node of a run, and note how to reach its first step's input ports."""
         first, last = run[0], run[-1]
-        counts = None if self._site.tally is None else self._site.tally.step(first.step_id)
+        name, tally = self._names[first.index], self._site.tally
+        counts = None if tally is None else tally.step(name)
         if counts is not None:
             self._counts.update((step.index, counts) for step in run)
         inputs = self._inputs_of(first.index)
@@ -244,7 +270,11 @@ class _StageBuilder:
             to = node.port(port) if isinstance(node, KeyedNode) else push
             assert to is not None  # noqa: S101
             if counts is not None:
-                to = counts.incoming(to)
+                feeders = [
+                    e for e in self._plan.edges if (e.consumer, e.port) == (first.index, port)
+                ]
+                anew = any(self._names[e.producer] != name for e in feeders)
+                to = counts.incoming(to, anew=anew)
             self._targets[first.index, port] = Target(to, node.end_input)
 
     def _inputs_of(self, step: int) -> int:
@@ -293,6 +323,9 @@ class _StageBuilder:
                 readers.append(None)
         target, counts = fan_out(targets), self._counts.get(step.index)
         if counts is None:
+            return target
+        takers = {self._names[e.consumer] for e in self._plan.edges if e.stream_id == stream_id}
+        if takers == {self._names[step.index]}:
             return target
         # What goes to one step and to that alone is counted there.
         if only and len(readers) == 1 and readers[0] is not None:

@@ -131,14 +131,20 @@ class StepCounts:
 
     # What `engine.runtime._build` puts in the way of batches
 
-    def incoming(self, push: Push) -> Push:
-        """As `push`, which gives the step a batch, counted, and timed as `timing` does."""
+    def incoming(self, push: Push, *, anew: bool = True) -> Push:
+        """As `push`, which gives the step a batch, counted, and timed as `timing` does.
+
+        Args:
+            push: The way in.
+            anew: The batch comes from another step; else from a part of this one, and was counted.
+        """
         tally, sizes, timed = self.tally, self._batch_sizes, self.timing(push)
 
         def counted(batch: list[Any]) -> None:
-            items = len(batch)
-            self.items_in += items
-            sizes[items.bit_length()] += 1
+            if anew:
+                items = len(batch)
+                self.items_in += items
+                sizes[items.bit_length()] += 1
             if self.held_since_s is not None:
                 self.let_go()
             if tally.timed:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.contenders import BARE_UDF, is_installed
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, kafka
 
 TINY = 20
 SMALL = 3_000
+HERE = [workload for workload in WORKLOADS.values() if not workload.name.startswith(kafka.PREFIX)]
+"""Those that need no broker; `tests/kafka/test_benchmarks.py` has the others."""
 PAIRS = [
     pytest.param(workload, contender, id=f"{workload.name}-{contender}")
-    for workload in WORKLOADS.values()
+    for workload in HERE
     for contender in workload.contenders
     if is_installed(contender) and contender != BARE_UDF
 ]
@@ -32,7 +34,7 @@ def test_a_contender_gives_the_same_records_as_the_hand_written_loop(workload, c
     assert expected.digest is not None
 
 
-@pytest.mark.parametrize("workload", [pytest.param(w, id=w.name) for w in WORKLOADS.values()])
+@pytest.mark.parametrize("workload", [pytest.param(w, id=w.name) for w in HERE])
 def test_a_timed_run_gives_every_figure_of_the_table(workload):
     """A timed run counts its records and fills in each metric that the report prints."""
     outcome = workload.run(BARE_UDF, records_of(workload), check=False)

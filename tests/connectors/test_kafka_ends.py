@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,11 +15,14 @@ import engine.operators as op
 from engine.connectors.kafka import KafkaError, KafkaSink, KafkaSinkMessage, KafkaSource
 from engine.connectors.kafka import operators as kop
 from engine.connectors.kafka.operators import _ends
-from engine.dataflow import Dataflow
+from engine.dataflow import Dataflow, Stream
 from engine.dataflow._fingerprint import leaf_steps
 from engine.errors import ConnectorError, EngineRuntimeError, UserCodeError
+from engine.runtime import RunOptions, run_flow
+from engine.runtime._monitor import Monitor
 from engine.testing import TestingSink, TestingSource, run_main
 from tests.connectors.kafka_flows import message, split, through
+from tests.runtime.scripted import FakeTime, LogSink, ScriptedSource
 
 DAMAGED: KafkaError[Any, Any] = KafkaError(
     confluent_kafka.KafkaError(confluent_kafka.KafkaError._BAD_MSG, "CRC check failed"),
@@ -134,6 +138,47 @@ def test_an_output_is_one_step_with_a_sink_in_it():
     sink = _inner(flow, "flow.out")["sink"]["sink"]
     assert isinstance(sink, KafkaSink)
     assert sink.delivery == "exactly-once"
+
+
+def _counts(
+    monkeypatch: pytest.MonkeyPatch, between: Callable[[Stream[Any]], Stream[Any]]
+) -> dict[str, tuple[int, int]]:
+    """What each step of a flow from topic to topic has taken and given."""
+    time = FakeTime()
+    monkeypatch.setattr(
+        _ends, "KafkaSource", lambda *_, **__: ScriptedSource({"a": [READ]}, [], time)
+    )
+    monkeypatch.setattr(_ends, "KafkaSink", lambda *_, **__: LogSink([]))
+    flow = Dataflow("flow")
+    read = kop.input("in", flow, brokers=[], topics=[])
+    op.output("errs", read.errs, TestingSink([]))
+    kop.output("out", between(read.oks), brokers=[], topic="t")
+    monitor = Monitor(time.monotonic_s)
+    run_flow(flow, RunOptions(clock=time, waiter=time, monitor=monitor))
+    [(snapshot, _)] = monitor.workers()
+    return {name: (step.items_in, step.items_out) for name, step in snapshot.steps.items()}
+
+
+def test_records_are_counted_once_at_the_ends(monkeypatch: pytest.MonkeyPatch):
+    """An input gives what its source gives, an output takes what its sink takes, errors too."""
+    merged = _counts(monkeypatch, lambda s: op.merge("merge", s, s))
+    assert merged == {
+        "flow.in": (0, 3),
+        "flow.errs": (1, 0),
+        "flow.merge": (4, 4),
+        "flow.out": (4, 0),
+    }
+
+
+def test_what_is_done_with_messages_does_not_count_as_reading(monkeypatch: pytest.MonkeyPatch):
+    """Steps that share a loop behind the source go by the first of them that a user wrote."""
+    mapped = _counts(monkeypatch, lambda s: op.filter("one", s, lambda m: m.value == b"a"))
+    assert mapped == {
+        "flow.in": (0, 3),
+        "flow.one": (3, 2),
+        "flow.errs": (1, 0),
+        "flow.out": (1, 0),
+    }
 
 
 def test_a_policy_that_does_not_exist_is_refused():

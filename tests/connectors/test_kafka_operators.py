@@ -18,6 +18,8 @@ from confluent_kafka.serialization import (
     StringDeserializer,
     StringSerializer,
 )
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import engine.operators as op
 from engine._cli.report import report
@@ -153,6 +155,49 @@ def test_a_subclass_of_ours_is_called_as_it_says():
 
     oks, _ = split(messages([b"1"]), lambda s: kop.deserialize_value("p", s, Doubled()))
     assert [m.value for m in oks] == [[1, 1]]
+
+
+@given(
+    values=st.lists(st.none() | st.integers(-5, 5).map(b"%d".__mod__) | st.binary(max_size=3)),
+    batch_size=st.integers(1, 5),
+    workers=st.integers(1, 2),
+)
+@settings(max_examples=30)
+def test_each_message_goes_one_way_or_the_other(
+    values: list[bytes | None], batch_size: int, workers: int
+):
+    """Whatever the batches are: in order on one worker, and none is lost or comes twice."""
+    read = messages(values)
+    flow, oks, errs = Dataflow("flow"), [], []
+    s = op.input("in", flow, TestingSource(read, batch_size))
+    if workers > 1:
+        s = op.redistribute("deal", s)
+    first = kop.deserialize_value("first", s, number)
+    again = kop.serialize_value("write", first.oks, lambda value, _: b"%d" % (value // 2 * 2))
+    back = op.map("read", again, lambda m: KafkaSourceMessage(m.key, m.value, "t"))
+    second = kop.deserialize_value("second", back, even)
+    op.output("oks", second.oks, TestingSink(oks))
+    op.output("errs", op.merge("merge", first.errs, second.errs), TestingSink(errs))
+    cluster_main(flow, [], 0, worker_count_per_proc=workers)
+    numbers = [_number_or_none(value) for value in values]
+    wanted = [n // 2 * 2 for n in numbers if n is not None]
+    got = [m.value for m in oks]
+    assert (got if workers == 1 else sorted(got)) == (wanted if workers == 1 else sorted(wanted))
+    bad = [m.offset for m, n in zip(read, numbers, strict=True) if n is None]
+    assert sorted(e.msg.offset for e in errs) == bad
+
+
+def even(raw: bytes, context: SerializationContext) -> int:
+    """As `number`, for even ones only."""
+    assert number(raw, context) % 2 == 0
+    return number(raw, context)
+
+
+def _number_or_none(raw: bytes | None) -> int | None:
+    try:
+        return int(raw)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
 
 
 # Errors that nobody reads
