@@ -127,6 +127,8 @@ def test_statistics_are_exact_though_the_run_is_killed(
     checked = run(*shlex.split(CHECK), **environ).splitlines()
     assert len(checked) == len(said)
     assert all(": right, {" in line for line in checked)
+    # What the README shows is the beginning of it.
+    assert "\n".join(checked[:2]) in ROOT.joinpath("README.md").read_text(encoding="utf-8")
 
 
 def test_the_check_sees_what_is_missing_wrong_or_double(
