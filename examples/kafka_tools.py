@@ -198,6 +198,10 @@ def main() -> int:
     given = parser.parse_args()
     try:
         return run(given)
+    except BrokenPipeError:
+        # Nobody reads on, as behind `head`. What is left must not be written at the exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KafkaException as ex:
         sys.stderr.write(f"error: Kafka at {BROKERS}: {ex.args[0].str()}\n")
         return 1
