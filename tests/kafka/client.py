@@ -12,18 +12,23 @@ from typing import Any
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
+    ConsumerGroupTopicPartitions,
     KafkaError,
     KafkaException,
     Message,
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
 
 WAIT_S = 30.0
 """How long a broker may take for anything."""
-QUIET = {"log_level": 0, "reconnect.backoff.max.ms": 500}
-"""librdkafka says on standard error when a broker goes away, which here is on purpose."""
+QUIET = {
+    "log_level": 0,
+    "reconnect.backoff.max.ms": 200,
+    "metadata.recovery.strategy": "none",
+}
+"""No word on standard error when a broker goes away on purpose, and soon back when it is there."""
 Text = str | bytes | None
 
 
@@ -63,8 +68,6 @@ class Kafka:
 
     def add_partitions(self, name: str, partitions: int) -> None:
         """Give a topic more partitions, so that it has this many."""
-        from confluent_kafka.admin import NewPartitions  # noqa: PLC0415 - its only use
-
         self.admin.create_partitions([NewPartitions(name, partitions)])[name].result(WAIT_S)
         self._wait_for_partitions(name, partitions)
 
@@ -79,6 +82,16 @@ class Kafka:
         """Delete what has a lower offset, as the retention of a topic does."""
         spot = TopicPartition(name, partition, before)
         self.admin.delete_records([spot])[spot].result(WAIT_S)
+
+    def committed_offsets(self, part_of_group: str) -> dict[str, int]:
+        """The highest offset that each group has committed which has this text in its name."""
+        groups = self.admin.list_consumer_groups().result(WAIT_S).valid
+        offsets: dict[str, int] = {}
+        for name in (group.group_id for group in groups if part_of_group in group.group_id):
+            asked = [ConsumerGroupTopicPartitions(name)]
+            found = self.admin.list_consumer_group_offsets(asked)[name].result(WAIT_S)
+            offsets[name] = max((spot.offset for spot in found.topic_partitions), default=0)
+        return offsets
 
     def _wait_for_partitions(self, name: str, partitions: int) -> None:
         until_s = time.monotonic() + WAIT_S
@@ -133,9 +146,12 @@ class Kafka:
         return consumer
 
     def read_all(self, topic: str, isolation: str = "read_committed") -> list[Message]:
-        """All messages of a topic, by partition and offset, as a reader from outside sees them."""
+        """All messages of a topic, by partition and offset, as a reader from outside sees them.
+
+        While somebody writes, at least those that are there now.
+        """
         consumer = self.consumer(topic, isolation)
-        open_ends = len(consumer.assignment())
+        open_ends = {spot.partition for spot in consumer.assignment()}
         messages: list[Message] = []
         until_s = time.monotonic() + WAIT_S
         while open_ends:
@@ -145,7 +161,7 @@ class Kafka:
                 if error is None:
                     messages.append(message)
                 elif error.code() == KafkaError._PARTITION_EOF:
-                    open_ends -= 1
+                    open_ends.discard(message.partition())
                 elif error.fatal():
                     raise KafkaException(error)
         consumer.close()

@@ -3,6 +3,7 @@
 - `kafka`: a real Apache Kafka, one for the whole test run, however many processes it has.
   ``ENGINE_TEST_KAFKA=host:port`` names another one to use, which must be empty enough for that.
 - `own_kafka`: a real one for a single test, which may kill it.
+- `secured_kafka`: one that wants passwords, tokens or certificates.
 - `kafka_or_mock`: the real one, or librdkafka's mock cluster, for tests that need no transactions.
 
 Where Java 17 or Maven is missing, tests that need a real one are skipped and say why; with ``CI``
@@ -20,10 +21,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import project
 from tests.kafka.broker import Broker
 from tests.kafka.client import Kafka, MockKafka
 from tests.kafka.distribution import KafkaUnavailableError, distribution
 from tests.kafka.keeper import shared_broker
+from tests.kafka.secured import add_scram_user, secured_broker
+
+__all__ = ["project"]
 
 
 def unavailable(error: KafkaUnavailableError) -> None:
@@ -83,14 +88,27 @@ def kafka_or_mock(
     return mock
 
 
-@pytest.fixture
-def own_kafka(tmp_path: Path) -> Iterator[Broker]:
-    """A real broker of this test alone, which runs."""
+@pytest.fixture(scope="session")
+def kafka_jars() -> None:
+    """Wanted by tests and fixtures that start brokers themselves."""
     try:
         distribution()
     except KafkaUnavailableError as error:
         unavailable(error)
+
+
+@pytest.fixture
+def own_kafka(kafka_jars: None, tmp_path: Path) -> Iterator[Broker]:
+    """A real broker of this test alone, which runs."""
     with Broker(tmp_path / "kafka") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="module")
+def secured_kafka(kafka_jars: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A real broker that wants to know who comes; in a process of its own for each module."""
+    with secured_broker(tmp_path_factory.mktemp("secured") / "kafka") as broker:
+        add_scram_user(broker)
         yield broker
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import difflib
 import logging
+import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
@@ -22,7 +24,8 @@ _LIBRARY_LOGGER: Final = logging.getLogger("engine.connectors.kafka.librdkafka")
 # up logging.
 _LIBRARY_LOGGER.addHandler(logging.NullHandler())
 
-_TOPICS_SHOWN = 5
+_TOPICS_SHOWN: Final = 5
+_FIRST_ANSWER_S: Final = 0.5
 
 
 class Trouble:
@@ -39,6 +42,8 @@ class Trouble:
         self.last: KafkaError | None = None
         self.all_down = False
         """Set when no broker can be reached; whoever sees one again clears it."""
+        self.let_in = False
+        """Set when a broker has answered: from then on a refusal may pass."""
         self._also = also
 
     def __call__(self, error: KafkaError) -> None:
@@ -53,26 +58,37 @@ class Trouble:
 
     @property
     def refused(self) -> bool:
-        """Whether a broker was reached and did not let us in: to wait longer is of no use."""
-        return self.last is not None and self.last.code() in _REFUSALS
+        """Whether a broker was reached and does not let us in: to wait longer is of no use.
+
+        It is of use once one has let us in. Brokers end connections whose token has run out, and
+        one that has just started may not know all passwords yet.
+        """
+        if self.let_in or self.last is None:
+            return False
+        text = self.last.str()
+        return self.last.code() in _REFUSALS or any(said in text for said in _REFUSALS_SAID)
 
     def unreachable(self) -> ConnectorError | UnavailableError:
         """What to raise when no broker can be reached: whether to ask again depends on why."""
-        reason = "no broker answers" if self.last is None else words(self.last)
-        return ConnectorError(reason) if self.refused else UnavailableError(reason)
+        if self.last is not None and self.refused:
+            return _not_let_in(self.last)
+        return UnavailableError("no broker answers" if self.last is None else words(self.last))
 
     def unanswered(self, error: KafkaError) -> ConnectorError | UnavailableError:
         """What to raise when a question was not answered."""
-        hopeless = self.refused or error.code() in _HOPELESS
+        if self.last is not None and self.refused:
+            return _not_let_in(self.last)
         reason = self.reason(error)
+        hopeless = error.code() in HOPELESS
         return ConnectorError(reason) if hopeless else UnavailableError(reason)
 
     def reason(self, error: KafkaError) -> str:
         """What to tell of an error of a call, with what is known about the connection."""
-        text = words(error)
-        if self.last is not None and self.last.str() != error.str():
-            text += f" ({words(self.last)})"
-        return text
+        if self.last is None or self.last.str() == error.str():
+            return words(error)
+        if error.code() in _ONLY_THAT_IT_FAILED:
+            return words(self.last)
+        return f"{words(error)} ({words(self.last)})"
 
 
 _REFUSALS = {
@@ -83,17 +99,38 @@ _REFUSALS = {
     KafkaError.ILLEGAL_SASL_STATE,
     KafkaError.CLUSTER_AUTHORIZATION_FAILED,
 }
+_REFUSALS_SAID = ("SSL routines", "connecting to a PLAINTEXT broker listener")
+"""What is said of refusals that have no more of a code than any connection that breaks."""
 
-_HOPELESS = {
+_ONLY_THAT_IT_FAILED = {
+    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
+    KafkaError._TIMED_OUT,  # noqa: SLF001
+    KafkaError._TRANSPORT,  # noqa: SLF001
+}
+"""Errors that do not say why."""
+
+HOPELESS: Final = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED,
     KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
 }
 """To ask again is of no use."""
 
 
+_WHEN: Final = re.compile(r" \(after \d+ms in state .*\)$")
+"""What the library appends for its own developers."""
+
+
 def words(error: KafkaError) -> str:
     """An error in words, with the name under which Kafka's documents explain it."""
-    return f"{error.str()} [{error.name()}]"
+    return f"{_WHEN.sub('', error.str())} [{error.name()}]"
+
+
+def _not_let_in(error: KafkaError) -> ConnectorError:
+    return ConnectorError(
+        f"the brokers do not let us in: {words(error)}; look at security.protocol, sasl.* and "
+        "ssl.* in add_config"
+    )
 
 
 def error_of(ex: KafkaException) -> KafkaError:
@@ -150,7 +187,44 @@ def settings(brokers: str, *layers: Mapping[str, Any] | None) -> tuple[dict[str,
         merged.update(layer or {})
     trouble = Trouble(merged.get("error_cb"))
     merged["error_cb"] = trouble
+    if "oauth_cb" in merged:
+        merged["oauth_cb"] = _Tokens(merged["oauth_cb"])
     return merged, trouble
+
+
+class _Tokens:
+    """Gives the library the tokens of the user's `oauth_cb`.
+
+    The first one is asked for before the library does that: it would wait for ten seconds, and
+    then not say what was wrong.
+    """
+
+    def __init__(self, ask: Callable[[str | None], Any]) -> None:
+        self._ask = ask
+        self._first: Any = None
+
+    def begin(self, config: str | None) -> None:
+        """Get the first one.
+
+        Raises:
+            ConnectorError: There is none.
+        """
+        try:
+            self._first = self._ask(config)
+        except Exception as ex:
+            msg = f"oauth_cb gives no token: {type(ex).__name__}: {ex}"
+            raise ConnectorError(msg) from ex
+
+    def __call__(self, config: str | None) -> Any:
+        first, self._first = self._first, None
+        if first is not None:
+            return first
+        try:
+            return self._ask(config)
+        except Exception as ex:
+            # The library tells of it without the reason, and asks again ten seconds later.
+            LOGGER.warning("oauth_cb gives no new token: %s: %s", type(ex).__name__, ex)
+            raise
 
 
 QUIET: Final[dict[str, Any]] = {"log_level": 3}
@@ -165,16 +239,63 @@ def client(kind: _MakesClient, config: dict[str, Any]) -> Any:
     """Make a client.
 
     Raises:
-        ConnectorError: The library refuses a setting.
+        ConnectorError: The library refuses a setting, or there is no token.
     """
+    tokens = config.get("oauth_cb")
+    if isinstance(tokens, _Tokens):
+        tokens.begin(config.get("sasl.oauthbearer.config"))
     try:
         made = kind(config)
         # Only so does the library ask `oauth_cb` for the token without which nobody answers.
         made.poll(0)
     except KafkaException as ex:
         msg = f"Kafka's client refuses its settings: {error_of(ex).str()}; look at add_config"
-        raise ConnectorError(msg) from ex
+        raise ConnectorError(msg) from None
     return made
+
+
+def cluster(asks: Any, trouble: Trouble, timeout_s: float, topic: str | None = None) -> Any:
+    """What the brokers say of themselves and of a topic, or of all topics that we may see.
+
+    One call of the library waits for its whole time even for brokers that are not there or don't
+    let us in. So it is called for a short time first, and then for longer and longer ones.
+
+    Args:
+        asks: Any client.
+        trouble: What it says of its connections.
+        timeout_s: For how long to wait for an answer.
+        topic: Which one.
+
+    Raises:
+        UnavailableError: No broker can be reached, or there is no answer in time.
+        ConnectorError: They do not let us in.
+    """
+    named = {} if topic is None else {"topic": topic}
+    until_s = time.monotonic() + timeout_s
+    wait_s = _FIRST_ANSWER_S
+    trouble.all_down = False
+    while True:
+        left_s = max(0.0, until_s - time.monotonic())
+        # So it is given a new token where the old one has run out.
+        asks.poll(0)
+        try:
+            found = asks.list_topics(**named, timeout=min(wait_s, left_s))
+        except KafkaException as ex:
+            asks.poll(0)
+            if trouble.refused or trouble.all_down or left_s <= wait_s:
+                # The library's own exception knows no more than is said here.
+                raise trouble.unanswered(error_of(ex)) from None
+            wait_s *= 2
+        else:
+            trouble.let_in = True
+            return found
+
+
+UNKNOWN_TOPIC: Final = {
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
+}
+"""What is said of a topic that isn't there."""
 
 
 def no_such_topic(topic: str, there: Iterable[str]) -> ConnectorError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final, Literal, TypeAlias
 
@@ -34,6 +34,8 @@ LostOffset: TypeAlias = Literal["fail", "earliest", "latest"]
 
 _CLOSING_S: Final = 2.0
 _COMMIT_POLL_S: Final = 0.05
+_PATIENCE_S: Final = 0.1
+"""A partition that is read is asked again long before."""
 _EOF: Final = ClientError._PARTITION_EOF  # noqa: SLF001
 _LOST: Final = {
     ClientError._AUTO_OFFSET_RESET,  # noqa: SLF001
@@ -56,7 +58,7 @@ class ReaderOptions:
     """
 
     brokers: str
-    config: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)  # It has passwords.
     batch_size: int
     raise_on_errors: bool
     on_lost_offset: LostOffset
@@ -96,6 +98,8 @@ class Reader:
         """Begin to read a partition at its position."""
         if not self._open:
             self.watch.start()
+        # Whoever opens a partition has asked the brokers about it.
+        self.trouble.let_in = True
         self._open.add(part)
         self._parts[part.spot] = part
         self._consumer.incremental_assign([part.place()])
@@ -127,6 +131,15 @@ class Reader:
         self._open.remove(part)
         self.close_if_unused()
 
+    def has(self, spot: Spot) -> bool:
+        """Whether a partition is open."""
+        return any(part.spot == spot for part in self._open)
+
+    def abandon(self) -> None:
+        """Close everything, whatever is open."""
+        self._open.clear()
+        self.close_if_unused()
+
     def close_if_unused(self) -> None:
         """Close everything if no partition is open."""
         if not self._open:
@@ -140,13 +153,15 @@ class Reader:
     def fetch(self) -> None:
         """Take what the consumer has by now, and deal it to the partitions.
 
-        Does nothing as long as some partition has not handed on what it got.
+        Does nothing as long as some partition has not handed on what it got, unless nobody asks
+        that one: then it is set aside.
 
         Raises:
             UnavailableError: No broker can be reached.
             ConnectorError: Something can't be read.
         """
-        if any(part.waits for part in self._parts.values()):
+        waiting = [part for part in self._parts.values() if part.waits and not part.aside]
+        if waiting and not self._set_aside(waiting):
             return
         if self._to_commit:
             self._commit()
@@ -165,6 +180,22 @@ class Reader:
                 for topic, same in groupby(run, Message.topic):
                     if (part := self._parts.get((topic, number))) is not None:  # type: ignore[arg-type] # of messages both are known
                         part.accept(list(same))
+
+    def _set_aside(self, waiting: list[Part]) -> bool:
+        """Fetch no more for partitions that nobody asks; gives whether that is so."""
+        now_s = time.monotonic()
+        if any(now_s - part.waits_since_s < _PATIENCE_S for part in waiting):
+            return False
+        for part in waiting:
+            part.aside = True
+        self._consumer.pause([part.place() for part in waiting])
+        return True
+
+    def take_up(self, part: Part) -> None:
+        """Fetch again for a partition that was set aside: it was asked."""
+        part.aside = False
+        if part.spot in self._parts:
+            self._consumer.resume([part.place()])
 
     def _deal_one(self, message: Message) -> None:
         """Deal a message or an error, one of a list with errors in it."""
@@ -252,6 +283,9 @@ class Part(StatefulSourcePartition[Item, Position]):
         self.spot = spot
         self.waits = False
         """Something was read, or has happened, that `next_batch` has not handed on yet."""
+        self.waits_since_s = 0.0
+        self.aside = False
+        """Nobody has asked for what waits, so nothing more is fetched."""
         self._reader = reader
         self._offset, self._topic_id = position
         self._end = end
@@ -280,13 +314,13 @@ class Part(StatefulSourcePartition[Item, Position]):
             self._finish()
         self._waiting += as_read(messages)
         self._waiting_until = last + 1
-        self.waits = True
+        self._note_waiting()
 
     def reach_end(self, offset: int) -> None:
         """There is nothing after this offset yet; before it may be marks of transactions."""
         self._waiting_until = max(self._waiting_until, offset)
         self._end_seen_at = self._waiting_until
-        self.waits = True
+        self._note_waiting()
         if not self._reader.options.tail or (
             self._end is not None and self._waiting_until >= self._end
         ):
@@ -323,7 +357,7 @@ class Part(StatefulSourcePartition[Item, Position]):
         )
         self._waiting.append(KafkaError(error, bad))
         self._waiting_until = offset + 1
-        self.waits = True
+        self._note_waiting()
         self._reader.move(self)
 
     def _recover(self, error: ClientError) -> None:
@@ -334,8 +368,13 @@ class Part(StatefulSourcePartition[Item, Position]):
         if not low <= wanted <= high:
             policy = reader.options.on_lost_offset
             self._waiting_until = after_loss(self.spot, wanted, (low, high), policy, words(error))
-            self.waits = True
+            self._note_waiting()
         reader.move(self)
+
+    def _note_waiting(self) -> None:
+        if not self.waits:
+            self.waits = True
+            self.waits_since_s = time.monotonic()
 
     def _finish(self) -> None:
         self._finished = True
@@ -349,6 +388,8 @@ class Part(StatefulSourcePartition[Item, Position]):
                 raise StopIteration
             self._reader.fetch()
         items, self._waiting, self.waits = self._waiting, [], False
+        if self.aside:
+            self._reader.take_up(self)
         self._offset = self._waiting_until
         if items:
             last = items[-1]

@@ -7,7 +7,7 @@ durable, a message that can't be published would stop every later run too.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgpack as untyped_msgpack  # type: ignore[import-untyped]
 
@@ -17,6 +17,9 @@ from engine.errors import ConnectorError
 _msgpack: Any = untyped_msgpack
 
 _VERSION = 1
+
+RAISE_THE_SIZE: Final = "raise message.max.bytes in add_config and max.message.bytes of the topic"
+"""What to do about messages that are too large."""
 
 Produced: TypeAlias = tuple[Any, ...]
 """Arguments of `Producer.produce` after the topic: value and key; where it needs more, also
@@ -167,8 +170,7 @@ def too_large(
     """An error about a message that the broker would refuse."""
     msg = (
         f"a message of {nbytes} bytes is too large for topic {topic!r}, which takes {bytes_max}: "
-        f"{shown_message(message)}; raise message.max.bytes in add_config and max.message.bytes "
-        "of the topic"
+        f"{shown_message(message)}; {RAISE_THE_SIZE}"
     )
     return ConnectorError(msg)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeAlias, get_args
@@ -27,13 +28,16 @@ from engine.connectors import (
     Pending,
     SinkSession,
     StatelessSinkPartition,
+    UnavailableError,
 )
 from engine.connectors.kafka._client import (
     QUIET,
+    UNKNOWN_TOPIC,
     Trouble,
     bootstrap,
     check_settings,
     client,
+    cluster,
     error_of,
     no_such_topic,
     settings,
@@ -41,6 +45,7 @@ from engine.connectors.kafka._client import (
 )
 from engine.connectors.kafka._messages import KafkaSinkMessage
 from engine.connectors.kafka._rows import (
+    RAISE_THE_SIZE,
     RowPacker,
     checked_headers,
     encoded,
@@ -56,6 +61,8 @@ Message: TypeAlias = KafkaSinkMessage[Any, Any]
 _FULL_QUEUE_S: Final = 0.01
 _TOPIC_TRIES: Final = 10
 _TOPIC_TRY_S: Final = 0.2
+_PAUSE_S: Final = 0.1
+"""Before the brokers are asked again."""
 _OVERHEAD_BYTES: Final = 512
 """More than a batch and its only record add to the bytes of key, value and headers."""
 _CLIENT_BYTES_MAX: Final = 1_000_000
@@ -209,17 +216,17 @@ class _Topics:
 
     def _metadata(self, topic: str | None) -> Any:
         timeout_s = self._connection.timeout_s
-        try:
-            if topic is None:
-                return self._asks.list_topics(timeout=timeout_s)
-            return self._asks.list_topics(topic, timeout=timeout_s)
-        except KafkaException as ex:
-            self._asks.poll(0)
-            msg = (
-                f"no answer from Kafka at {self._connection.brokers} within {timeout_s:g} s: "
-                f"{self._trouble.reason(error_of(ex))}"
-            )
-            raise ConnectorError(msg) from ex
+        until_s = time.monotonic() + timeout_s
+        while True:
+            left_s = until_s - time.monotonic()
+            try:
+                return cluster(self._asks, self._trouble, left_s, topic)
+            except UnavailableError as ex:
+                if left_s <= _PAUSE_S:
+                    brokers = self._connection.brokers
+                    msg = f"no answer from Kafka at {brokers} within {timeout_s:g} s: {ex}"
+                    raise ConnectorError(msg) from None
+            threading.Event().wait(_PAUSE_S)
 
     def bytes_max(self, topic: str) -> int:
         """How large a message may be, as far as can be known."""
@@ -237,7 +244,7 @@ class _Topics:
     def _topic_bytes_max(self, topic: str, otherwise: int) -> int:
         """What the topic's settings say, if we may read them."""
         config, _ = settings(self._connection.brokers, self._connection.config, QUIET)
-        asks: Any = AdminClient(config)
+        asks = client(AdminClient, config)
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
         answer = asks.describe_configs([resource], request_timeout=self._connection.timeout_s)
         with contextlib.suppress(KafkaException, KeyError, ValueError):
@@ -245,11 +252,7 @@ class _Topics:
         return otherwise
 
 
-_NOT_THERE_YET: Final = {
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError._UNKNOWN_TOPIC,  # noqa: SLF001
-    KafkaError.LEADER_NOT_AVAILABLE,
-}
+_NOT_THERE_YET: Final = {*UNKNOWN_TOPIC, KafkaError.LEADER_NOT_AVAILABLE}
 
 
 class _SendingPart(StatelessSinkPartition[Message]):
@@ -281,7 +284,7 @@ class _SendingPart(StatelessSinkPartition[Message]):
                     self._producer.poll(_FULL_QUEUE_S)
                     self._check()
                 except (KafkaException, TypeError) as ex:
-                    raise self._refused(item, ex) from ex
+                    raise self._refused(item, ex) from None
                 else:
                     break
         self._producer.poll(0)
@@ -302,7 +305,10 @@ class _SendingPart(StatelessSinkPartition[Message]):
     def _refused(self, item: Message, ex: Exception) -> Exception:
         """The error for a message that the library does not take."""
         if isinstance(ex, KafkaException):
-            msg = f"a message can't be sent: {words(error_of(ex))}: {shown_message(item)}"
+            error = error_of(ex)
+            msg = f"a message can't be sent: {words(error)}: {shown_message(item)}"
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                msg += f"; {RAISE_THE_SIZE}"
             return ConnectorError(msg)
         try:
             encoded(item, "value", item.value)
@@ -327,6 +333,8 @@ class _SendingPart(StatelessSinkPartition[Message]):
                 f"{message.key()!r:.60}, value {message.value()!r:.100}; the epoch is given up, "
                 "and the next run writes it again"
             )
+            if error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                msg += f"; before it does, {RAISE_THE_SIZE}"
             raise ConnectorError(msg)
 
     def flush(self) -> Pending | None:

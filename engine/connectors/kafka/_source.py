@@ -13,15 +13,16 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer
 
 from engine.clock import utc_now
 from engine.connectors import FixedPartitionedSource
 from engine.connectors.kafka._client import (
+    UNKNOWN_TOPIC,
     bootstrap,
     check_settings,
     client,
-    error_of,
+    cluster,
     no_such_topic,
     settings,
     words,
@@ -188,18 +189,20 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
         merged, trouble = settings(self._options.brokers, config)
         asks = client(Consumer, merged)
         try:
-            found = asks.list_topics(timeout=_LIST_S).topics
-        except KafkaException as ex:
-            asks.poll(0)
-            raise trouble.unanswered(error_of(ex)) from ex
+            found = cluster(asks, trouble, _LIST_S).topics
+            for topic in self._topics:
+                if topic not in found:
+                    # It may be that we may not see it, which is said only of what is asked for.
+                    found |= cluster(asks, trouble, _LIST_S, topic).topics
         finally:
             asks.close()
         parts: list[str] = []
         for topic in self._topics:
-            if topic not in found:
-                raise no_such_topic(topic, found)
-            if found[topic].error is not None:
-                msg = f"topic {topic!r}: {words(found[topic].error)}"
+            error = found[topic].error
+            if error is not None and error.code() in UNKNOWN_TOPIC:
+                raise no_such_topic(topic, (name for name in found if not found[name].error))
+            if error is not None:
+                msg = f"topic {topic!r}: {words(error)}"
                 raise ConnectorError(msg)
             parts += [f"{number}-{topic}" for number in found[topic].partitions]
         return parts
@@ -220,7 +223,7 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
     def _build(self, step_id: str, for_part: str, state: Position | None, start: Moment) -> Part:
         number, _, topic = for_part.partition("-")
         spot = topic, int(number)
-        with self._reader(step_id) as reader:
+        with self._reader(step_id, spot) as reader:
             topic_id = reader.watch.topic_id(topic)
             if state is None:
                 offset = reader.offsets.of(*spot, start)
@@ -245,11 +248,15 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
         return after_loss(spot, offset, bounds, self._options.on_lost_offset, made_anew(spot[0]))
 
     @contextlib.contextmanager
-    def _reader(self, step_id: str) -> Any:
+    def _reader(self, step_id: str, spot: tuple[str, int]) -> Any:
         """The reader of this worker, which is closed again if nothing is opened in it."""
         # Workers are threads, and this object belongs to all of them.
         owner = threading.get_ident(), step_id
         reader = self._readers.get(owner)
+        if reader is not None and reader.has(spot):
+            # It is of a run that crashed and closed nothing.
+            reader.abandon()
+            reader = None
         if reader is None:
             reader = Reader(
                 self._options, f"engine-{step_id}", lambda: self._readers.pop(owner, None)

@@ -15,14 +15,14 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from engine.connectors import SinkSession
-from engine.connectors.kafka._client import QUIET, client, error_of, settings
+from engine.connectors.kafka._client import HOPELESS, QUIET, client, error_of, settings
 from engine.connectors.kafka._rows import unpacked
 from engine.errors import ConnectorError, FencedError
 
@@ -83,7 +83,7 @@ class Connection:
     """
 
     brokers: str
-    config: dict[str, Any]
+    config: dict[str, Any] = field(repr=False)  # It has passwords.
     timeout_s: float
 
 
@@ -133,17 +133,19 @@ class Publisher:
             connection.config,
             {"transactional.id": place.name, "delivery.report.only.error": True},
         )
-        reader_config, _ = settings(
+        reader_config, self._reader_trouble = settings(
             connection.brokers,
             connection.config,
             {"group.id": place.name, "enable.auto.commit": False},
             QUIET,
         )
         self._reader = client(Consumer, reader_config)
+        self._clients = [self._reader]
         self._group = self._reader.consumer_group_metadata()
         # A run that is older than the newest one must find that out before it fences anybody.
         self._marker()
         self._producer = client(Producer, config)
+        self._clients.append(self._producer)
         self.epoch = self._begin()
         """The last epoch that is out."""
 
@@ -188,7 +190,7 @@ class Publisher:
                 # What the error means for the commit is settled by the marker, never by guessing.
                 if self._marker() == Marker(epoch, self._session.generation):
                     return
-                if time.monotonic() >= deadline_s:
+                if abort.error.code() in HOPELESS or time.monotonic() >= deadline_s:
                     raise self._failure(doing, abort.error) from abort
                 time.sleep(_PAUSE_S)
             except SystemError as ex:
@@ -286,17 +288,35 @@ class Publisher:
             ConnectorError: Nothing helps.
         """
         while True:
+            self._serve()
             try:
                 return call(_CALL_S)
             except KafkaException as ex:
-                error = error_of(ex)
+                self._serve()
+                error = self._telling(error_of(ex))
                 if error.code() in _FENCED:
                     raise self._fenced() from ex
+                if error.code() == KafkaError._FATAL:  # noqa: SLF001
+                    # It says no more than that; if somebody has fenced us, the marker does (whose
+                    # reader is no member of a group and never has such an error).
+                    self._marker()
                 if error.txn_requires_abort():
                     raise _AbortError(error) from ex
                 if not _curable(error) or time.monotonic() >= deadline_s:
                     raise self._failure(doing, error) from ex
                 time.sleep(_PAUSE_S)
+
+    def _serve(self) -> None:
+        """Hear what the clients say; those that wait for an epoch get new tokens only so."""
+        for idle in self._clients:
+            said = idle.poll(0)
+            if idle is self._reader and said is not None:
+                self._reader_trouble(said.error())
+
+    def _telling(self, error: KafkaError) -> KafkaError:
+        """The error that says why: a group that we may not use is said to have timed out."""
+        last = self._reader_trouble.last
+        return last if last is not None and last.code() in HOPELESS else error
 
     def _deadline_s(self) -> float:
         return time.monotonic() + self._timeout_s

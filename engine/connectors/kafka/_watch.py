@@ -1,9 +1,9 @@
 """Looks after the brokers and topics of a reader, on a thread of its own.
 
 librdkafka says when it has lost all brokers, and not when it has one again: an idle topic looks the
-same either way. And it reads a topic that was deleted and made anew as if it were the old one, if
-that is long enough. So this asks: twice a second while no broker can be reached, and every half
-minute whether the topics are still those that they were.
+same either way. Of a topic that was deleted it says nothing, and one that was made anew it reads as
+if it were the old one, if that is long enough. So this asks: twice a second while no broker can be
+reached, and every ten seconds whether the topics are still those that they were.
 """
 
 from __future__ import annotations
@@ -15,14 +15,26 @@ from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from engine.connectors import UnavailableError
-from engine.connectors.kafka._client import QUIET, Trouble, client, error_of, settings
+from engine.connectors.kafka._client import (
+    QUIET,
+    UNKNOWN_TOPIC,
+    Trouble,
+    client,
+    cluster,
+    error_of,
+    settings,
+)
 from engine.errors import ConnectorError
 
 _DOWN_S: Final = 0.5
-_CHECK_S: Final = 30.0
+_CHECK_S: Final = 10.0
+_GONE_TIMES: Final = 2
+"""After so many answers that there is no such topic: a broker that has just started gives one."""
 _ASK_S: Final = 5.0
 _NO_ID: Final = "AAAAAAAAAAAAAAAAAAAAAA"
 """What brokers say that know no ids."""
+_NOT_THERE: Final = ""
+"""In the place of an id: there is no such topic."""
 
 
 class Watch:
@@ -39,6 +51,8 @@ class Watch:
         self._admin: Any = client(AdminClient, merged)
         self._trouble = trouble
         self._ids: dict[str, str | None] = {}
+        self._gone: dict[str, int] = {}
+        """How many times in a row a topic was not there."""
         self._changed: ConnectorError | None = None
         self._awake = threading.Event()
         self._over = False
@@ -52,21 +66,28 @@ class Watch:
             ConnectorError: They refuse to.
         """
         if topic not in self._ids:
-            self._ids[topic] = self._asked_id(topic)
+            found = self._asked_id(topic)
+            if found == _NOT_THERE:
+                # It was in the list of topics a moment ago.
+                msg = f"topic {topic!r} can't be read yet, or not any more: no broker knows it"
+                raise UnavailableError(msg)
+            self._ids[topic] = found
         return self._ids[topic]
 
     def _asked_id(self, topic: str) -> str | None:
         try:
-            cluster = self._admin.list_topics(timeout=_ASK_S)
-            if cluster.controller_id not in cluster.brokers:
+            found = cluster(self._admin, self._own_trouble, _ASK_S)
+            if found.controller_id not in found.brokers:
                 # The mock cluster has none, and leaves the question open until it times out.
                 return None
             asked = TopicCollection([topic])
             described = self._admin.describe_topics(asked, request_timeout=_ASK_S)[topic].result()
         except KafkaException as ex:
-            raise self._own_trouble.unanswered(error_of(ex)) from ex
-        found = str(described.topic_id)
-        return None if found == _NO_ID else found
+            if error_of(ex).code() in UNKNOWN_TOPIC:
+                return _NOT_THERE
+            raise self._own_trouble.unanswered(error_of(ex)) from None
+        topic_id = str(described.topic_id)
+        return None if topic_id == _NO_ID else topic_id
 
     def start(self) -> None:
         """Begin to look now and then."""
@@ -81,7 +102,7 @@ class Watch:
         """Say what was found.
 
         Raises:
-            ConnectorError: A topic is not the one that it was.
+            ConnectorError: A topic is not the one that it was, or is not there any more.
         """
         if self._changed is not None:
             raise self._changed
@@ -105,9 +126,8 @@ class Watch:
 
     def _reached(self) -> bool:
         try:
-            self._admin.list_topics(timeout=_ASK_S)
-        except KafkaException:
-            self._admin.poll(0)
+            cluster(self._admin, self._own_trouble, _ASK_S)
+        except (ConnectorError, UnavailableError):
             return False
         return True
 
@@ -118,9 +138,19 @@ class Watch:
             try:
                 now = self._asked_id(topic)
             except (ConnectorError, UnavailableError):
-                continue  # A topic that is gone, or brokers that are, the consumer tells of itself.
-            if now is not None and now != known:
-                self._changed = ConnectorError(made_anew(topic))
+                continue  # Brokers that are gone the consumer tells of itself.
+            if now == _NOT_THERE:
+                self._gone[topic] = self._gone.get(topic, 0) + 1
+                if self._gone[topic] >= _GONE_TIMES:
+                    msg = (
+                        f"there is no topic {topic!r} any more: it was deleted while this job read "
+                        "it. A run with the same store says what can be done"
+                    )
+                    self._changed = ConnectorError(msg)
+            else:
+                self._gone.pop(topic, None)
+                if now is not None and now != known:
+                    self._changed = ConnectorError(made_anew(topic))
 
 
 def made_anew(topic: str) -> str:
