@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from examples import kafka_quickstart, kafka_statistics
 from tests.examples.running import run_flow
 from tests.tidy.tree import ROOT
 
@@ -56,6 +57,13 @@ def test_the_readme_shows_what_the_word_count_prints():
     shown = next(block for block in blocks("text") if block.startswith("  "))
     lines = run_flow("examples.wordcount:flow")
     assert lines[: shown.count("\n")] == shown.splitlines()
+
+
+def test_the_commands_for_kafka_are_those_of_the_examples():
+    """They are run where the examples are tested."""
+    quickstart, commands = (block for block in blocks("sh") if "examples.kafka" in block)
+    for module, block in ((kafka_quickstart, quickstart), (kafka_statistics, commands)):
+        assert re.findall(r"^    (python .*)$", module.__doc__, re.MULTILINE) == block.splitlines()
 
 
 def test_ci_runs_the_two_commands_of_the_readme():

@@ -81,18 +81,22 @@ class Broker(Kafka):
         listeners: More ways in: their names and their security protocols, such as
             ``{"PROXIED": "PLAINTEXT"}``. ``PLAIN`` is always there.
         settings: Of the broker, besides what all have.
+        port: Of ``PLAIN``; a free one if nobody says.
     """
 
     def __init__(
         self,
         folder: Path,
         *,
+        port: int | None = None,
         listeners: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         protocols = {"PLAIN": "PLAINTEXT", **(listeners or {})}
         *ports, self._controller = free_ports(len(protocols) + 1)
         self.ports = dict(zip(protocols, ports, strict=True))
+        if port is not None:
+            self.ports["PLAIN"] = port
         super().__init__(f"127.0.0.1:{self.ports['PLAIN']}")
         self.advertised: dict[str, int] = {}
         self.folder = folder

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
 from tests.chaos.processes import alive
-from tests.kafka.broker import Broker
+from tests.kafka.broker import Broker, free_ports
 from tests.kafka.client import WAIT_S, Kafka, MockKafka
 from tests.kafka.conftest import unavailable
 from tests.kafka.distribution import KafkaUnavailableError
-from tests.kafka.keeper import shared_broker
+from tests.kafka.keeper import ROOT, shared_broker
 
 MESSAGES = [(f"key{number % 3}", f"value {number}") for number in range(100)]
 
@@ -93,6 +97,24 @@ def test_processes_share_one(tmp_path: Path, kafka: Kafka):
 def _address_of(folder: Path) -> str:
     with shared_broker(folder) as address:
         return address
+
+
+def test_one_command_runs_a_broker_until_it_is_told_to_end(kafka: Kafka, topic: str):
+    """It says where it listens, and leaves nothing behind."""
+    [port] = free_ports(1)
+    command = [sys.executable, "-m", "tests.kafka", str(port)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        lines = [running.stdout.readline() for _ in range(2)]
+        assert lines[1] == f"Apache Kafka listens at 127.0.0.1:{port}; Ctrl-C ends it\n"
+        own = Kafka(f"127.0.0.1:{port}")
+        own.create_topic(topic)
+        own.produce(topic, MESSAGES)
+        assert len(values(own, topic)) == len(MESSAGES)
+        running.send_signal(signal.SIGINT)
+        assert running.wait(WAIT_S) == 0
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
 
 
 def test_the_mock_cluster_takes_and_gives_messages(topic: str):

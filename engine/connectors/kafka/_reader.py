@@ -18,10 +18,10 @@ from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from confluent_kafka import KafkaError as ClientError
 
 from engine.connectors import Lag, StatefulSourcePartition
-from engine.connectors.kafka._client import LOGGER, client, error_of, settings, words
+from engine.connectors.kafka._client import LOGGER, PASSING, client, error_of, settings, words
 from engine.connectors.kafka._messages import KafkaError, KafkaSourceMessage, as_read
 from engine.connectors.kafka._positions import Offsets, shown_error
-from engine.connectors.kafka._watch import Watch
+from engine.connectors.kafka._watch import Watch, made_anew
 from engine.errors import ConnectorError
 
 Item: TypeAlias = KafkaSourceMessage[bytes | None, bytes | None] | KafkaError[Any, Any]
@@ -37,6 +37,14 @@ _COMMIT_POLL_S: Final = 0.05
 _PATIENCE_S: Final = 0.1
 """A partition that is read is asked again long before."""
 _EOF: Final = ClientError._PARTITION_EOF  # noqa: SLF001
+_EMPTY_S: Final = 0.0005
+"""So soon there is nothing new."""
+_DAMAGED: Final = {
+    ClientError._BAD_MSG,  # noqa: SLF001
+    ClientError._BAD_COMPRESSION,  # noqa: SLF001
+    ClientError.INVALID_MSG,
+    ClientError.INVALID_RECORD,
+}
 _LOST: Final = {
     ClientError._AUTO_OFFSET_RESET,  # noqa: SLF001
     ClientError.OFFSET_OUT_OF_RANGE,
@@ -86,8 +94,9 @@ class Reader:
         self._parts: dict[Spot, Part] = {}
         """Those that are read; not those that have come to their end."""
         self._only: Part | None = None
-        self._moved: set[Spot] = set()
-        """Those whose position was changed since the last messages came."""
+        self._holding: set[Part] = set()
+        """Those that have not handed on what they got, less those that are set aside."""
+        self._empty_at_s = 0.0
         self._to_commit: dict[Spot, int] = {}
         self._committing = 0
         self._commit_error: int | None = None
@@ -100,14 +109,13 @@ class Reader:
             self.watch.start()
         # Whoever opens a partition has asked the brokers about it.
         self.trouble.let_in = True
+        self._consumer.incremental_assign([part.place()])
         self._open.add(part)
         self._parts[part.spot] = part
-        self._consumer.incremental_assign([part.place()])
         self._note_only()
 
     def move(self, part: Part) -> None:
         """Go on reading a partition at its position, which was changed."""
-        self._moved.add(part.spot)
         self._consumer.incremental_unassign([part.place()])
         self._consumer.incremental_assign([part.place()])
 
@@ -115,6 +123,7 @@ class Reader:
         """Read a partition no more."""
         if self._parts.get(part.spot) is part:
             del self._parts[part.spot]
+            self._holding.discard(part)
             self._consumer.incremental_unassign([part.place()])
             self._note_only()
 
@@ -160,17 +169,28 @@ class Reader:
             UnavailableError: No broker can be reached.
             ConnectorError: Something can't be read.
         """
-        waiting = [part for part in self._parts.values() if part.waits and not part.aside]
-        if waiting and not self._set_aside(waiting):
+        if self._holding and not self._set_aside():
+            return
+        now_s = time.monotonic()
+        if now_s - self._empty_at_s < _EMPTY_S:
+            # Another partition has just asked.
             return
         if self._to_commit:
             self._commit()
+        if self.watch.news:
+            self._hear_news()
         messages: list[Message] = self._consumer.consume(self.options.batch_size, 0)
-        if not messages:
-            self._see_trouble()
+        if messages:
+            self._deal(messages)
             return
+        self._empty_at_s = now_s
+        if self.trouble.all_down:
+            self.watch.wake()
+            raise self.trouble.unreachable()
+
+    def _deal(self, messages: list[Message]) -> None:
+        """Give each partition what is for it, in order. Never fails: it can't be done again."""
         if any(map(Message.error, messages)):
-            self._moved.clear()
             for message in messages:
                 self._deal_one(message)
         elif self._only is not None:
@@ -181,14 +201,34 @@ class Reader:
                     if (part := self._parts.get((topic, number))) is not None:  # type: ignore[arg-type] # of messages both are known
                         part.accept(list(same))
 
-    def _set_aside(self, waiting: list[Part]) -> bool:
+    def _hear_news(self) -> None:
+        """Tell partitions that their topic is another one by now.
+
+        Raises:
+            ConnectorError: A topic is not there any more.
+        """
+        for topic, topic_id in self.watch.heard().items():
+            for part in self._parts.values():
+                if part.spot[0] == topic:
+                    part.hear_of_id(topic_id)
+
+    def hold(self, part: Part) -> None:
+        """A partition got something."""
+        self._holding.add(part)
+
+    def let_go(self, part: Part) -> None:
+        """It has handed that on."""
+        self._holding.discard(part)
+
+    def _set_aside(self) -> bool:
         """Fetch no more for partitions that nobody asks; gives whether that is so."""
         now_s = time.monotonic()
-        if any(now_s - part.waits_since_s < _PATIENCE_S for part in waiting):
+        if any(now_s - part.waits_since_s < _PATIENCE_S for part in self._holding):
             return False
-        for part in waiting:
+        self._consumer.pause([part.place() for part in self._holding])
+        for part in self._holding:
             part.aside = True
-        self._consumer.pause([part.place() for part in waiting])
+        self._holding.clear()
         return True
 
     def take_up(self, part: Part) -> None:
@@ -205,21 +245,12 @@ class Reader:
             # Of no partition, or of one that was just left: nothing of it is read any more.
             if error is not None and spot[0] is None:
                 self.trouble(error)
-        elif spot in self._moved:
-            pass  # It comes from where the partition is not read any more.
         elif error is None:
             part.accept([message])
         elif error.code() == _EOF:
             part.reach_end(message.offset() or 0)
         else:
             part.fail(error)
-
-    def _see_trouble(self) -> None:
-        """Say so if there are no messages because no broker can be reached."""
-        self.watch.check()
-        if self.trouble.all_down:
-            self.watch.wake()
-            raise self.trouble.unreachable()
 
     # Offsets for those who look at the group
 
@@ -292,6 +323,10 @@ class Part(StatefulSourcePartition[Item, Position]):
         self._waiting: list[Item] = []
         self._waiting_until = self._offset
         self._finished = False
+        self._failure: ClientError | None = None
+        """Why it is not read on, until that is mended."""
+        self._new_id: str | None = None
+        """Of a topic of the same name, which is another one."""
         self._end_seen_at: int | None = None
         self._last_ms = 0
         reader.open(self)
@@ -306,6 +341,8 @@ class Part(StatefulSourcePartition[Item, Position]):
 
     def accept(self, messages: list[Any]) -> None:
         """Take messages of the library over, in order."""
+        if self._stuck():
+            return
         last: int = messages[-1].offset()
         end = self._end
         if end is not None and last >= end:
@@ -318,6 +355,8 @@ class Part(StatefulSourcePartition[Item, Position]):
 
     def reach_end(self, offset: int) -> None:
         """There is nothing after this offset yet; before it may be marks of transactions."""
+        if self._stuck():
+            return
         self._waiting_until = max(self._waiting_until, offset)
         self._end_seen_at = self._waiting_until
         self._note_waiting()
@@ -327,19 +366,45 @@ class Part(StatefulSourcePartition[Item, Position]):
             self._finish()
 
     def fail(self, error: ClientError) -> None:
-        """Something can't be read."""
-        if error.code() in _LOST:
-            self._recover(error)
-        elif error.retriable():
-            LOGGER.info("%s", shown_error(error, *self.spot))
+        """Something can't be read; it is seen to when what came before is handed on."""
+        self._failure = self._failure or error
+
+    def hear_of_id(self, topic_id: str) -> None:
+        """Its topic has this id now."""
+        if self._topic_id not in {None, topic_id}:
+            self._new_id = topic_id
+
+    def _stuck(self) -> bool:
+        """What comes now is from where it will not be read on."""
+        return self._failure is not None or self._new_id is not None
+
+    def _mend(self) -> None:
+        """Get it to be read on. If that fails, nothing has changed, and it is tried again.
+
+        Raises:
+            UnavailableError: The brokers don't answer now.
+            ConnectorError: It can't be, or must not.
+        """
+        failure = self._failure
+        code = None if failure is None else failure.code()
+        if self._new_id is not None:
+            self._go_on_after_loss(made_anew(self.spot[0]), self._new_id, moved=True)
+        elif failure is None or code in PASSING:
+            LOGGER.info("%s", failure and shown_error(failure, *self.spot))
+        elif code in _LOST:
+            self._go_on_after_loss(words(failure), self._reader.watch.asked_id(self.spot[0]))
+        elif code not in _DAMAGED:
+            raise ConnectorError(shown_error(failure, *self.spot))
         elif self._reader.options.raise_on_errors:
             msg = (
-                f"{shown_error(error, *self.spot)}, at offset {self._waiting_until} or after it; "
+                f"{shown_error(failure, *self.spot)}, at offset {self._waiting_until} or after it; "
                 "with raise_on_errors=False it becomes a KafkaError among the messages"
             )
             raise ConnectorError(msg)
         else:
-            self._pass_over(error)
+            self._pass_over(failure)
+        self._failure = self._new_id = None
+        self._reader.move(self)
 
     def _pass_over(self, error: ClientError) -> None:
         """Hand an error on in the place of a message, and go on after it.
@@ -358,23 +423,24 @@ class Part(StatefulSourcePartition[Item, Position]):
         self._waiting.append(KafkaError(error, bad))
         self._waiting_until = offset + 1
         self._note_waiting()
-        self._reader.move(self)
 
-    def _recover(self, error: ClientError) -> None:
-        """Go on where the user wants it, after messages that are gone."""
-        reader, wanted = self._reader, self._waiting_until
-        low, high = reader.offsets.bounds(*self.spot)
-        # A damaged batch can lead the library to an offset that nobody has asked for.
-        if not low <= wanted <= high:
-            policy = reader.options.on_lost_offset
-            self._waiting_until = after_loss(self.spot, wanted, (low, high), policy, words(error))
+    def _go_on_after_loss(self, why: str, topic_id: str | None, *, moved: bool = False) -> None:
+        """Find where the user wants it to go on, after messages that are gone."""
+        wanted = self._waiting_until
+        low, high = self._reader.offsets.bounds(*self.spot)
+        # A damaged batch can lead the library to an offset that nobody has asked for, and before
+        # the first message there is none that could be missing.
+        if moved or (wanted >= 0 and not low <= wanted <= high):
+            policy = self._reader.options.on_lost_offset
+            self._waiting_until = after_loss(self.spot, wanted, (low, high), policy, why)
+            self._topic_id = topic_id
             self._note_waiting()
-        reader.move(self)
 
     def _note_waiting(self) -> None:
         if not self.waits:
             self.waits = True
             self.waits_since_s = time.monotonic()
+            self._reader.hold(self)
 
     def _finish(self) -> None:
         self._finished = True
@@ -386,10 +452,15 @@ class Part(StatefulSourcePartition[Item, Position]):
         if not self.waits:
             if self._finished:
                 raise StopIteration
-            self._reader.fetch()
+            if self._stuck():
+                self._mend()
+            else:
+                self._reader.fetch()
         items, self._waiting, self.waits = self._waiting, [], False
         if self.aside:
             self._reader.take_up(self)
+        else:
+            self._reader.let_go(self)
         self._offset = self._waiting_until
         if items:
             last = items[-1]
@@ -399,18 +470,22 @@ class Part(StatefulSourcePartition[Item, Position]):
             raise StopIteration
         return items
 
-    def _behind(self) -> int:
-        """How many offsets there are after what was handed on, as far as is known."""
-        if self._finished or self._offset == self._end_seen_at:
+    def _behind(self) -> int | None:
+        """How many offsets there are after what was handed on; None if that isn't known."""
+        if self._finished and not self.waits:
+            return 0
+        if not self.waits and self._offset == self._end_seen_at:
             return 0
         end = self._reader.end_known(self.spot)
-        return 0 if end is None else max(0, end - max(0, self._offset))
+        return None if end is None else max(0, end - max(0, self._offset))
 
     def caught_up(self) -> bool:
-        return not self._behind()
+        return self._behind() == 0
 
     def lag(self) -> Lag:
         behind = self._behind()
+        if behind is None:
+            return Lag(None, None)
         seconds = max(0.0, time.time() - self._last_ms / 1000) if behind and self._last_ms else 0.0
         return Lag(behind, seconds)
 

@@ -28,6 +28,7 @@ from engine.connectors.kafka._client import (
     bootstrap,
     check_settings,
     client,
+    cluster,
     error_of,
     settings,
     words,
@@ -179,10 +180,13 @@ class _SendingPart(StatelessSinkPartition[Message]):
 
     def __init__(self, connection: Connection, topic: str | None) -> None:
         limits = {} if topic is None else Topics(connection).batch_limits(topic)
-        config, _ = settings(
+        config, trouble = settings(
             connection.brokers, connection.config, limits, {"delivery.report.only.error": True}
         )
         self._producer = client(Producer, config)
+        if topic is not None:
+            # So that it knows the partitions, and refuses at once what is for none of them.
+            cluster(self._producer, trouble, connection.timeout_s, topic)
         self._topic = topic
         self._undelivered: tuple[KafkaError, Any] | None = None
 

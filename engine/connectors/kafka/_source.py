@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, get_args
@@ -16,7 +17,7 @@ from typing import Any, Final, get_args
 from confluent_kafka import Consumer
 
 from engine.clock import utc_now
-from engine.connectors import FixedPartitionedSource
+from engine.connectors import FixedPartitionedSource, UnavailableError
 from engine.connectors.kafka._client import (
     UNKNOWN_TOPIC,
     bootstrap,
@@ -47,6 +48,9 @@ OFFSET_END: Final = -1
 
 _LIST_S: Final = 10.0
 
+_UNANSWERED_S: Final = 1.5
+"""For so long a question that nobody answered is not asked for the next partition."""
+
 _DEFAULTS: Final[dict[str, Any]] = {
     # When its queue is full the client stops fetching for a while, which by default is a second:
     # that alone makes reading three times slower.
@@ -54,6 +58,8 @@ _DEFAULTS: Final[dict[str, Any]] = {
     # The same after an error: of a damaged batch each message costs one.
     "fetch.error.backoff.ms": 50,
     "queued.max.messages.kbytes": 65_536,
+    # While a partition has nothing, other questions to its broker wait behind the one for more.
+    "fetch.wait.max.ms": 50,
     "max.partition.fetch.bytes": 8_388_608,
     # Finds damaged messages, and costs nothing that can be measured.
     "check.crcs": True,
@@ -177,6 +183,7 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
             tail,
         )
         self._readers: dict[tuple[int, str], Reader] = {}
+        self._unanswered: dict[int, tuple[float, UnavailableError]] = {}
 
     def list_parts(self) -> list[str]:
         """Ask the brokers for the partitions; the first one of a topic is "0-" and its name.
@@ -220,7 +227,7 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
         """Begin to read a partition that there was not when the job began: from its beginning."""
         return self._build(step_id, for_part, None, OFFSET_BEGINNING)
 
-    def _build(self, step_id: str, for_part: str, state: Position | None, start: Moment) -> Part:
+    def _opened(self, step_id: str, for_part: str, state: Position | None, start: Moment) -> Part:
         number, _, topic = for_part.partition("-")
         spot = topic, int(number)
         with self._reader(step_id, spot) as reader:
@@ -246,6 +253,21 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
             return offset
         bounds = reader.offsets.bounds(*spot)
         return after_loss(spot, offset, bounds, self._options.on_lost_offset, made_anew(spot[0]))
+
+    def _build(self, step_id: str, for_part: str, state: Position | None, start: Moment) -> Part:
+        """Begin to read a partition; at once an error for all of them while nobody answers."""
+        owner = threading.get_ident()
+        not_before_s, error = self._unanswered.get(owner, (0.0, None))
+        if error is not None and time.monotonic() < not_before_s:
+            # Each attempt takes seconds, during which its worker does nothing else.
+            raise UnavailableError(str(error))
+        try:
+            part = self._opened(step_id, for_part, state, start)
+        except UnavailableError as ex:
+            self._unanswered[owner] = time.monotonic() + _UNANSWERED_S, ex
+            raise
+        self._unanswered.pop(owner, None)
+        return part
 
     @contextlib.contextmanager
     def _reader(self, step_id: str, spot: tuple[str, int]) -> Any:

@@ -53,7 +53,10 @@ class Watch:
         self._ids: dict[str, str | None] = {}
         self._gone: dict[str, int] = {}
         """How many times in a row a topic was not there."""
-        self._changed: ConnectorError | None = None
+        self._renewed: dict[str, str] = {}
+        self._deleted: ConnectorError | None = None
+        self.news = False
+        """There is something to be heard."""
         self._awake = threading.Event()
         self._over = False
         self._thread: threading.Thread | None = None
@@ -66,13 +69,17 @@ class Watch:
             ConnectorError: They refuse to.
         """
         if topic not in self._ids:
-            found = self._asked_id(topic)
-            if found == _NOT_THERE:
-                # It was in the list of topics a moment ago.
-                msg = f"topic {topic!r} can't be read yet, or not any more: no broker knows it"
-                raise UnavailableError(msg)
-            self._ids[topic] = found
+            self._ids[topic] = self.asked_id(topic)
         return self._ids[topic]
+
+    def asked_id(self, topic: str) -> str | None:
+        """As `topic_id`, asked anew."""
+        found = self._asked_id(topic)
+        if found == _NOT_THERE:
+            # It was in the list of topics a moment ago.
+            msg = f"topic {topic!r} can't be read yet, or not any more: no broker knows it"
+            raise UnavailableError(msg)
+        return found
 
     def _asked_id(self, topic: str) -> str | None:
         try:
@@ -98,14 +105,16 @@ class Watch:
         """Look now: the consumer has lost all brokers."""
         self._awake.set()
 
-    def check(self) -> None:
-        """Say what was found.
+    def heard(self) -> dict[str, str]:
+        """The topics that are others than they were, with their new ids.
 
         Raises:
-            ConnectorError: A topic is not the one that it was, or is not there any more.
+            ConnectorError: A topic is not there any more.
         """
-        if self._changed is not None:
-            raise self._changed
+        if self._deleted is not None:
+            raise self._deleted
+        self.news = False
+        return dict(self._renewed)
 
     def stop(self) -> None:
         """Look no more."""
@@ -146,11 +155,13 @@ class Watch:
                         f"there is no topic {topic!r} any more: it was deleted while this job read "
                         "it. A run with the same store says what can be done"
                     )
-                    self._changed = ConnectorError(msg)
+                    self._deleted = ConnectorError(msg)
+                    self.news = True
             else:
                 self._gone.pop(topic, None)
                 if now is not None and now != known:
-                    self._changed = ConnectorError(made_anew(topic))
+                    self._ids[topic] = self._renewed[topic] = now
+                    self.news = True
 
 
 def made_anew(topic: str) -> str:
