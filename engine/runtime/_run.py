@@ -113,6 +113,20 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
                 raise error from error.__cause__
 
 
+def _tell_of_lost_promises(planned: Plan, options: RunOptions) -> None:
+    """Where a user asked a sink for more than it can do in a run that saves nothing."""
+    for step in planned.steps:
+        if not isinstance(step.kernel, OutputKernel):
+            continue
+        sink = step.kernel.sink
+        asked = "delivery" in getattr(sink, "__dict__", {})
+        if asked and sink.delivery == "exactly-once":
+            options.tell(
+                f"sink {step.step_id!r} is exactly-once only with recovery (-r DIR): without it "
+                "the next run writes everything again"
+            )
+
+
 @contextlib.contextmanager
 def saving(
     flow: Dataflow, planned: Plan, deal: Deal, options: RunOptions, *, again: bool = False
@@ -120,6 +134,8 @@ def saving(
     """The open store of the run, if it has one. What was told before a rewind isn't told again."""
     config = options.recovery
     if config is None:
+        if not again:
+            _tell_of_lost_promises(planned, options)
         yield None
         return
     # Loads RocksDB, which runs without recovery need not wait for.

@@ -335,3 +335,29 @@ def test_a_run_that_was_overtaken(shop: Shop):
     said = shop.refused('mapper="overtake"')
     assert "a newer generation of this job has taken over, so this one must stop" in said
     shop.goes_on()
+
+
+def test_a_promise_that_takes_recovery_is_not_made_without_it(project: Project):
+    """Who asks a sink for exactly once and saves nothing is told what will happen."""
+    project.write(
+        "flows.py",
+        """
+        import sqlite3
+
+        import engine.operators as op
+        from engine.connectors.sqlite import SqliteSink
+        from engine.dataflow import Dataflow
+        from engine.testing import TestingSource
+
+        sqlite3.connect("out.db").execute("CREATE TABLE IF NOT EXISTS t (c)")
+        flow = Dataflow("shop")
+        rows = op.input("in", flow, TestingSource([("a",)]))
+        op.output("out", rows, SqliteSink("out.db", table="t", columns=["c"]))
+        """,
+    )
+    outcome = project.call(run.main, "flows:flow")
+    assert (outcome.code, outcome.out) == (0, "")
+    assert outcome.err == (
+        "info: sink 'shop.out' is exactly-once only with recovery (-r DIR): without it the next "
+        "run writes everything again\n"
+    )

@@ -132,6 +132,20 @@ class Kafka:
         assert producer.flush(WAIT_S) == 0, f"messages to {topic} are still on their way"
         return written
 
+    def wait_for_aborted(self, topic: str) -> bool:
+        """Wait until the brokers have ended the transaction that is open in a topic's partition."""
+        consumer = self.consumer(topic)
+        until_s = time.monotonic() + WAIT_S
+        while time.monotonic() < until_s:
+            # A reader of what is committed gets to the end only then: the mark of the abort.
+            for message in consumer.consume(10, 0.5):
+                error = message.error()
+                if error is not None and (message.offset() or 0) >= 2:
+                    consumer.close()
+                    return True
+        consumer.close()
+        return False
+
     def consumer(self, topic: str, isolation: str = "read_committed", **config: object) -> Consumer:
         """A consumer of all of a topic from its beginning, which also tells of ends.
 

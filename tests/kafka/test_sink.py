@@ -11,6 +11,7 @@ import pytest
 
 from engine.connectors import PENDING, FencedError, SinkSession
 from engine.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSourceMessage
+from engine.connectors.kafka._transactions import Publisher
 from engine.errors import ConnectorError
 from tests.kafka.broker import Broker
 from tests.kafka.client import Kafka
@@ -155,6 +156,73 @@ def test_the_size_that_a_topic_allows_is_known_before_the_epoch_is_durable(
     with pytest.raises(ConnectorError, match="too large for topic .*max.message.bytes"):
         part.write_batch([KafkaSinkMessage("k", b"x" * 5000)])
     part.close()
+
+
+@pytest.mark.parametrize(
+    ("message", "complaint"),
+    [
+        (KafkaSinkMessage("k", "v", timestamp=1.5e12), "whole milliseconds; got 15"),  # type: ignore[arg-type]
+        (KafkaSinkMessage("k", "v", timestamp=2**63), "whole milliseconds"),
+        (KafkaSinkMessage("k", "v", timestamp=-1), "whole milliseconds"),
+        (KafkaSinkMessage("k", "v", timestamp=10**15), "further from now than topic"),
+        (KafkaSinkMessage("k", "v", partition=-5), "must be a number from 0; got -5"),
+        (KafkaSinkMessage("k", "v", partition=0.0), "must be a number from 0; got 0.0"),  # type: ignore[arg-type]
+        (KafkaSinkMessage(None, "v"), "is compacted, so it must have a key"),
+    ],
+    ids=["float", "too late", "negative", "microseconds", "partition", "no number", "no key"],
+)
+def test_what_the_brokers_would_refuse_is_refused_before_it_is_durable(
+    kafka: Kafka, topic: str, message: Any, complaint: str
+):
+    """An epoch that can't be published would stop every later run."""
+    kafka.create_topic(topic, cleanup_policy="compact")
+    part = opened(kafka, topic, "exactly-once")
+    with pytest.raises(ConnectorError, match=complaint):
+        part.write_batch([message])
+    part.close()
+
+
+@pytest.mark.parametrize("delivery", BOTH)
+def test_batches_are_as_small_as_the_topic_wants_them(kafka: Kafka, topic: str, delivery: Delivery):
+    """Many small messages are one large one to a broker."""
+    kafka.create_topic(topic, max_message_bytes=100_000)
+    part = opened(kafka, topic, delivery)
+    write(part, 1, [KafkaSinkMessage("k", b"x" * 1000) for _ in range(1000)])
+    part.close()
+    assert len(values(kafka, topic)) == 1000
+
+
+def test_partitions_that_are_added_are_known(kafka: Kafka, topic: str):
+    """Before a message for one is refused the brokers are asked once more."""
+    kafka.create_topic(topic)
+    part = opened(kafka, topic, "exactly-once")
+    kafka.add_partitions(topic, 2)
+    write(part, 1, [KafkaSinkMessage("k", "v", partition=1)])
+    part.close()
+    assert values(kafka, topic) == [b"v"]
+
+
+def test_a_transaction_that_the_broker_gave_up_is_made_anew(
+    kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    """The broker fences a producer that took too long; nobody else has taken over."""
+    kafka.create_topic(topic)
+    part = opened(kafka, topic, "exactly-once", add_config={"transaction.timeout.ms": 1000})
+    part.write_batch([KafkaSinkMessage("k", "v")])
+    rows = part.prepare(1)
+    produce, slow = Publisher._produce, iter([True])
+
+    def dawdle(self: Publisher, row: bytes, timeout_s: float) -> None:
+        produce(self, row, timeout_s)
+        if next(slow, False):
+            self._producer.flush(WAIT_S)
+            gone = kafka.wait_for_aborted(topic)
+            assert gone
+
+    monkeypatch.setattr(Publisher, "_produce", dawdle)
+    until_done(lambda: part.publish(1, rows))
+    part.close()
+    assert values(kafka, topic) == [b"v"]
 
 
 def test_an_undelivered_message_ends_the_epoch(kafka: Kafka, topic: str):

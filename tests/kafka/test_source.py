@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import KafkaError as ClientError
 
 from engine.connectors import UnavailableError
 from engine.connectors.kafka import (
@@ -19,6 +20,7 @@ from engine.connectors.kafka import (
     KafkaSource,
     KafkaSourceMessage,
 )
+from engine.connectors.kafka._positions import Offsets
 from engine.errors import ConnectorError
 from tests.kafka.broker import Broker
 from tests.kafka.client import Kafka
@@ -323,6 +325,99 @@ def test_a_damaged_message_is_an_error_or_an_item(own_kafka: Broker, topic: str)
     assert [(one.topic, one.partition, one.offset) for one in bad] == [
         (topic, 0, offset) for offset in range(10, 20)
     ]
+
+
+def test_a_partition_in_trouble_costs_the_others_nothing(
+    kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Nobody answers where it should go on; what came with it for others is handed on."""
+    fill(kafka, topic, 3, 50)
+    kafka.delete_records(topic, 1, 10)
+    made = source(kafka, topic, tail=False, on_lost_offset="earliest")
+    parts = [made.build_part("flow.in", f"{n}-{topic}", (0, None)) for n in range(3)]
+    bounds, answers = Offsets.bounds, iter([False, False, True])
+
+    def sometimes(self: Offsets, *spot: Any) -> tuple[int, int]:
+        if not next(answers, True):
+            raise UnavailableError("not now")
+        return bounds(self, *spot)
+
+    monkeypatch.setattr(Offsets, "bounds", sometimes)
+    items: list[Any] = []
+    live, outages = list(parts), 0
+    until_s = time.monotonic() + WAIT_S
+    while live:
+        assert time.monotonic() < until_s
+        for part in list(live):
+            try:
+                items += part.next_batch()
+            except UnavailableError:
+                outages += 1
+            except StopIteration:
+                live.remove(part)
+    assert outages == 2
+    read = sorted((item.partition, item.offset) for item in items)
+    assert read == [(p, n) for p in range(3) for n in range(50) if p != 1 or n >= 10]
+
+
+def test_what_is_no_damaged_message_moves_no_position(kafka: Kafka, topic: str):
+    """To read is forbidden, say: that ends the run, and isn't passed over message by message."""
+    fill(kafka, topic)
+    part = source(kafka, topic, raise_on_errors=False).build_part(
+        "flow.in", f"0-{topic}", (3, None)
+    )
+    part.fail(ClientError(ClientError.TOPIC_AUTHORIZATION_FAILED))
+    for _ in range(2):
+        with pytest.raises(ConnectorError, match="TOPIC_AUTHORIZATION_FAILED"):
+            part.next_batch()
+    assert part.snapshot()[0] == 3
+    part.close()
+
+
+def test_what_passes_is_waited_for(kafka: Kafka, topic: str):
+    """A leader that changes costs no message and ends nothing."""
+    fill(kafka, topic)
+    part = source(kafka, topic, tail=False).build_part("flow.in", f"0-{topic}", None)
+    part.fail(ClientError(ClientError.NOT_LEADER_FOR_PARTITION))
+    assert len(read_all(part)) == 10
+
+
+def test_before_the_first_message_none_can_be_missing(kafka: Kafka, topic: str):
+    """Retention may go on between the questions where to begin and for the first messages."""
+    fill(kafka, topic)
+    part = source(kafka, topic, tail=False).build_part("flow.in", f"0-{topic}", None)
+    part.fail(ClientError(ClientError._AUTO_OFFSET_RESET))
+    assert len(read_all(part)) == 10
+
+
+def test_a_topic_made_anew_is_read_once_by_those_who_go_on(
+    kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Its id is noted with the new position, or the next run would begin with it once more."""
+    monkeypatch.setattr("engine.connectors.kafka._watch._CHECK_S", 0.2)
+    fill(kafka, topic, count=20)
+    made = source(kafka, topic, on_lost_offset="earliest")
+    part = made.build_part("flow.in", f"0-{topic}", None)
+    read(20, part)
+    kafka.delete_topic(topic)
+    fill(kafka, topic, count=5)
+    assert len(read(5, part)) == 5
+    state = part.snapshot()
+    part.close()
+    kafka.produce(topic, [("k", "new")])
+    again = source(kafka, topic, on_lost_offset="earliest", tail=False).build_part(
+        "flow.in", f"0-{topic}", state
+    )
+    assert values(read_all(again)) == [b"new"]
+
+
+def test_what_is_not_known_is_no_lag_of_zero(kafka: Kafka, topic: str):
+    """Right after the start nobody has said how much there is."""
+    fill(kafka, topic)
+    part = source(kafka, topic).build_part("flow.in", f"0-{topic}", None)
+    assert (part.lag().records, part.lag().seconds) == (None, None)
+    assert not part.caught_up()
+    part.close()
 
 
 # Who isn't there

@@ -89,8 +89,8 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
     aborted transactions are left out, those of open ones wait (`isolation.level`).
 
     With recovery the job goes on at the offsets of the last durable epoch, whatever
-    `starting_offset` says: that is for partitions that were never read. Partitions that are added
-    while the job runs or stands still are read from their first message.
+    `starting_offset` says: that is for the partitions that there are when the job first starts.
+    Those that are added later, also by naming another topic, are read from their first message.
 
     After each durable epoch the offsets are committed to the consumer group `group.id` (by default
     "engine-" and the id of the step), for tools that show its lag. The job does not use them, and
@@ -103,7 +103,7 @@ class KafkaSource(FixedPartitionedSource[Item, Position]):
         brokers: Addresses to begin with, "host:port" each.
         topics: The topics to read. All must exist.
         tail: Whether to wait for new messages at the end of a partition; else it is over there.
-        starting_offset: Where to begin in partitions that were never read: `OFFSET_BEGINNING`,
+        starting_offset: Where to begin when the job first starts: `OFFSET_BEGINNING`,
             `OFFSET_END`, an offset, or a time (with a zone): at the first message of that time or
             later.
         add_config: Settings of librdkafka's consumer, over the engine's own: security (`sasl.*`,
