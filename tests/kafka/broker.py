@@ -24,7 +24,7 @@ from tests.kafka.distribution import distribution, write_properties
 
 PORTS = range(20_000, 32_000)
 """Below those that the system gives to whoever connects, or one might be taken in a restart."""
-START_S_MAX = 60.0
+START_S_MAX = 150.0
 SETTINGS = {
     "process.roles": "broker,controller",
     "node.id": "1",
