@@ -109,6 +109,9 @@ def new_topic(name: str | None = None) -> str:
     admin = AdminClient({"bootstrap.servers": address()})
     with contextlib.suppress(KafkaException):
         admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result()
+    # It takes a moment until each partition has somebody to ask.
+    while any(part.leader < 0 for part in admin.list_topics(name).topics[name].partitions.values()):
+        time.sleep(0.01)
     return name
 
 
@@ -116,7 +119,7 @@ def filled_topic(records: int) -> str:
     """The input of so many records, which is written if nobody has."""
     name = new_topic(f"in-{records}")
     asks = Consumer({"bootstrap.servers": address(), "group.id": "bench"})
-    there = sum(asks.get_watermark_offsets(TopicPartition(name, n))[1] for n in range(PARTITIONS))
+    there = sum(_end(asks, TopicPartition(name, number)) for number in range(PARTITIONS))
     asks.close()
     if there == records:
         return name
@@ -126,6 +129,14 @@ def filled_topic(records: int) -> str:
         send(producer, name, value, b"key%03d" % (number % KEYS))
     producer.flush()
     return name
+
+
+def _end(asks: Consumer, spot: TopicPartition) -> int:
+    """How many messages a partition has; of a new one nobody may know for a moment."""
+    while True:
+        with contextlib.suppress(KafkaException):
+            return asks.get_watermark_offsets(spot)[1]
+        time.sleep(0.1)
 
 
 def send(producer: Any, topic: str, value: bytes, key: bytes) -> None:

@@ -31,6 +31,7 @@ from engine.errors import ConnectorError
 _TRIES: Final = 10
 _TRY_S: Final = 0.2
 _PAUSE_S: Final = 0.1
+_ASK_S: Final = 5.0
 _OVERHEAD_BYTES: Final = 512
 """More than a batch and its only record add to the bytes of key, value and headers."""
 _CLIENT_BYTES_MAX: Final = 1_000_000
@@ -104,13 +105,20 @@ class Topics:
         ours = self._connection.config["batch.size"]
         return {"batch.size": min(int(ours), self.rules(topic).bytes_max)}
 
-    def _asked_rules(self, topic: str) -> TopicRules:
+    def _settings(self, topic: str) -> dict[str, Any]:
+        """Those of a topic, if they can be read."""
+        found = self._metadata(topic)
+        if found.controller_id not in found.brokers:
+            # The mock cluster has none, and leaves the question open until it times out.
+            return {}
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
-        timeout_s = self._connection.timeout_s
-        answer = self._asks.describe_configs([resource], request_timeout=timeout_s)
-        said: dict[str, Any] = {}
+        answer = self._asks.describe_configs([resource], request_timeout=_ASK_S)
         with contextlib.suppress(KafkaException):
-            said = {name: entry.value for name, entry in answer[resource].result().items()}
+            return {name: entry.value for name, entry in answer[resource].result().items()}
+        return {}
+
+    def _asked_rules(self, topic: str) -> TopicRules:
+        said = self._settings(topic)
         client_max = int(self._connection.config.get("message.max.bytes", _CLIENT_BYTES_MAX))
         topic_max = int(said.get("max.message.bytes", client_max))
         created = said.get("message.timestamp.type") == "CreateTime"

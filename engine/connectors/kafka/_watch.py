@@ -9,6 +9,7 @@ reached, and every ten seconds whether the topics are still those that they were
 from __future__ import annotations
 
 import threading
+import weakref
 from typing import Any, Final
 
 from confluent_kafka import KafkaException, TopicCollection
@@ -59,7 +60,6 @@ class Watch:
         """There is something to be heard."""
         self._awake = threading.Event()
         self._over = False
-        self._thread: threading.Thread | None = None
 
     def topic_id(self, topic: str) -> str | None:
         """What tells a topic from a later one of that name; None where brokers don't know it.
@@ -97,9 +97,12 @@ class Watch:
         return None if topic_id == _NO_ID else topic_id
 
     def start(self) -> None:
-        """Begin to look now and then."""
-        self._thread = threading.Thread(target=self._look, name="engine-kafka-watch", daemon=True)
-        self._thread.start()
+        """Begin to look now and then, until `stop`, or until nobody has this any more."""
+        awake = self._awake
+        watch = weakref.ref(self, lambda _: awake.set())
+        threading.Thread(
+            target=_look, args=(watch, awake), name="engine-kafka-watch", daemon=True
+        ).start()
 
     def wake(self) -> None:
         """Look now: the consumer has lost all brokers."""
@@ -121,17 +124,16 @@ class Watch:
         self._over = True
         self._awake.set()
 
-    def _look(self) -> None:
-        while not self._over:
-            self._awake.wait(_CHECK_S)
-            self._awake.clear()
-            while self._trouble.all_down and not self._over:
-                if self._reached():
-                    self._trouble.all_down = False
-                else:
-                    self._awake.wait(_DOWN_S)
-            if not self._over:
-                self._compare_ids()
+    def look(self) -> bool:
+        """Look once, on a thread of its own; gives whether to look again."""
+        while self._trouble.all_down and not self._over:
+            if self._reached():
+                self._trouble.all_down = False
+            else:
+                self._awake.wait(_DOWN_S)
+        if not self._over:
+            self._compare_ids()
+        return not self._over
 
     def _reached(self) -> bool:
         try:
@@ -162,6 +164,20 @@ class Watch:
                 if now is not None and now != known:
                     self._ids[topic] = self._renewed[topic] = now
                     self.news = True
+
+
+def _look(watch: weakref.ref[Watch], awake: threading.Event) -> None:
+    """Look until it is over.
+
+    Nothing is held while it waits: a reader that nobody has closed would never go away.
+    """
+    going_on = True
+    while going_on:
+        awake.wait(_CHECK_S)
+        awake.clear()
+        found = watch()
+        going_on = found is not None and found.look()
+        del found
 
 
 def made_anew(topic: str) -> str:
