@@ -335,7 +335,7 @@ WORKLOADS = (
     Kafka(
         name="k1-count",
         title="K1 Kafka: consume, map, count",
-        records=2_000_000,
+        records=1_000_000,
         records_quick=20_000,
         contenders=(BARE_UDF, *ENGINES, QUIX),
         layout=Layout(
@@ -346,7 +346,7 @@ WORKLOADS = (
     Kafka(
         name="k2-produce",
         title=f"K2 Kafka: consume, count by key ({KEYS:,} keys), produce; epochs of 1 s",
-        records=1_000_000,
+        records=800_000,
         records_quick=20_000,
         contenders=(BARE_UDF, "engine", EXACTLY_ONCE, "bytewax"),
         layout=Layout(

@@ -42,6 +42,8 @@ def read_until(done: Callable[[list[Any]], bool], *parts: Any) -> list[Any]:
         for part in list(live):
             try:
                 items += part.next_batch()
+            except UnavailableError:
+                time.sleep(0.05)
             except StopIteration:
                 live.remove(part)
     return items
