@@ -21,6 +21,7 @@ from engine.connectors.kafka import (
     KafkaSourceMessage,
 )
 from engine.connectors.kafka._positions import Offsets
+from engine.connectors.kafka._watch import Watch
 from engine.errors import ConnectorError
 from tests.kafka.broker import Broker
 from tests.kafka.client import Kafka
@@ -469,6 +470,25 @@ def test_a_broker_that_goes_away_and_comes_back(own_kafka: Broker, topic: str):
     own_kafka.produce(topic, [("k", "after")])
     assert values(read(1, part)) == [b"after"]
     part.close()
+
+
+def test_an_outage_is_one_of_all_partitions(
+    kafka: Kafka, topic: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Those that ask right after each other hear the same, or one would pass for being back."""
+    monkeypatch.setattr(Watch, "wake", lambda _: None)
+    fill(kafka, topic, 3)
+    made = source(kafka, topic)
+    parts = [made.build_part("flow.in", f"{n}-{topic}", None) for n in range(3)]
+    read(30, *parts)
+    read_until(lambda _: all(part.caught_up() for part in parts), *parts)
+    parts[0]._reader.trouble.all_down = True
+    for _ in range(3):
+        for part in parts:
+            with pytest.raises(UnavailableError):
+                part.next_batch()
+    for part in parts:
+        part.close()
 
 
 @pytest.mark.parametrize(

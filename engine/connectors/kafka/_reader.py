@@ -3,7 +3,8 @@
 A consumer of librdkafka has threads, connections and a queue of its own, so there is one for a
 worker and not one for a partition. What it gives is dealt to the partitions at once
 (`Reader.fetch`), and nothing more is fetched before they have handed that on: what waits here is
-one batch at most, and the consumer's queue stays bounded by its own settings.
+one batch at most, and the consumer's queue stays bounded by its own settings. A partition that
+nobody asks for a while is set aside, so that the others don't wait for it.
 """
 
 from __future__ import annotations
@@ -172,18 +173,18 @@ class Reader:
         if self._holding and not self._set_aside():
             return
         now_s = time.monotonic()
-        if now_s - self._empty_at_s < _EMPTY_S:
-            # Another partition has just asked.
-            return
-        if self._to_commit:
-            self._commit()
-        if self.watch.news:
-            self._hear_news()
-        messages: list[Message] = self._consumer.consume(self.options.batch_size, 0)
-        if messages:
-            self._deal(messages)
-            return
-        self._empty_at_s = now_s
+        if now_s - self._empty_at_s >= _EMPTY_S:
+            # Nobody has asked just now, for another partition.
+            if self._to_commit:
+                self._commit()
+            if self.watch.news:
+                self._hear_news()
+            messages: list[Message] = self._consumer.consume(self.options.batch_size, 0)
+            if messages:
+                self._deal(messages)
+                return
+            self._empty_at_s = now_s
+        # Each partition has to say so: one that merely has nothing passes for one that is back.
         if self.trouble.all_down:
             self.watch.wake()
             raise self.trouble.unreachable()
@@ -345,13 +346,15 @@ class Part(StatefulSourcePartition[Item, Position]):
             return
         last: int = messages[-1].offset()
         end = self._end
-        if end is not None and last >= end:
+        ended = end is not None and last >= end
+        if end is not None and ended:
             messages = [m for m in messages if m.offset() < end]
             last = end - 1
-            self._finish()
         self._waiting += as_read(messages)
         self._waiting_until = last + 1
         self._note_waiting()
+        if ended:
+            self._finish()
 
     def reach_end(self, offset: int) -> None:
         """There is nothing after this offset yet; before it may be marks of transactions."""
