@@ -16,13 +16,12 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from engine._stamps import stamped_all, unstamped
-from engine.errors import UserCodeError
+from engine.operators._event_time import event_us
 from engine.operators._keys import sorted_keys
-from engine.operators._shown import shown
 from engine.operators._state import KeyedState, StateChanges, Stored
 from engine.operators._state_options import TTL
 from engine.operators._timers import Scan
@@ -98,13 +97,9 @@ class ExpiringState(KeyedState):
         Raises:
             UserCodeError: The user's function doesn't say so.
         """
-        assert self.event_time is not None  # noqa: S101
-        at = self.event_time(value)
-        if not isinstance(at, datetime) or at.tzinfo is None:
-            msg = f"`event_time` must return a `datetime` with a time zone; got {shown(at)}"
-            hint = "for example `datetime.fromtimestamp(seconds, timezone.utc)`"
-            raise UserCodeError(msg, function=self.event_time, hint=hint)
-        at_us = round(at.timestamp() * _SECOND_US)
+        getter = self.event_time
+        assert getter is not None  # noqa: S101
+        at_us = event_us(getter(value), getter, "event_time")
         if at_us > self.latest_us:  # noqa: PLR1730 - a call less per record
             self.latest_us = at_us
         return at_us
