@@ -52,8 +52,14 @@ class StepContext:
     """The wall clock, in seconds since 1970 UTC."""
     state: KeyedState = field(default_factory=KeyedState)
     """State by key; a step that keeps none leaves it empty."""
-    aside: list[Any] | None = None
-    """Takes what a `RecordKernel` with a second output emits there; None where nobody reads it."""
+    asides: tuple[list[Any] | None, ...] = ()
+    """Take what a step with several outputs emits on its second one, its third, and so on; None
+    where nobody reads it."""
+
+    @property
+    def aside(self) -> list[Any] | None:
+        """What takes the second output, if there is one and somebody reads it."""
+        return self.asides[0] if self.asides else None
 
 
 class RecordKernel(ABC):
@@ -248,7 +254,11 @@ class OutputKernel:
 
 
 class KeyedLogic(ABC):
-    """A running `KeyedKernel`: one step on one worker."""
+    """A running `KeyedKernel`: one step on one worker.
+
+    What its methods give goes to the first output. Where there are more it appends to
+    `StepContext.asides`, which are emptied after each call.
+    """
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
