@@ -9,7 +9,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable
 from operator import itemgetter
-from typing import Any, Protocol, Self, TypeVar, cast, overload
+from typing import Any, Protocol, TypeVar, cast, overload
 
 from engine.dataflow import Stream, operator
 from engine.errors import UserCodeError
@@ -136,7 +136,7 @@ class _Fold(WindowLogic[V, S, tuple[S]]):
         self._state = self._folder(self._state, value)
         return ()
 
-    def on_merge(self, original: Self) -> Iterable[S]:
+    def on_merge(self, original: Any) -> Iterable[S]:
         self._state = self._merger(self._state, original._state)
         return ()
 
@@ -245,7 +245,7 @@ class _Reduce(WindowLogic[V, V, "tuple[V]"]):
         self._state = (value if self._state is None else self._reducer(self._state[0], value),)
         return ()
 
-    def on_merge(self, original: Self) -> Iterable[V]:
+    def on_merge(self, original: Any) -> Iterable[V]:
         return () if original._state is None else self.on_value(original._state[0])
 
     def on_close(self) -> Iterable[V]:
@@ -626,7 +626,7 @@ class _Collected(CountedLogic[V, Any, "list[tuple[int, V]]"]):
         self._values.append((self.number, value))
         return ()
 
-    def on_merge(self, original: Self) -> Iterable[Any]:
+    def on_merge(self, original: Any) -> Iterable[Any]:
         self._values = sorted(self._values + original._values, key=itemgetter(0))
         return ()
 
@@ -648,8 +648,9 @@ def _migrate_collected(
     def migrated(version: int, stored: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
         values: Any = migrate(version, [value for _, value in stored])
         if not isinstance(values, list) or len(cast("list[Any]", values)) != len(stored):
-            wanted = f"a list of {len(stored)} values, as many as it got"
-            msg = f"`migrate` of `collect_window` must return {wanted}; got {shown(cast('object', values))}"
+            wanted = f"a list of {len(stored)} values, as many as it got; got "
+            msg = f"`migrate` of `collect_window` must return {wanted}"
+            msg += shown(cast("object", values))
             raise UserCodeError(msg, function=migrate, hint="migrate each value of the list")
         numbers = [number for number, _ in stored]
         return list(zip(numbers, cast("list[Any]", values), strict=True))

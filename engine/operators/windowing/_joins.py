@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import Any, Literal, Self, TypeVar, cast, overload
+from typing import Any, Literal, TypeVar, cast, overload
 
 from engine.dataflow import Stream, operator
 from engine.errors import UserCodeError
@@ -371,7 +371,7 @@ class _JoinLogic(CountedLogic[tuple[int, Any], tuple[Any, ...], Seen]):
         INSERTS[self._insert_mode](self._seen, side, (self.number, own))
         return self._emitted()
 
-    def on_merge(self, original: Self) -> Iterable[tuple[Any, ...]]:
+    def on_merge(self, original: Any) -> Iterable[tuple[Any, ...]]:
         kept = {"first": slice(1), "last": slice(-1, None), "product": slice(None)}
         for side, others in enumerate(original._seen):
             if others:

@@ -22,7 +22,7 @@ from engine.operators._event_time import UTC_MIN
 from engine.operators._shown import shown
 from engine.operators._stateful_batch import StatefulBatchLogic
 from engine.operators.windowing._clocks import Clock
-from engine.operators.windowing._logic import CountedLogic, WindowLogic
+from engine.operators.windowing._logic import WindowLogic, number_value
 from engine.operators.windowing._windowers import Windower
 
 DOWN: Final = 0
@@ -197,8 +197,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
             logic = self._logics.get(window_id)
             if logic is None:
                 logic = self._logics[window_id] = self._built(None)
-            if isinstance(logic, CountedLogic):
-                cast("CountedLogic[Any, Any, Any]", logic).number = place
+            number_value(logic, place)
             self._emit(window_id, logic, "on_value", logic.on_value(value), out)
 
     def _next_number(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from typing import Generic, Self
+from typing import Any, Generic, cast
 
 from engine.operators._types import S, V, W
 
@@ -20,10 +20,10 @@ class WindowLogic(ABC, Generic[V, W, S]):
         """Called with each value of the window."""
 
     @abstractmethod
-    def on_merge(self, original: Self) -> Iterable[W]:
+    def on_merge(self, original: Any) -> Iterable[W]:
         """Called when another window became part of this one, with that one's object.
 
-        It has seen values that this one hasn't; it is dropped afterwards.
+        That is of the same class, and has seen values that this one hasn't; it is dropped then.
         """
 
     @abstractmethod
@@ -40,3 +40,9 @@ class CountedLogic(WindowLogic[V, W, S]):
 
     number: int = 0
     """The place in the order of its key's values of the one that `on_value` is called with."""
+
+
+def number_value(logic: object, number: int) -> None:
+    """Tell a logic that counts the place of the value that comes next."""
+    if isinstance(logic, CountedLogic):
+        cast("CountedLogic[Any, Any, Any]", logic).number = number
