@@ -24,8 +24,8 @@ from engine.operators.windowing._clocks import (
     EventClockScope,
     SystemClock,
 )
+from engine.operators.windowing._collections import collect_window
 from engine.operators.windowing._folds import (
-    collect_window,
     count_window,
     fold_window,
     max_window,

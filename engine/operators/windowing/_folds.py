@@ -1,4 +1,4 @@
-"""Windows whose values become one: by a fold, by a reducer, in a collection, by counting.
+"""Windows whose values become one: by a fold, by a reducer, by counting.
 
 Each is `window` with an object of the engine's own.
 """
@@ -8,19 +8,16 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterable
-from operator import itemgetter
 from typing import Any, Protocol, TypeVar, cast, overload
 
 from engine.dataflow import Stream, operator
-from engine.errors import UserCodeError
 from engine.operators._checks import require_function
 from engine.operators._keying import key_on
-from engine.operators._keys import Key, is_pair
-from engine.operators._shown import shown
+from engine.operators._keys import Key
 from engine.operators._state_options import check_state
 from engine.operators._types import S, V, X
 from engine.operators.windowing._clocks import Clock
-from engine.operators.windowing._logic import CountedLogic, WindowLogic
+from engine.operators.windowing._logic import WindowLogic
 from engine.operators.windowing._window import WindowOut, check_windows, window
 from engine.operators.windowing._windowers import Windower
 
@@ -32,8 +29,6 @@ class _Comparable(Protocol):
 
 
 C = TypeVar("C", bound=_Comparable)
-DK = TypeVar("DK")
-DV = TypeVar("DV")
 
 
 @operator
@@ -127,25 +122,25 @@ class _Fold(WindowLogic[V, S, tuple[S]]):
     It is saved in a tuple: so that None, which may be a result, differs from nothing saved.
     """
 
-    __slots__ = ("_folder", "_merger", "_state")
+    __slots__ = ("_folder", "_merger", "state")
 
     def __init__(self, folder: Callable[[S, V], S], merger: Callable[[S, S], S], state: S) -> None:
-        self._folder, self._merger, self._state = folder, merger, state
+        self._folder, self._merger, self.state = folder, merger, state
 
     def on_value(self, value: V) -> Iterable[S]:
-        self._state = self._folder(self._state, value)
+        self.state = self._folder(self.state, value)
         return ()
 
     def on_merge(self, original: Any) -> Iterable[S]:
-        self._state = self._merger(self._state, original._state)
+        self.state = self._merger(self.state, original.state)
         return ()
 
     def on_close(self) -> Iterable[S]:
-        return (self._state,)
+        return (self.state,)
 
     def snapshot(self) -> tuple[S]:
         # The user's folder may change the state in place when the next value comes.
-        return (copy.deepcopy(self._state),)
+        return (copy.deepcopy(self.state),)
 
 
 def _migrate_wrapped(
@@ -236,24 +231,24 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
 class _Reduce(WindowLogic[V, V, "tuple[V]"]):
     """What the values of a window were reduced to, in a tuple; None before the first."""
 
-    __slots__ = ("_reducer", "_state")
+    __slots__ = ("_reducer", "state")
 
     def __init__(self, reducer: Callable[[V, V], V], state: tuple[V] | None) -> None:
-        self._reducer, self._state = reducer, state
+        self._reducer, self.state = reducer, state
 
     def on_value(self, value: V) -> Iterable[V]:
-        self._state = (value if self._state is None else self._reducer(self._state[0], value),)
+        self.state = (value if self.state is None else self._reducer(self.state[0], value),)
         return ()
 
     def on_merge(self, original: Any) -> Iterable[V]:
-        return () if original._state is None else self.on_value(original._state[0])
+        return () if original.state is None else self.on_value(original.state[0])
 
     def on_close(self) -> Iterable[V]:
-        return self._state or ()
+        return self.state or ()
 
     def snapshot(self) -> tuple[V]:
         # The user's reducer may change the state in place when the next value comes.
-        return copy.deepcopy(cast("tuple[V]", self._state))
+        return copy.deepcopy(cast("tuple[V]", self.state))
 
 
 @overload
@@ -494,165 +489,3 @@ def count_window(  # noqa: PLR0913 - the parameters that users know, and those a
         state_version=state_version,
         migrate=migrate,
     )
-
-
-@overload
-def collect_window(
-    step_id: str,
-    up: Stream[tuple[Key, V]],
-    clock: Clock[V, Any],
-    windower: Windower[Any],
-    into: type[list[Any]] = list,
-    ordered: bool = True,  # noqa: FBT001, FBT002
-    *,
-    state_version: int = 1,
-    migrate: Callable[[int, Any], list[V]] | None = None,
-) -> WindowOut[V, list[V]]: ...
-@overload
-def collect_window(
-    step_id: str,
-    up: Stream[tuple[Key, V]],
-    clock: Clock[V, Any],
-    windower: Windower[Any],
-    into: type[set[Any]],
-    ordered: bool = True,  # noqa: FBT001, FBT002
-    *,
-    state_version: int = 1,
-    migrate: Callable[[int, Any], list[V]] | None = None,
-) -> WindowOut[V, set[V]]: ...
-@overload
-def collect_window(
-    step_id: str,
-    up: Stream[tuple[Key, tuple[DK, DV]]],
-    clock: Clock[tuple[DK, DV], Any],
-    windower: Windower[Any],
-    into: type[dict[Any, Any]],
-    ordered: bool = True,  # noqa: FBT001, FBT002
-    *,
-    state_version: int = 1,
-    migrate: Callable[[int, Any], list[tuple[DK, DV]]] | None = None,
-) -> WindowOut[tuple[DK, DV], dict[DK, DV]]: ...
-@operator
-def collect_window(  # noqa: PLR0913 - the parameters that users know, and those about state
-    step_id: str,
-    up: Stream[tuple[Key, V]],
-    clock: Clock[V, Any],
-    windower: Windower[Any],
-    into: type[Any] = list,
-    ordered: bool = True,  # noqa: FBT001, FBT002 - may be given by place, as users know
-    *,
-    state_version: int = 1,
-    migrate: Callable[[int, Any], list[V]] | None = None,
-) -> WindowOut[V, Any]:
-    """Gather the values of each window into a collection, emitted when the window closes.
-
-    A list has them in the order of their times, or of their arrival with `ordered=False`, also
-    where windows were merged; in a dict the last of several values with one key counts, in the same
-    order. What is late, in which order things happen and how long a key is remembered is as with
-    `window`. The state of a window is its values.
-
-    Args:
-        step_id: Name of the step.
-        up: Keyed stream; with `into=dict` its values must be `(key, value)` 2-tuples.
-        clock: What time values have, and when it is too late for them.
-        windower: Which windows there are.
-        into: `list`, `set` or `dict`.
-        ordered: Whether values are taken in the order of their times, each when the watermark has
-            reached its time, and those of equal time in the order of arrival. If not, they are
-            taken at once, as they come.
-        state_version: Version of the form that values have.
-        migrate: Called with the version of an older stored state of a window and the list of its
-            values; gives these in the present form. Values that wait for the watermark stay as
-            they are.
-
-    Returns:
-        Keyed streams `down`, of one collection for each window, `late` and `meta`.
-
-    Raises:
-        TypeError: An argument is of a wrong type; raised while the flow is built.
-        ValueError: `into` or `state_version` is none of those allowed; raised likewise.
-        UserCodeError: A record isn't a `(key, value)` 2-tuple with a key of an allowed type, a time
-            has no time zone, or with `into=dict` a value is no 2-tuple.
-
-    >>> from datetime import datetime, timedelta, timezone
-    >>> import engine.operators as op
-    >>> import engine.operators.windowing as win
-    >>> from engine.dataflow import Dataflow
-    >>> from engine.testing import TestingSink, TestingSource, run_main
-    >>> start = datetime(2024, 1, 1, tzinfo=timezone.utc)
-    >>> clock = win.EventClock(lambda v: start + timedelta(seconds=v), timedelta(seconds=5))
-    >>> sliding = win.SlidingWindower(timedelta(seconds=10), timedelta(seconds=5), start)
-    >>> flow, out = Dataflow("collect_window_example"), []
-    >>> s = op.input("in", flow, TestingSource([("a", 3), ("a", 1), ("a", 7)]))
-    >>> op.output("out", win.collect_window("lists", s, clock, sliding).down, TestingSink(out))
-    >>> run_main(flow)
-    >>> out
-    [('a', (-1, [1, 3])), ('a', (0, [1, 3, 7])), ('a', (1, [7]))]
-    """
-    if into not in (list, set, dict):
-        msg = f"`into` of step {step_id!r} must be `list`, `set` or `dict`; got {into!r}"
-        raise ValueError(msg)
-    check_windows(step_id, clock, windower, ordered=ordered)
-    check_state(step_id, state_version, migrate)
-
-    def build(resume: list[tuple[int, V]] | None) -> _Collected[V]:
-        return _Collected(into, resume)
-
-    return window(
-        "window",
-        up,
-        clock,
-        windower,
-        build,
-        ordered,
-        state_version=state_version,
-        migrate=_migrate_collected(migrate),
-    )
-
-
-class _Collected(CountedLogic[V, Any, "list[tuple[int, V]]"]):
-    """The values of a window with their numbers, in the order of these."""
-
-    __slots__ = ("_into", "_values", "number")
-
-    def __init__(self, into: type[Any], resume: list[tuple[int, V]] | None) -> None:
-        self._into = into
-        self._values = list(resume or ())
-
-    def on_value(self, value: V) -> Iterable[Any]:
-        if self._into is dict and not is_pair(value):
-            msg = "`collect_window` with `into=dict` needs `(key, value)` 2-tuples; got "
-            raise UserCodeError(msg + shown(value), hint="make such tuples with `map_value`")
-        self._values.append((self.number, value))
-        return ()
-
-    def on_merge(self, original: Any) -> Iterable[Any]:
-        self._values = sorted(self._values + original._values, key=itemgetter(0))
-        return ()
-
-    def on_close(self) -> Iterable[Any]:
-        return (self._into(value for _, value in self._values),)
-
-    def snapshot(self) -> list[tuple[int, V]]:
-        return list(self._values)
-
-
-def _migrate_collected(
-    migrate: Callable[[int, Any], list[Any]] | None,
-) -> Callable[[int, Any], list[tuple[int, Any]]] | None:
-    """What brings the values of a window to the present version; the user's function sees these."""
-    if migrate is None:
-        return None
-
-    @functools.wraps(migrate)
-    def migrated(version: int, stored: list[tuple[int, Any]]) -> list[tuple[int, Any]]:
-        values: Any = migrate(version, [value for _, value in stored])
-        if not isinstance(values, list) or len(cast("list[Any]", values)) != len(stored):
-            wanted = f"a list of {len(stored)} values, as many as it got; got "
-            msg = f"`migrate` of `collect_window` must return {wanted}"
-            msg += shown(cast("object", values))
-            raise UserCodeError(msg, function=migrate, hint="migrate each value of the list")
-        numbers = [number for number, _ in stored]
-        return list(zip(numbers, cast("list[Any]", values), strict=True))
-
-    return migrated

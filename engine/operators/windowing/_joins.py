@@ -359,44 +359,44 @@ class _LabelledClockLogic(ClockLogic[tuple[int, Any], S]):
 class _JoinLogic(CountedLogic[tuple[int, Any], tuple[Any, ...], Seen]):
     """The values of one window by side, with their numbers, in the order of these."""
 
-    __slots__ = ("_emit_mode", "_insert_mode", "_seen", "number")
+    __slots__ = ("_emit_mode", "_insert_mode", "number", "seen")
 
     def __init__(self, insert_mode: JoinInsertMode, emit_mode: JoinEmitMode, seen: Seen) -> None:
         self._insert_mode: JoinInsertMode = insert_mode
         self._emit_mode = emit_mode
-        self._seen: Seen = list(seen)
+        self.seen: Seen = list(seen)
 
     def on_value(self, value: tuple[int, Any]) -> Iterable[tuple[Any, ...]]:
         side, own = value
-        INSERTS[self._insert_mode](self._seen, side, (self.number, own))
+        INSERTS[self._insert_mode](self.seen, side, (self.number, own))
         return self._emitted()
 
     def on_merge(self, original: Any) -> Iterable[tuple[Any, ...]]:
         kept = {"first": slice(1), "last": slice(-1, None), "product": slice(None)}
-        for side, others in enumerate(original._seen):
+        for side, others in enumerate(original.seen):
             if others:
-                both: list[Any] = sorted([*self._seen[side], *others], key=itemgetter(0))
-                self._seen[side] = both[kept[self._insert_mode]]
+                both: list[Any] = sorted([*self.seen[side], *others], key=itemgetter(0))
+                self.seen[side] = both[kept[self._insert_mode]]
         return self._emitted()
 
     def on_close(self) -> Iterable[tuple[Any, ...]]:
         return self._rows() if self._emit_mode == "final" else ()
 
     def snapshot(self) -> Seen:
-        return [list(values) for values in self._seen]
+        return [list(values) for values in self.seen]
 
     def _emitted(self) -> Iterable[tuple[Any, ...]]:
         """What is emitted after a change."""
         if self._emit_mode == "running":
             return self._rows()
-        if self._emit_mode == "complete" and all(self._seen):
+        if self._emit_mode == "complete" and all(self.seen):
             complete = self._rows()
-            self._seen = _no_values(len(self._seen))
+            self.seen = _no_values(len(self.seen))
             return complete
         return ()
 
     def _rows(self) -> list[tuple[Any, ...]]:
-        return rows([[value for _, value in values] for values in self._seen])
+        return rows([[value for _, value in values] for values in self.seen])
 
 
 def _migrate_numbered(
