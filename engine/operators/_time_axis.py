@@ -116,4 +116,3 @@ def seconds_of(now_getter: Callable[[], datetime]) -> Callable[[], float]:
         return event_us(now_getter(), now_getter, "now_getter") / _SECOND_US
 
     return now_s
-

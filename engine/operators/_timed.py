@@ -57,6 +57,8 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
 
     seals_at_end = True
     """Whether what an end of input closed stays closed in a run that goes on."""
+    counts_up = False
+    """Whether a key that is forgotten loses more than its clock, so that it shouldn't be at once."""
     keeps_late = False
     """Whether values behind the watermark are taken in all the same."""
 
@@ -72,6 +74,11 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         self._state = step.state
         self._state.form = _EntryForm(self)
         self._idle: dict[Any, None] = {}
+        """Keys that are remembered, those that have been idle longest first."""
+
+    @property
+    def _remembers(self) -> bool:
+        return self.axis.by_key or self.counts_up
 
     # For the subclass
 
@@ -185,7 +192,7 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
                 continue
             if self.due_us(entry) is not None:
                 self._settle(key, entry, out)
-            elif axis.by_key or entry.sealed_us <= axis.now_us:
+            elif self._remembers or entry.sealed_us <= axis.now_us:
                 self._forget(key, entry)
             else:
                 self._put_away(key, entry)
@@ -211,7 +218,7 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
     def _put_away(self, key: Any, entry: EntryT) -> None:
         """Nothing of a key is open: remember it only as long as is needed."""
         axis = self.axis
-        if not axis.by_key:
+        if not self._remembers:
             if entry.sealed_us <= axis.now_us:
                 self._forget(key, entry)
             else:
@@ -229,7 +236,7 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
 
     def _forget(self, key: Any, entry: EntryT) -> None:
         self._idle.pop(key, None)
-        if self.axis.by_key:
+        if self._remembers:
             self.floor_us = max(self.floor_us, entry.closed_us)
             self.forgotten(entry)
         self.timers.set(key, None)

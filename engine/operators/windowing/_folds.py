@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar, cast, overload
 
-from engine.dataflow import Stream, operator
+from engine.dataflow import Operator, Stream, operator
 from engine.operators._checks import require_function
 from engine.operators._keying import key_on
 from engine.operators._keys import Key
@@ -19,7 +19,9 @@ from engine.operators._types import S, V, X
 from engine.operators.windowing._clocks import Clock
 from engine.operators.windowing._logic import WindowLogic
 from engine.operators.windowing._window import WindowOut, check_windows, window
+from engine.operators.windowing._window_kernel import WindowKernel, window_kernel
 from engine.operators.windowing._windowers import Windower
+from engine.operators.windowing._works import FoldWork, ReduceWork
 
 
 class _Comparable(Protocol):
@@ -31,7 +33,12 @@ class _Comparable(Protocol):
 C = TypeVar("C", bound=_Comparable)
 
 
-@operator
+def _fold_kernel(step: Operator, _workers: int) -> WindowKernel | None:
+    params = step.params
+    return window_kernel(step, FoldWork(params["builder"], params["folder"], params["merger"]))
+
+
+@operator(kernel=_fold_kernel)
 def fold_window(  # noqa: PLR0913 - the parameters that users know, and those about state
     step_id: str,
     up: Stream[tuple[Key, V]],
@@ -157,7 +164,11 @@ def _migrate_wrapped(
     return migrated
 
 
-@operator
+def _reduce_kernel(step: Operator, _workers: int) -> WindowKernel | None:
+    return window_kernel(step, ReduceWork(step.params["reducer"]), ordered=False)
+
+
+@operator(kernel=_reduce_kernel)
 def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those about state
     step_id: str,
     up: Stream[tuple[Key, V]],

@@ -10,19 +10,23 @@ values whose time has come go into their windows, then windows merge, then windo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
 
 from engine.clock import utc_now
-from engine.dataflow import f_repr
 from engine.errors import UserCodeError
 from engine.operators._event_time import UTC_MIN
 from engine.operators._shown import shown
 from engine.operators._stateful_batch import StatefulBatchLogic
 from engine.operators.windowing._clocks import Clock
-from engine.operators.windowing._logic import WindowLogic, number_value
+from engine.operators.windowing._logic import (
+    WindowLogic,
+    built_logic,
+    checked_emits,
+    number_value,
+)
 from engine.operators.windowing._windowers import Windower
 
 DOWN: Final = 0
@@ -228,23 +232,13 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
             del self._closed[window_id]
 
     def _built(self, resume: Any) -> Any:
-        builder = self._step.builder
-        logic: Any = builder(resume)
-        if getattr(logic, "on_value", None) is None:
-            msg = f"{f_repr(builder)} must return a `WindowLogic`; got {shown(logic)}"
-            raise UserCodeError(msg, function=builder, hint="make a subclass of `WindowLogic`")
-        return logic
+        return built_logic(self._step.builder, resume)
 
     def _emit(
         self, window_id: int, logic: Any, method: str, emitted: Any, out: list[Tagged]
     ) -> None:
-        if not isinstance(emitted, Iterable):
-            msg = f"`{type(logic).__qualname__}.{method}` must return the values to emit; got "
-            hint = "return a list, an empty one for nothing"
-            raise UserCodeError(
-                msg + shown(emitted), function=type(cast("object", logic)), hint=hint
-            )
-        out.extend((DOWN, (window_id, value)) for value in cast("Iterable[Any]", emitted))
+        emits = checked_emits(logic, method, emitted)
+        out.extend((DOWN, (window_id, value)) for value in emits)
 
     def _judged(self, judged: Any) -> tuple[datetime, datetime]:
         if not isinstance(judged, tuple) or len(cast("tuple[Any, ...]", judged)) != 2:

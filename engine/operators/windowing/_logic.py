@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, cast
 
+from engine.dataflow import f_repr
+from engine.errors import UserCodeError
+from engine.operators._shown import shown
 from engine.operators._types import S, V, W
 
 
@@ -46,3 +49,30 @@ def number_value(logic: object, number: int) -> None:
     """Tell a logic that counts the place of the value that comes next."""
     if isinstance(logic, CountedLogic):
         cast("CountedLogic[Any, Any, Any]", logic).number = number
+
+
+def built_logic(builder: Callable[[Any], Any], resume: Any) -> Any:
+    """Have a user's builder make the object for a window.
+
+    Raises:
+        UserCodeError: What it made is no `WindowLogic`.
+    """
+    logic: Any = builder(resume)
+    if getattr(logic, "on_value", None) is None:
+        msg = f"{f_repr(builder)} must return a `WindowLogic`; got {shown(logic)}"
+        raise UserCodeError(msg, function=builder, hint="make a subclass of `WindowLogic`")
+    return logic
+
+
+def checked_emits(logic: Any, method: str, emitted: Any) -> Iterable[Any]:
+    """What a method of a user's object returned, refused if nothing can be emitted from it.
+
+    Raises:
+        UserCodeError: It isn't iterable.
+    """
+    if not isinstance(emitted, Iterable):
+        kind = type(logic)
+        msg = f"`{kind.__qualname__}.{method}` must return the values to emit; got {shown(emitted)}"
+        hint = "return a list, an empty one for nothing"
+        raise UserCodeError(msg, function=kind, hint=hint)
+    return cast("Iterable[Any]", emitted)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 from engine.clock import utc_now
-from engine.dataflow import Stream, operator
+from engine.dataflow import Operator, Stream, operator
 from engine.operators._checks import require_function
 from engine.operators._keys import Key
 from engine.operators._state_options import check_state
@@ -27,7 +27,9 @@ from engine.operators.windowing._key_windows import (
     WindowStep,
 )
 from engine.operators.windowing._logic import WindowLogic
+from engine.operators.windowing._window_kernel import WindowKernel, window_kernel
 from engine.operators.windowing._windowers import Windower, WindowMetadata
+from engine.operators.windowing._works import LogicWork
 
 V_co = TypeVar("V_co", covariant=True)
 W_co = TypeVar("W_co", covariant=True)
@@ -48,7 +50,11 @@ class WindowOut(Generic[V_co, W_co]):
     """Of each window that was closed, when it began and ended. None of windows merged away."""
 
 
-@operator
+def _kernel(step: Operator, _workers: int) -> WindowKernel | None:
+    return window_kernel(step, LogicWork(step.params["builder"]))
+
+
+@operator(kernel=_kernel)
 def window(  # noqa: PLR0913 - the parameters that users know, and those about state
     step_id: str,
     up: Stream[tuple[Key, V]],

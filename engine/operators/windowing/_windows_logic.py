@@ -87,6 +87,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         self.keeps_late = spec.lateness_us is not None
         # A session that goes on after an end of input is another one.
         self.seals_at_end = self._sessions is None
+        self.counts_up = self._sessions is not None
         # Whether values may wait for a window to close: nobody sees the difference.
         by_value = spec.tells_causes or spec.work.emits_values
         self._lazy = not by_value and (spec.ordered or self._sessions is None)
@@ -123,9 +124,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         ids = (LATE_SESSION_ID,) if isinstance(shape, Sessions) else shape.numbers(at_us)
         self._late.extend([(key, (number, value)) for number in ids])
 
-    def settle(
-        self, key: Any, entry: WindowsEntry, watermark_us: int, out: list[Any]
-    ) -> None:
+    def settle(self, key: Any, entry: WindowsEntry, watermark_us: int, out: list[Any]) -> None:
         emit = _Emitter(key, out, tells_causes=self._spec.tells_causes)
         ready = self._ready(entry, watermark_us)
         if self._sessions is None:
@@ -217,9 +216,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         if self._late is not None:
             self._late.append((key, (number, value[1] if self._spec.sides else value)))
 
-    def _add(
-        self, entry: WindowsEntry, window: OpenWindow, value: Any, emit: _Emitter
-    ) -> None:
+    def _add(self, entry: WindowsEntry, window: OpenWindow, value: Any, emit: _Emitter) -> None:
         """Add a value to a window, and emit what that makes it emit."""
         work = self._work
         window.acc, emits = work.add(window.acc, value, entry.taken)

@@ -8,9 +8,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from engine.operators.windowing._logic import CountedLogic, built_logic, checked_emits
+from engine.operators.windowing._logic import built_logic, checked_emits, number_value
 
 Nothing = tuple[()]
 
@@ -114,8 +114,7 @@ class LogicWork(Work):
         return built_logic(self._builder, None)
 
     def add(self, acc: Any, value: Any, number: int) -> tuple[Any, Iterable[Any]]:
-        if isinstance(acc, CountedLogic):
-            cast("CountedLogic[Any, Any, Any]", acc).number = number
+        number_value(acc, number)
         return acc, checked_emits(acc, "on_value", acc.on_value(value))
 
     def merge(self, acc: Any, other: Any) -> tuple[Any, Iterable[Any]]:
