@@ -58,7 +58,7 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
     seals_at_end = True
     """Whether what an end of input closed stays closed in a run that goes on."""
     counts_up = False
-    """Whether a key that is forgotten loses more than its clock, so that it shouldn't be at once."""
+    """Whether a forgotten key loses more than its clock, so that it shouldn't be at once."""
     keeps_late = False
     """Whether values behind the watermark are taken in all the same."""
 
