@@ -21,9 +21,9 @@ from engine.operators._state import StateForm
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
 from engine.operators._timers import Timers
 
-_IDLE_MAX: Final = 50_000
+IDLE_MAX: Final = 50_000
 """How many keys with nothing open are remembered, on each worker; of more the longest idle go."""
-_IDLE_US: Final = 3_600_000_000
+IDLE_US: Final = 3_600_000_000
 """How long they are, on the axis: an hour."""
 _SECOND_US: Final = 1_000_000
 
@@ -72,7 +72,7 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         """What was closed for keys that are forgotten ended by then."""
         self._times = times
         self._state = step.state
-        self._state.form = _EntryForm(self)
+        self._state.form = EntryForm(self)
         self._idle: dict[Any, None] = {}
         """Keys that are remembered, those that have been idle longest first."""
 
@@ -227,8 +227,8 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         if key in self._idle:
             return
         self._idle[key] = None
-        self.timers.set(key, (axis.now_us + _IDLE_US) / _SECOND_US)
-        if len(self._idle) > _IDLE_MAX:
+        self.timers.set(key, (axis.now_us + IDLE_US) / _SECOND_US)
+        if len(self._idle) > IDLE_MAX:
             first = next(iter(self._idle))
             oldest = self._state.get(first)
             if oldest is not None:
@@ -243,7 +243,7 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         self._state.discard(key)
 
 
-class _EntryForm(StateForm):
+class EntryForm(StateForm):
     """An entry is stored as a tuple of plain values."""
 
     def __init__(self, logic: TimedLogic[Any]) -> None:

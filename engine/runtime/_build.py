@@ -355,7 +355,8 @@ class _StageBuilder:
         store, step_id = self._site.store, step.step_id
         ttl = step.kernel.state_options.ttl if is_keyed(step.kernel) else None
         if ttl is None:
-            state = KeyedState()
+            kernel = step.kernel
+            state = kernel.new_state() if isinstance(kernel, KeyedKernel) else KeyedState()
             if store is None or not is_keyed(step.kernel):
                 return state
             state.attach(store.state(step_id))
