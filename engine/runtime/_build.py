@@ -294,7 +294,7 @@ class _StageBuilder:
                     if not context.state.knows(key):
                         yield due_s, key
 
-            timers.attach(scan, context.now_s())
+            timers.attach(scan)
         asides = list(self._asides(step, context))
         node = KeyedNode(context, logic, down, inputs, asides, counts)
         self._running.timed.append((node, self._reach[step.index]))

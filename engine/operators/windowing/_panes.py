@@ -8,7 +8,7 @@ those of a key that isn't used leave memory with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
@@ -23,7 +23,7 @@ NO_ACC: Final = object()
 class Pane:
     """One window of all keys."""
 
-    __slots__ = ("armed", "close_us", "number", "open_us", "rest", "saved", "touched")
+    __slots__ = ("close_us", "number", "open_us", "rest", "saved", "touched")
 
     def __init__(self, number: int, open_us: int, close_us: int) -> None:
         self.number = number
@@ -34,8 +34,6 @@ class Pane:
         """What it holds of keys that the open epoch gave it a value of; without a store, of all."""
         self.rest: dict[Any, Any] = {}
         """What it holds of other keys in memory."""
-        self.armed = False
-        """The watermark of some key has reached its end; each key is looked at by itself now."""
         self.saved: set[Any] = set()
         """Keys that have a row in the store."""
 
@@ -52,17 +50,15 @@ class Pane:
 class PanedState(KeyedState):
     """State by key, of which parts are in panes.
 
-    The steps that use it say by `due_us` when a key is due, on the axis, and by `before_barrier`
-    which keys have changed without being looked up.
+    The steps that use it say by `due_us` when a key is due, on the axis, and hear by `on_forget`
+    which keys leave memory.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.panes: dict[int, Pane] = {}
-        self.due_us: Callable[[Any], int | None] = lambda _entry: None
-        self.before_barrier: Callable[[], None] = lambda: None
-        self.pinned: Callable[[], set[Any]] = set
-        """Gives the keys that must stay in memory for the time being."""
+        self.due_us: Callable[[Any, Any], int | None] = lambda _key, _entry: None
+        self.on_forget: Callable[[Collection[Any]], None] = lambda _keys: None
         self._dropped: list[Any] = []
 
     @property
@@ -87,20 +83,15 @@ class PanedState(KeyedState):
             pane.saved.discard(key)
             self._dropped.append(part_key(key, pane.number))
 
-    def gone(self) -> set[Any]:
-        """The keys that the open epoch has discarded."""
-        return self._gone
-
     def all_keys(self) -> Iterator[Any]:
         """As in `KeyedState`; keys alone, not parts of them."""
         return (key for key in super().all_keys() if not _is_part(key))
 
     def barrier(self) -> StateChanges:
         """As in `KeyedState`, with what panes hold and no longer hold."""
-        self.before_barrier()
-        entries = list(self.touched.values())
+        dues_us = [self.due_us(key, entry) for key, entry in self.touched.items()]
         changes = super().barrier()
-        due_s = [None if (us := self.due_us(entry)) is None else us / 1e6 for entry in entries]
+        due_s = [None if due_us is None else due_us / 1e6 for due_us in dues_us]
         keys, stored = changes.keys, changes.stored
         for pane in self.panes.values():
             if not pane.touched:
@@ -119,8 +110,7 @@ class PanedState(KeyedState):
         """As in `KeyedState`; what panes hold of a key is forgotten with it."""
         forgotten = self._older
         super().rotate()
-        for key in self.pinned() & forgotten.keys():
-            self._older[key] = forgotten.pop(key)
+        self.on_forget(forgotten)
         for pane in self.panes.values():
             for key in forgotten if len(forgotten) < len(pane.rest) else list(pane.rest):
                 if key in forgotten:
