@@ -12,6 +12,7 @@ A key's values of a batch are all judged and taken in (`TimedLogic.take`) before
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
@@ -67,7 +68,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         """What was closed for keys that are forgotten ended by then."""
         self._state = step.state
         self._state.form = EntryForm(self)
-        self._idle: dict[Any, None] = {}
+        self._idle: OrderedDict[Any, None] = OrderedDict()
         """Keys that are remembered, those that have been idle longest first."""
 
     @property
@@ -196,8 +197,12 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
             return
         if key in self._idle:
             return
-        self._idle[key] = None
         self.timers.set(key, (axis.now_us + IDLE_US) / _SECOND_US)
+        self._remember(key)
+
+    def _remember(self, key: Any) -> None:
+        """Forget the key that has been idle longest, if there are too many of them."""
+        self._idle[key] = None
         if len(self._idle) > IDLE_MAX:
             first = next(iter(self._idle))
             oldest = self._state.get(first)
