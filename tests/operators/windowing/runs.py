@@ -61,6 +61,39 @@ def event_clock(wait: float = 0) -> win.EventClock[Any]:
     return win.EventClock(second, timedelta(seconds=wait))
 
 
+class OwnClock(win.Clock[Any, Any]):
+    """A clock of a user's own: another, of what a function makes of values."""
+
+    def __init__(self, clock: win.Clock[Any, Any], inner: Callable[[Any], Any]) -> None:
+        self.clock, self.inner = clock, inner
+
+    def build(self, resume_state: Any) -> _OwnLogic:
+        return _OwnLogic(self.clock.build(resume_state), self.inner)
+
+
+class _OwnLogic(win.ClockLogic[Any, Any]):
+    def __init__(self, logic: win.ClockLogic[Any, Any], inner: Callable[[Any], Any]) -> None:
+        self.logic, self.inner = logic, inner
+
+    def before_batch(self) -> None:
+        self.logic.before_batch()
+
+    def on_item(self, value: Any) -> tuple[datetime, datetime]:
+        return self.logic.on_item(self.inner(value))
+
+    def on_notify(self) -> datetime:
+        return self.logic.on_notify()
+
+    def on_eof(self) -> datetime:
+        return self.logic.on_eof()
+
+    def to_system_utc(self, timestamp: datetime) -> datetime | None:
+        return self.logic.to_system_utc(timestamp)
+
+    def snapshot(self) -> Any:
+        return self.logic.snapshot()
+
+
 class Came(Expected):
     """What came out for a key; metadata as the oracle writes it."""
 

@@ -33,7 +33,7 @@ from tests.operators.windowing.oracle import (
     Sessions,
     SystemTime,
 )
-from tests.operators.windowing.runs import BERLIN, START, WAYS, ZERO, Run, came, of_oracle
+from tests.operators.windowing.runs import BERLIN, START, WAYS, ZERO, OwnClock, Run, came, of_oracle
 
 WINTER = datetime(2024, 10, 27, 0, 59, 40, tzinfo=UTC)
 """A while before the clocks of Berlin are set back: 02:59:40 comes twice."""
@@ -144,42 +144,14 @@ def as_pairs(values: list[Value]) -> dict[int, Value]:
     return {v.n: v for v in values}
 
 
-class OfPairs(win.Clock[Any, Any]):
-    """A clock of values for records that are pairs: a clock of a user's own."""
-
-    def __init__(self, clock: win.Clock[Any, Any]) -> None:
-        self.clock = clock
-
-    def build(self, resume_state: Any) -> Any:
-        return _OfPairs(self.clock.build(resume_state))
-
-
-class _OfPairs(win.ClockLogic[Any, Any]):
-    def __init__(self, logic: win.ClockLogic[Any, Any]) -> None:
-        self.logic = logic
-
-    def before_batch(self) -> None:
-        self.logic.before_batch()
-
-    def on_item(self, value: Any) -> Any:
-        return self.logic.on_item(value[1])
-
-    def on_notify(self) -> datetime:
-        return self.logic.on_notify()
-
-    def on_eof(self) -> datetime:
-        return self.logic.on_eof()
-
-    def to_system_utc(self, timestamp: datetime) -> datetime | None:
-        return self.logic.to_system_utc(timestamp)
-
-    def snapshot(self) -> Any:
-        return self.logic.snapshot()
+def of_pairs(clock: Any) -> OwnClock:
+    """The clock of records that are pairs with a value."""
+    return OwnClock(clock, lambda pair: pair[1])
 
 
 def counted(clock: Any, windower: Any, s: Any) -> win.WindowOut[Any, Any]:
     """Counts records, which are pairs; late ones are shown as values."""
-    out = win.count_window("w", s, OfPairs(clock), windower, lambda pair: pair[0])
+    out = win.count_window("w", s, of_pairs(clock), windower, lambda pair: pair[0])
     late = op.map_value("late_value", out.late, lambda late: (late[0], late[1][1]))
     return win.WindowOut(out.down, late, out.meta)
 
@@ -187,7 +159,7 @@ def counted(clock: Any, windower: Any, s: Any) -> win.WindowOut[Any, Any]:
 def into_dict(clock: Any, windower: Any, ordered: Any, s: Any) -> win.WindowOut[Any, Any]:
     """Collects into a dict by `n`."""
     pairs = op.map_value("pair", s, lambda v: (v.n, v))
-    out = win.collect_window("w", pairs, OfPairs(clock), windower, dict, ordered)
+    out = win.collect_window("w", pairs, of_pairs(clock), windower, dict, ordered)
     late = op.map_value("late_value", out.late, lambda late: (late[0], late[1][1]))
     return win.WindowOut(out.down, late, out.meta)
 
@@ -336,3 +308,63 @@ def test_what_comes_out(
     case = Case(wait, windower, ordered, batches)
     out = came(case.build(operator), batches, kernels=WAYS[way], sides=operator.sides)
     check(out, case.expected(operator, [*batches, END]))
+
+
+STOPS = st.sampled_from([None, None, CRASH, END])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@settings(max_examples=40)
+@given(
+    name=st.sampled_from(sorted(OPERATORS)),
+    wait=WAITS | st.none(),
+    windower=WINDOWERS,
+    ordered=st.booleans(),
+    steps=STEPS,
+    stops=st.lists(STOPS, min_size=8, max_size=8),
+)
+def test_what_comes_out_with_recovery(  # noqa: PLR0913 - what is drawn
+    way: str, name: str, wait: Any, windower: Any, ordered: bool, steps: Any, stops: Any
+) -> None:
+    """The same, whether the job goes on after a crash or after an end of input.
+
+    With the event clock the wall clock stands still: what passes of it while a job is down doesn't
+    count, and there are tests of that.
+    """
+    operator = OPERATORS[name]
+    batches = made(steps, operator.sides)
+    if wait is not None:
+        batches = [(0.0, *rest) for _, *rest in batches]
+    case = Case(wait, windower, ordered, batches)
+    with TemporaryDirectory() as folder:
+        recovery = RecoveryConfig(Path(folder) / "store", create=True)
+        run = Run(
+            case.build(operator),
+            [],
+            kernels=WAYS[way],
+            sides=operator.sides,
+            recovery=recovery,
+        )
+        out: dict[Any, Expected] = {}
+        whole: list[Any] = []
+        for batch, stop in zip(batches, stops, strict=False):
+            whole.append(batch)
+            run.add([batch])
+            if stop == CRASH:
+                run.add([(batch[0], CRASH)])
+                put(out, run.run())
+                run.batches.pop()
+            elif stop is END:
+                put(out, run.run())
+                whole.append(END)
+        put(out, run.run())
+        check(out, case.expected(operator, [*whole, END]))
+
+
+def put(out: dict[Any, Expected], more: dict[Any, Any]) -> None:
+    """What came out of a further run behind what came before."""
+    for key, each in more.items():
+        before = out.setdefault(key, Expected())
+        before.down += each.down
+        before.late += each.late
+        before.meta += each.meta
