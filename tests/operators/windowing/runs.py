@@ -111,10 +111,13 @@ def sorted_out(came: Sequence[Any]) -> dict[Any, Came]:
     """What came out, by key."""
     by_key: dict[Any, Came] = defaultdict(Came)
     for name, (key, (window_id, value)) in came:
-        if name == "meta":
-            value = (value.open_time, value.close_time, frozenset(value.merged_ids))
-        getattr(by_key[key], name).append((window_id, value))
+        getattr(by_key[key], name).append((window_id, plain(value) if name == "meta" else value))
     return dict(by_key)
+
+
+def plain(metadata: win.WindowMetadata) -> Any:
+    """Metadata as the oracle has it."""
+    return metadata.open_time, metadata.close_time, frozenset(metadata.merged_ids)
 
 
 class Run:
@@ -163,9 +166,8 @@ class Run:
     def add(self, batches: Sequence[Any]) -> None:
         """More input, for the next run."""
         for seconds, records, *side in batches:
-            if records != timed.CRASH:
-                records = [(side[0] if side else 0, record) for record in records]
-            self.batches.append((float(seconds), records))
+            labelled = [(side[0] if side else 0, record) for record in records]
+            self.batches.append((float(seconds), records if records == timed.CRASH else labelled))
 
     def run(self) -> dict[Any, Came]:
         return sorted_out(self.line.run())

@@ -1,7 +1,8 @@
-"""What is refused, by what words: wrong arguments while the flow is built, unusable values in it."""
+"""What is refused, by what words: wrong arguments of a flow, and unusable values in it."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -117,8 +118,9 @@ def test_operators_look_at_their_arguments(name: str) -> None:
         wrong = "`ordered` of step 'flow.w' must be a `bool`; got 1"
         cases.append((CLOCK, TENS, {"ordered": 1}, TypeError, wrong))
     for clock, windower, more, error, message in cases:
+        build = functools.partial(OPERATORS[name], c=clock, w=windower, **more)
         with pytest.raises(error) as caught:
-            emitted(lambda s: OPERATORS[name](s, clock, windower, **more).down, [])
+            came(build, [], kernels=False)
         assert message in str(caught.value)
 
 
@@ -168,7 +170,8 @@ def test_times_need_a_time_zone(kernels: bool) -> None:
     """The error names what the user gave, and the function that gave it."""
     for wrong in (NAIVE, 5, None):
         clock = win.EventClock(lambda _value, wrong=wrong: wrong, HOUR)
-        ex = failure(lambda s: win.collect_window("w", s, clock, TENS), [("a", 1)], kernels=kernels)
+        build = functools.partial(OPERATORS["collect"], c=clock, w=TENS)
+        ex = failure(build, [("a", 1)], kernels=kernels)
         assert "`ts_getter` must return a `datetime` with a time zone; got" in str(ex)
         assert ex.function is clock.ts_getter
     clock = win.EventClock(second, HOUR, lambda: NAIVE)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta, timezone
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,9 @@ import engine.operators as op
 import engine.operators.windowing as win
 from engine.clock import utc_now
 from engine.dataflow import Dataflow, Stream, operator
-from engine.errors import EngineRuntimeError, UserCodeError
 from engine.recovery import RecoveryConfig
 from engine.testing import TestingSink, TestingSource, run_main
-from tests.operators.flows import emitted_in_time, pause, root_cause
+from tests.operators.flows import emitted_in_time, pause
 from tests.operators.timed import CRASH
 from tests.operators.windowing.runs import (
     WAYS,
