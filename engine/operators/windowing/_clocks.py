@@ -111,19 +111,19 @@ class Clock(ABC, Generic[V_contra, S]):
 
 
 @dataclass(frozen=True)
-class SystemClock(Clock[Any, int]):
+class SystemClock(Clock[object, int]):
     """A value's time is the wall clock's when its batch comes, and so is the watermark.
 
     So no value comes too late, unless its window was closed by an end of input: that window stays
     closed in a run that goes on. Where the wall clock is set back, time stands still.
     """
 
-    def build(self, resume_state: int | None) -> ClockLogic[Any, int]:
+    def build(self, resume_state: int | None) -> ClockLogic[object, int]:
         """Make the clock of a key."""
         return _SystemClockLogic(MIN_US if resume_state is None else resume_state)
 
 
-class _SystemClockLogic(ClockLogic[Any, int]):
+class _SystemClockLogic(ClockLogic[object, int]):
     __slots__ = ("_now_us",)
 
     def __init__(self, now_us: int) -> None:
@@ -132,7 +132,7 @@ class _SystemClockLogic(ClockLogic[Any, int]):
     def before_batch(self) -> None:
         self._now_us = max(self._now_us, event_us(utc_now(), utc_now, "utc_now"))
 
-    def on_item(self, value: Any) -> tuple[datetime, datetime]:  # noqa: ARG002 - only when it came
+    def on_item(self, value: object) -> tuple[datetime, datetime]:  # noqa: ARG002 - only when it came
         now = utc_datetime(self._now_us)
         return now, now
 
