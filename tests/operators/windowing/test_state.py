@@ -102,6 +102,19 @@ def test_when_a_key_wants_to_be_called() -> None:
         assert waiting.on_notify() == ([], True)
 
 
+def test_closed_windows_are_remembered_no_longer_than_needed() -> None:
+    """Those that an end of input closed, until the watermark has passed them; others not at all."""
+    clock = HandClock()
+    with clock_set_to(clock.now):
+        windows = key_windows(event_clock(), tumbling(10))
+        windows.on_batch([1, 12, 25])
+        assert windows.snapshot().closed == ()
+        windows.on_eof()
+        assert [n for n, _ in windows.snapshot().closed] == [2]
+        windows.on_batch([31])
+        assert windows.snapshot().closed == ()
+
+
 def test_an_hour_counts_within_a_run() -> None:
     """A key that was saved long ago is remembered for an hour from when the run began."""
     clock = HandClock()

@@ -153,6 +153,20 @@ def test_a_value_between_two_sessions_makes_them_one(kernels: bool) -> None:
         assert out.down == [(kept, [first, second_, 9])]
 
 
+@EACH_WAY
+def test_of_a_batch_values_go_first_then_windows_merge(kernels: bool) -> None:
+    """A value after the one that joins two sessions goes into the one that stays, before they do."""
+    build = lambda s: win.fold_window(  # noqa: E731
+        "w", s, event_clock(60), session(10), list, lambda all_, n: [*all_, n], merged, False
+    )
+    out = came(build, [(0, of_a(0, 18, 9, 5))], kernels=kernels)["a"]
+    assert out.down == [(0, ["merged", [0, 9, 5], [18]])]
+
+
+def merged(one: Any, other: Any) -> Any:
+    return ["merged", one, other]
+
+
 def closing_times(clock: Callable[[], win.Clock[Any, Any]], *items: Any) -> list[tuple[float, Any]]:
     """When sessions with a gap of 3 seconds close, in seconds after the first value."""
     began: list[datetime] = []
