@@ -256,7 +256,7 @@ WINDOWERS = st.one_of(
     st.tuples(st.sampled_from([(10, 10), (10, 4), (9, 3), (5, 2.5)]), STARTS).map(
         lambda drawn: win.SlidingWindower(*[timedelta(seconds=s) for s in drawn[0]], drawn[1])
     ),
-    st.builds(win.SessionWindower, seconds(0, 0.5, 3, 8)),
+    st.builds(win.SessionWindower, seconds(0, 0.5, 3, 6, 12)),
 )
 WAITS = st.sampled_from([ZERO, timedelta(seconds=4), timedelta(seconds=20), timedelta.max])
 NEAR = st.builds(
@@ -266,7 +266,7 @@ NEAR = st.builds(
 )
 TIMES = st.one_of(NEAR, NEAR, NEAR, NEAR, NEAR, st.sampled_from(FAR))
 RECORDS = st.lists(
-    st.tuples(st.sampled_from("aab"), TIMES, st.integers(0, 3)), min_size=1, max_size=6
+    st.tuples(st.sampled_from("aaab"), TIMES, st.integers(0, 3)), min_size=1, max_size=8
 )
 STEPS = st.lists(
     st.tuples(st.sampled_from([0, 0, 1, 3, 12]), RECORDS, st.integers(0, SIDES - 1)),
@@ -297,7 +297,7 @@ def check(out: dict[Any, Any], wanted: dict[Any, Expected]) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=30)
+@settings(max_examples=60)
 @given(wait=WAITS | st.none(), windower=WINDOWERS, ordered=st.booleans(), steps=STEPS)
 def test_what_comes_out(
     way: str, name: str, wait: Any, windower: Any, ordered: bool, steps: Any

@@ -154,13 +154,14 @@ def test_a_value_between_two_sessions_makes_them_one(kernels: bool) -> None:
 
 
 @EACH_WAY
-def test_of_a_batch_values_go_first_then_windows_merge(kernels: bool) -> None:
-    """A value after the one that joins two sessions goes into the one that stays, before they do."""
+def test_of_a_batch_values_go_first_then_windows_merge_and_close(kernels: bool) -> None:
+    """A value behind the one between two sessions goes into the one that stays, before they merge."""
     build = lambda s: win.fold_window(  # noqa: E731
         "w", s, event_clock(60), session(10), list, lambda all_, n: [*all_, n], merged, False
     )
-    out = came(build, [(0, of_a(0, 18, 9, 5))], kernels=kernels)["a"]
-    assert out.down == [(0, ["merged", [0, 9, 5], [18]])]
+    out = came(build, [(0, of_a(0, 18, 9, 5, 100))], kernels=kernels)["a"]
+    assert out.down == [(0, ["merged", [0, 9, 5], [18]]), (2, [100])]
+    assert out.meta[0] == (0, (at(0), at(18), frozenset({1})))
 
 
 def merged(one: Any, other: Any) -> Any:
