@@ -297,7 +297,7 @@ def check(out: dict[Any, Any], wanted: dict[Any, Expected]) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(wait=WAITS | st.none(), windower=WINDOWERS, ordered=st.booleans(), steps=STEPS)
 def test_what_comes_out(
     way: str, name: str, wait: Any, windower: Any, ordered: bool, steps: Any
