@@ -35,7 +35,7 @@ Tagged: TypeAlias = tuple[int, tuple[int, Any]]
 REMEMBERED_FOR: Final = timedelta(hours=1)
 """How long a key without open windows keeps its clock, so that no closed window opens again."""
 
-_PAUSE: Final = timedelta(milliseconds=100)
+_PAUSE: Final = timedelta(seconds=1)
 """How long to wait where a clock gave a time at which its watermark had not come after all."""
 
 
@@ -134,7 +134,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
         now = self._notified_at = utc_now()
         if out:
             self._touched_at = now
-        return out, self._is_idle() and self._touched_at + REMEMBERED_FOR <= now
+        return out, self._is_idle() and self._forgotten_at() <= now
 
     def on_eof(self) -> tuple[Sequence[Tagged], bool]:
         out: list[Tagged] = []
@@ -144,7 +144,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
 
     def notify_at(self) -> datetime | None:
         if self._is_idle():
-            return self._touched_at + REMEMBERED_FOR
+            return self._forgotten_at()
         wanted = [self._windower.notify_at()]
         if self._waiting:
             wanted.append(self._waiting[0][0])
@@ -168,6 +168,12 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
 
     def _is_idle(self) -> bool:
         return not self._logics and not self._waiting and self._windower.is_empty()
+
+    def _forgotten_at(self) -> datetime:
+        """When an idle key goes: not while windows that an end of input closed could open again."""
+        at = self._touched_at + REMEMBERED_FOR
+        passed = self._clock.to_system_utc(max(self._closed.values())) if self._closed else None
+        return at if passed is None else max(at, passed)
 
     def _advance(self, watermark: datetime, out: list[Tagged]) -> None:
         """Do all that is due at a watermark."""

@@ -115,6 +115,24 @@ def test_closed_windows_are_remembered_no_longer_than_needed() -> None:
         assert windows.snapshot().closed == ()
 
 
+def test_a_key_is_remembered_until_windows_that_an_end_closed_are_over() -> None:
+    """Also if that is longer than an hour; but not where it can't be known when they are."""
+    clock = HandClock()
+    with clock_set_to(clock.now):
+        windows = key_windows(win.SystemClock(), tumbling(86400))
+        windows.on_batch([1])
+        windows.on_eof()
+        assert windows.notify_at() == at(86400)
+        clock.seconds = 7200
+        assert windows.on_notify() == ([], False)
+        clock.seconds = 86400
+        assert windows.on_notify() == ([], True)
+        unknown = key_windows(GoesBack(), tumbling(200000))
+        unknown.on_batch([1])
+        unknown.on_eof()
+        assert unknown.notify_at() == at(86400) + LATER
+
+
 def test_an_hour_counts_within_a_run() -> None:
     """A key that was saved long ago is remembered for an hour from when the run began."""
     clock = HandClock()
