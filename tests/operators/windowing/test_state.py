@@ -85,15 +85,15 @@ def test_what_is_saved_does_not_change() -> None:
 def test_sessions_are_saved_with_what_merged_into_them() -> None:
     """And what is saved doesn't change with sessions that merge later."""
     sessions = session(10).build(None)
-    for seconds in (0, 18, 9, 40):
+    for seconds in (0, 18, 9, 38):
         sessions.open_for(at(seconds))
     saved = sessions.snapshot()
-    sessions.open_for(at(29))
+    sessions.open_for(at(28))
     again = session(10).build(saved)
     closed = dict(again.close_for(win.UTC_MAX))
     assert [plain(closed[n])[2] for n in (0, 2)] == [{1}, set()]
     [(_, metadata)] = sessions.close_for(win.UTC_MAX)
-    assert metadata == win.WindowMetadata(at(0), at(40), {1, 2})
+    assert metadata == win.WindowMetadata(at(0), at(38), {1, 2})
 
 
 def test_when_a_key_wants_to_be_called() -> None:
