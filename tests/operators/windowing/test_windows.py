@@ -292,6 +292,22 @@ def test_merged_joins_keep_the_first_or_last_that_came(kernels: bool, mode: Any,
 
 
 @EACH_WAY
+def test_a_merge_may_complete_a_join(kernels: bool) -> None:
+    """Then, and with "running" in any case, rows are emitted because of it."""
+    batches = [(0, of_a(0), 0), (0, of_a(18), 1), (0, of_a(9), 2)]
+    for mode, rows in [
+        ("complete", [(0, (0, 18, 9))]),
+        (
+            "running",
+            [(0, (0, None, None)), (1, (None, 18, None)), (0, (0, None, 9)), (0, (0, 18, 9))],
+        ),
+        ("final", [(0, (0, 18, 9))]),
+    ]:
+        build = joined(event_clock(999), session(10), emit_mode=mode, ordered=False)
+        assert came(build, batches, kernels=kernels, sides=3)["a"].down == rows
+
+
+@EACH_WAY
 def test_merged_lists_are_in_order_of_arrival(kernels: bool) -> None:
     """And in a dict the last that came counts."""
     build = collected(event_clock(999), session(30), ordered=False)
