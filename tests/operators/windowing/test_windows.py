@@ -271,6 +271,19 @@ def test_an_outage_is_not_event_time(kernels: bool, store: RecoveryConfig) -> No
 
 
 @EACH_WAY
+@pytest.mark.parametrize("operator_", [collected, joined])
+def test_a_clock_goes_on_from_where_it_was_saved(
+    kernels: bool, store: RecoveryConfig, operator_: Any
+) -> None:
+    """In the new run time moves it on, from the watermark that was reached in the run before."""
+    batches = [(0, of_a(50)), (0, CRASH), (0, of_a(45)), (5, of_a(44, 46))]
+    build = operator_(event_clock(10), tumbling(100))
+    run = Run(build, batches, kernels=kernels, recovery=store)
+    assert run.run() == {}
+    assert run.run()["a"].late == [(0, 44)]
+
+
+@EACH_WAY
 def test_an_outage_makes_no_key_forgotten(kernels: bool, store: RecoveryConfig) -> None:
     """The backlog of an outage of two hours finds the windows of before closed."""
     batches = [(0, of_a(1)), (0, of_a(30)), (40, [("b", 1)]), (40, CRASH), (7200, [("b", 1)])]
