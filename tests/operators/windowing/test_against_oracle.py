@@ -310,6 +310,40 @@ def test_what_comes_out(
     check(out, case.expected(operator, [*batches, END]))
 
 
+MERGING = st.lists(
+    st.tuples(
+        st.just(0),
+        st.lists(
+            st.tuples(
+                st.just("a"),
+                st.integers(0, 45).map(lambda s: WINTER + timedelta(seconds=s)),
+                st.integers(0, 2),
+            ),
+            min_size=1,
+            max_size=6,
+        ),
+        st.integers(0, SIDES - 1),
+    ),
+    min_size=3,
+    max_size=6,
+)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", OPERATORS)
+@settings(max_examples=20)
+@given(gap=seconds(3, 6), wait=seconds(45, 30), steps=MERGING)
+def test_what_comes_of_sessions_that_merge(
+    way: str, name: str, gap: Any, wait: Any, steps: Any
+) -> None:
+    """As above, of sessions that open apart and become one."""
+    operator = OPERATORS[name]
+    batches = made(steps, operator.sides)
+    case = Case(wait, win.SessionWindower(gap), ordered=False, batches=batches)
+    out = came(case.build(operator), batches, kernels=WAYS[way], sides=operator.sides)
+    check(out, case.expected(operator, [*batches, END]))
+
+
 STOPS = st.sampled_from([None, None, CRASH, END])
 
 

@@ -133,6 +133,20 @@ def test_values_go_by_time_or_by_arrival(kernels: bool) -> None:
 
 
 @EACH_WAY
+def test_what_merged_sessions_had_is_counted_once(kernels: bool) -> None:
+    """Counts and extremes are those of all values."""
+    batches = [(0, of_a(0)), (0, of_a(18)), (0, of_a(9))]
+    clock, sessions = event_clock(60), session(10)
+    for build, result in [
+        (lambda s: win.count_window("w", op.key_rm("k", s), clock, sessions, lambda _: "a"), 3),
+        (lambda s: win.max_window("w", s, clock, sessions), 18),
+        (lambda s: win.min_window("w", s, clock, sessions, lambda n: -n), 18),
+        (lambda s: win.reduce_window("w", s, clock, sessions, lambda x, y: x + y), 27),
+    ]:
+        assert came(build, batches, kernels=kernels)["a"].down == [(0, result)]
+
+
+@EACH_WAY
 def test_windows_close_by_key_and_in_opening_order(kernels: bool) -> None:
     """At the end of input keys come in key order, the windows of each in the order they opened."""
     records = [("b", 1), ("a", 25), ("a", 5), ("b", 11), ("a", 15)]
