@@ -34,6 +34,8 @@ class ClockLogic(ABC, Generic[V_contra, S]):
     these methods return the latest counts. All times must carry their time zone.
     """
 
+    __slots__ = ()
+
     def before_batch(self) -> None:
         """Called before the values of a batch: the place to look at the wall clock, once."""
         return

@@ -359,7 +359,7 @@ class _LabelledClockLogic(ClockLogic[tuple[int, Any], S]):
 class _JoinLogic(CountedLogic[tuple[int, Any], tuple[Any, ...], Seen]):
     """The values of one window by side, with their numbers, in the order of these."""
 
-    __slots__ = ("_emit_mode", "_insert_mode", "number", "seen")
+    __slots__ = ("_emit_mode", "_insert_mode", "seen")
 
     def __init__(self, insert_mode: JoinInsertMode, emit_mode: JoinEmitMode, seen: Seen) -> None:
         self._insert_mode: JoinInsertMode = insert_mode

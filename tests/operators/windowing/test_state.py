@@ -13,7 +13,11 @@ import engine.operators as op
 import engine.operators.windowing as win
 from engine.clock import clock_set_to
 from engine.errors import EngineRuntimeError
+from engine.operators.windowing._collections import _Collected
+from engine.operators.windowing._folds import _Fold, _Reduce
+from engine.operators.windowing._joins import _JoinLogic
 from engine.operators.windowing._key_windows import KeyWindows, WindowStep
+from engine.operators.windowing._logic import number_value
 from engine.recovery import RecoveryConfig
 from tests.operators.flows import by_key, emitted_by_all, root_cause
 from tests.operators.timed import CRASH, HandClock
@@ -80,6 +84,46 @@ def test_what_is_saved_does_not_change() -> None:
         assert (again.on_batch([10, 30]), again.on_eof()) == went_on
         third = key_windows(event_clock(5), session(3), saved)
         assert third.notify_at() == key_windows(event_clock(5), session(3), saved).notify_at()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda resume: _Fold(lambda all_, n: all_.append(n) or all_, max, (resume or [[]])[0]),
+        lambda resume: _Reduce(lambda one, n: one.extend(n) or one, resume),
+        lambda resume: _Collected(list, resume),
+        lambda resume: _JoinLogic("product", "final", resume or [()]),
+    ],
+    ids=["fold", "reduce", "collect", "join"],
+)
+def test_what_is_saved_of_a_window_does_not_change(make: Any) -> None:
+    """Also where the user's function changes in place what it is given."""
+    logic = make(None)
+    give(logic, 1)
+    saved = logic.snapshot()
+    before = repr(saved)
+    give(logic, 2)
+    assert repr(saved) == before
+    again = make(saved)
+    give(again, 2)
+    assert list(again.on_close()) == list(logic.on_close())
+
+
+def give(logic: Any, number: int) -> None:
+    number_value(logic, number)
+    logic.on_value([number] if isinstance(logic, _Reduce) else (0, number))
+
+
+@EACH_WAY
+def test_keys_are_forgotten_where_memory_is_narrow(kernels: bool, tmp_path: Path) -> None:
+    """A key that left memory and comes back is no younger for it."""
+    narrow = RecoveryConfig(tmp_path / "store", create=True, state_memory=1)
+    batches: list[Any] = [(0, [("a", 1)]), (20, [("b", 1)])]
+    batches += [(20 + 100 * n, [(f"k{n}", 1)]) for n in range(1, 38)]
+    batches += [(3800, [("a", 9000)])]
+    build = lambda s: win.collect_window("w", s, event_clock(), session(3))  # noqa: E731
+    out = Run(build, batches, kernels=kernels, recovery=narrow).run()["a"]
+    assert [n for n, _ in out.meta] == [0, 0]
 
 
 def test_sessions_are_saved_with_what_merged_into_them() -> None:
