@@ -348,7 +348,7 @@ STOPS = st.sampled_from([None, None, CRASH, END])
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(sorted(OPERATORS)),
     wait=WAITS | st.none(),
