@@ -36,6 +36,13 @@ class ClockLogic(ABC, Generic[V_contra, S]):
 
     __slots__ = ()
 
+    def after_outage(self) -> None:
+        """Called after `Clock.build` with a snapshot of an earlier run: the job was down since.
+
+        A key that left memory and comes back is built from a snapshot, too, without this call.
+        """
+        return
+
     def before_batch(self) -> None:
         """Called before the values of a batch: the place to look at the wall clock, once."""
         return
@@ -157,7 +164,7 @@ def _as_it_is(at: datetime) -> datetime | None:
 
 
 @dataclass(frozen=True)
-class EventClock(Clock[V_contra, int]):
+class EventClock(Clock[V_contra, tuple[int, int]]):
     """A value's time is in the value; the watermark follows the times that were seen.
 
     The watermark of a key is the latest of its values' times, less `wait_for_system_duration`, plus
@@ -206,21 +213,25 @@ class EventClock(Clock[V_contra, int]):
             msg = f"`scope` of `EventClock` must be 'key' or 'stream'; got {self.scope!r}"
             raise ValueError(msg)
 
-    def build(self, resume_state: int | None) -> ClockLogic[V_contra, int]:
+    def build(self, resume_state: tuple[int, int] | None) -> ClockLogic[V_contra, tuple[int, int]]:
         """Make the clock of a key."""
-        return _EventClockLogic(self, _NEVER_US if resume_state is None else resume_state)
+        return _EventClockLogic(self, resume_state)
 
 
-class _EventClockLogic(ClockLogic[V_contra, int]):
+class _EventClockLogic(ClockLogic[V_contra, tuple[int, int]]):
     """The watermark of one key: where it was at a time by the wall clock, and goes on from."""
 
     __slots__ = ("_base_us", "_clock", "_now_us", "_since_us", "_ts_getter", "_wait_us")
 
-    def __init__(self, clock: EventClock[V_contra], base_us: int) -> None:
+    def __init__(self, clock: EventClock[V_contra], resume: tuple[int, int] | None) -> None:
         self._clock = clock
         self._ts_getter = clock.ts_getter
         self._wait_us = span_us(clock.wait_for_system_duration)
-        self._base_us = base_us
+        self._now_us = self._read_us()
+        self._base_us, self._since_us = resume or (_NEVER_US, self._now_us)
+        self._now_us = max(self._now_us, self._since_us)
+
+    def after_outage(self) -> None:
         self._now_us = self._since_us = self._read_us()
 
     def before_batch(self) -> None:
@@ -255,8 +266,8 @@ class _EventClockLogic(ClockLogic[V_contra, int]):
             event_us(due, getter, "to_system_utc")
         return cast("datetime | None", due)
 
-    def snapshot(self) -> int:
-        return self._base_us
+    def snapshot(self) -> tuple[int, int]:
+        return self._base_us, self._since_us
 
     def _reached_us(self) -> int:
         return self._base_us + self._now_us - self._since_us

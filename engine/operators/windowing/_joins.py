@@ -337,6 +337,9 @@ class _LabelledClockLogic(ClockLogic[tuple[int, Any], S]):
     def __init__(self, logic: ClockLogic[Any, S]) -> None:
         self._logic = logic
 
+    def after_outage(self) -> None:
+        self._logic.after_outage()
+
     def before_batch(self) -> None:
         self._logic.before_batch()
 

@@ -64,6 +64,8 @@ class KeyState:
     watermark: datetime
     numbered: int
     touched_at: datetime
+    began_at: datetime
+    """When the run began in which it was saved."""
 
 
 class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
@@ -76,6 +78,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
     """
 
     __slots__ = (
+        "_began_at",
         "_clock",
         "_closed",
         "_logics",
@@ -90,6 +93,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
 
     def __init__(self, step: WindowStep, began_at: datetime, resume: KeyState | None) -> None:
         self._step = step
+        self._began_at = began_at
         self._notified_at: datetime | None = None
         self._logics: dict[int, Any] = {}
         if resume is None:
@@ -100,6 +104,8 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
             self._watermark, self._numbered, self._touched_at = UTC_MIN, 0, began_at
             return
         self._clock = step.clock.build(resume.clock)
+        if resume.began_at != began_at:
+            self._clock.after_outage()
         self._windower = step.windower.build(resume.windower)
         for number, saved in resume.logics:
             self._logics[number] = self._built(saved)
@@ -164,6 +170,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
             self._watermark,
             self._numbered,
             self._touched_at,
+            self._began_at,
         )
 
     def _is_idle(self) -> bool:

@@ -75,6 +75,9 @@ class _OwnLogic(win.ClockLogic[Any, Any]):
     def __init__(self, logic: win.ClockLogic[Any, Any], inner: Callable[[Any], Any]) -> None:
         self.logic, self.inner = logic, inner
 
+    def after_outage(self) -> None:
+        self.logic.after_outage()
+
     def before_batch(self) -> None:
         self.logic.before_batch()
 

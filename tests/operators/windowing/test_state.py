@@ -126,6 +126,22 @@ def test_keys_are_forgotten_where_memory_is_narrow(kernels: bool, tmp_path: Path
     assert [n for n, _ in out.meta] == [0, 0]
 
 
+@EACH_WAY
+@pytest.mark.parametrize("sides", [1, 2])
+def test_windows_close_in_time_where_memory_is_narrow(
+    kernels: bool, sides: int, tmp_path: Path
+) -> None:
+    """For a key that isn't in memory time goes on as for any other."""
+    narrow = RecoveryConfig(tmp_path / "store", create=True, state_memory=1)
+    batches: list[Any] = [(0, [("a", 1)]), *[(n, [(f"k{n}", n)]) for n in range(1, 30)]]
+    build: Any = lambda *s: win.collect_window("w", s[0], event_clock(5), tumbling(10))  # noqa: E731
+    if sides == 2:
+        build = lambda *s: win.join_window("w", event_clock(5), tumbling(10), *s)  # noqa: E731
+    run = Run(build, batches, kernels=kernels, sides=sides, recovery=narrow)
+    keys = [key for name, (key, _) in run.line.run() if name == "meta"]
+    assert keys[:5] == ["a", "k1", "k2", "k3", "k4"]
+
+
 def test_sessions_are_saved_with_what_merged_into_them() -> None:
     """And what is saved doesn't change with sessions that merge later."""
     sessions = session(10).build(None)
@@ -254,7 +270,7 @@ class _GoesBackLogic(win.ClockLogic[Any, Any]):
 
 
 def test_wall_time_counts_while_the_job_runs() -> None:
-    """From where the saved watermark was, and from when the key is taken up again."""
+    """And goes on from where the watermark was after an outage, of which nothing counts."""
     clock = HandClock()
     with clock_set_to(clock.now):
         logic = event_clock().build(None)
@@ -262,8 +278,11 @@ def test_wall_time_counts_while_the_job_runs() -> None:
         clock.seconds = 7
         logic.on_notify()
         saved = logic.snapshot()
+        clock.seconds = 8
+        assert event_clock().build(saved).on_notify() == at(58)
         clock.seconds = 5000
         resumed = event_clock().build(saved)
+        resumed.after_outage()
         assert resumed.on_notify() == at(57)
         assert resumed.to_system_utc(at(60)) == at(5003)
         clock.seconds = 5001
