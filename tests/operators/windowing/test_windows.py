@@ -273,15 +273,21 @@ def test_a_key_with_open_windows_is_not_forgotten(kernels: bool) -> None:
 
 
 @EACH_WAY
-def test_an_outage_is_not_event_time(kernels: bool, store: RecoveryConfig) -> None:
+@pytest.mark.parametrize(
+    ("operator_", "result"), [(collected, [4, 5, 5.5, 6]), (joined, (6,))], ids=["one", "join"]
+)
+def test_an_outage_is_not_event_time(
+    kernels: bool, store: RecoveryConfig, operator_: Any, result: Any
+) -> None:
     """After an hour in which the job was down nothing is late that wasn't before."""
     batches = [(0, of_a(5)), (0, CRASH), (3600, of_a(4, 6)), (3601, of_a(5.5))]
-    run = Run(collected(event_clock(2), tumbling(60)), batches, kernels=kernels, recovery=store)
+    build = operator_(event_clock(2), tumbling(60))
+    run = Run(build, batches, kernels=kernels, recovery=store)
     assert run.run() == {}
     run.line.clock.seconds = 3600
     out = run.run()["a"]
     assert out.late == []
-    assert out.down == [(0, [4, 5, 5.5, 6])]
+    assert out.down == [(0, result)]
 
 
 @EACH_WAY
