@@ -182,7 +182,9 @@ def merged(one: Any, other: Any) -> Any:
     return ["merged", one, other]
 
 
-def closing_times(clock: Callable[[], win.Clock[Any, Any]], *items: Any) -> list[tuple[float, Any]]:
+def closing_times(
+    clock: Callable[[], win.Clock[Any, Any]], *items: Any, kernels: bool
+) -> list[tuple[float, Any]]:
     """When sessions with a gap of 3 seconds close, in seconds after the first value."""
     began: list[datetime] = []
 
@@ -197,31 +199,34 @@ def closing_times(clock: Callable[[], win.Clock[Any, Any]], *items: Any) -> list
         values = op.map("came", s, came_now)
         return op.map("seen", win.collect_window("w", values, clock(), session(3)).down, seen_now)
 
-    return emitted_in_time(build, items)
+    return emitted_in_time(build, items, kernels=kernels)
 
 
 def as_it_comes(_value: Any) -> datetime:
     return utc_now()
 
 
-def test_windows_close_by_the_wall_clock() -> None:
+@EACH_WAY
+def test_windows_close_by_the_wall_clock(kernels: bool) -> None:
     """Where no value comes time goes on all the same: a window closes when it is due."""
     items = [("a", 1), pause(1), ("a", 2), pause(60), ("b", 3)]
     waits = lambda: win.EventClock(as_it_comes, timedelta(seconds=5))  # noqa: E731
-    assert closing_times(waits, *items) == [(9.0, [1, 2]), (61.0, [3])]
-    assert closing_times(win.SystemClock, *items) == [(4.0, [1, 2]), (61.0, [3])]
+    assert closing_times(waits, *items, kernels=kernels) == [(9.0, [1, 2]), (61.0, [3])]
+    assert closing_times(win.SystemClock, *items, kernels=kernels) == [(4.0, [1, 2]), (61.0, [3])]
 
 
-def test_a_clock_may_have_no_time_by_the_wall_clock() -> None:
+@EACH_WAY
+def test_a_clock_may_have_no_time_by_the_wall_clock(kernels: bool) -> None:
     """Then windows close by values, or at the end."""
     items = [("a", 1), pause(60), ("b", 3)]
     clock = lambda: win.EventClock(  # noqa: E731
         as_it_comes, timedelta(seconds=5), to_system_utc=lambda _at: None
     )
-    assert closing_times(clock, *items) == [(60.0, [1]), (60.0, [3])]
+    assert closing_times(clock, *items, kernels=kernels) == [(60.0, [1]), (60.0, [3])]
 
 
-def test_a_clock_of_another_pace_is_asked_again() -> None:
+@EACH_WAY
+def test_a_clock_of_another_pace_is_asked_again(kernels: bool) -> None:
     """A time by the wall clock that comes too early isn't waited for in vain, or in haste."""
     asked = []
 
@@ -231,7 +236,7 @@ def test_a_clock_of_another_pace_is_asked_again() -> None:
 
     items = [("a", 1), pause(60), ("b", 3)]
     clock = lambda: win.EventClock(as_it_comes, timedelta(seconds=5), to_system_utc=slowed)  # noqa: E731
-    [(first_s, first), _] = closing_times(clock, *items)
+    [(first_s, first), _] = closing_times(clock, *items, kernels=kernels)
     assert first == [1]
     assert 8 <= first_s <= 9
     assert len(asked) < 50
