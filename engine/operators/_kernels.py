@@ -21,7 +21,7 @@ because nothing else describes them, composed ones because it is faster than the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -247,8 +247,38 @@ class OutputKernel:
     sink: Any
 
 
+class StreamClock(Protocol):
+    """How a keyed step tells the times of the records of one of its inputs.
+
+    The runtime makes one watermark for the step of it (`engine.runtime._watermarks`): of each source
+    partition the latest time less `wait_us`, and of these the lowest.
+    """
+
+    @property
+    def wait_us(self) -> int:
+        """How far records may come behind the latest one, in microseconds."""
+        ...
+
+    @property
+    def idle_after_s(self) -> float:
+        """After what silence a partition that has caught up is left out, in seconds."""
+        ...
+
+    def latest_us(self, batch: list[Any]) -> int | None:
+        """The latest time in a batch of ``(key, value)``, in microseconds since 1970 UTC.
+
+        None if no record has one.
+        """
+        ...
+
+
 class KeyedLogic(ABC):
     """A running `KeyedKernel`: one step on one worker."""
+
+    batch_latest_us: int | None = None
+    """What `StreamClock.latest_us` would say of the batch that `on_batch` was given last. Asked for
+    only where nothing lies between the step and the one before it (`StepContext.worker_count` is 1),
+    so that times need not be worked out twice; None before each call."""
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
@@ -266,12 +296,24 @@ class KeyedLogic(ABC):
         """Fire all timers that are due; gives what the step emits for them."""
         return []
 
+    def on_watermark(self, at_us: int) -> list[Any]:  # noqa: ARG002 - for those with stream clocks
+        """The step's watermark has risen to this time; gives what the step emits for that."""
+        return []
+
+    def resume_watermark(self, at_us: int) -> None:
+        """The step's watermark was this when the last epoch was saved. Comes before all else."""
+        # For those with stream clocks; others hear nothing.
+
 
 class KeyedKernel(ABC):
     """A keyed step that is more than lines in a loop: several inputs, or timers."""
 
     state_options: StateOptions = DEFAULT_STATE
     """What the user says about the step's state."""
+
+    def stream_clocks(self) -> Sequence[StreamClock | None]:
+        """The clocks that make the step's watermark, by input port; none for a step without."""
+        return ()
 
     @abstractmethod
     def start(self, step: StepContext) -> KeyedLogic:

@@ -3,19 +3,20 @@
 A channel belongs to one edge, one sender and one receiver. Its sender may send a batch while it
 has credit; the receiver gives credit back when it takes a batch out. Credit is counted in batches
 and in bytes: those of the frame between processes, an estimate where a batch is handed over as it
-is. Barriers and ends need no credit, so a full channel never holds up an epoch.
+is. Barriers, watermarks and ends need no credit, so a full channel never holds up an epoch.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InternalError
 from engine.runtime._batch import kind_of
 from engine.runtime._ids import EdgeId, WorkerIndex
-from engine.runtime._messages import Barrier, End
+from engine.runtime._messages import HOLD_US, LEFT_OUT_US, Barrier, End, Watermark
 
 CHANNEL_BATCHES_MAX = 8
 """How many batches may lie in a channel; a sender may overdraw by what one batch became."""
@@ -61,9 +62,28 @@ class Channel:
             self.ended = True
         return item
 
+    def put_watermark(self, watermark: Watermark) -> None:
+        """Add one in place of those at the end that say less: they need no credit.
+
+        So there are no more of them in the channel than batches and barriers, and a few.
+        """
+        items, at_us = self.items, watermark.at_us
+        plain = HOLD_US < at_us < LEFT_OUT_US
+        while items and items[-1].__class__ is Watermark:
+            last_us = items[-1].at_us
+            # How far it is still counts where the next one says to leave it out.
+            if HOLD_US < last_us < LEFT_OUT_US and not (plain and last_us <= at_us):
+                break
+            items.pop()
+        items.append(watermark)
+
+    def batches(self) -> Iterator[Any]:
+        """What is in it and takes room."""
+        return (item for item in self.items if item.__class__ not in (Barrier, Watermark, End))
+
     def nbytes(self) -> int:
         """About how much the batches in it take."""
-        batches = (item for item in self.items if item.__class__ not in (Barrier, End))
+        batches = self.batches()
         return sum(kind_of(batch).nbytes(batch) for batch in batches)
 
 

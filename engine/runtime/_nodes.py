@@ -214,6 +214,10 @@ class PassNode(Node):
         self._down.end()
 
 
+def _no_clocks() -> None:
+    """Nothing follows."""
+
+
 class KeyedNode(Node):
     """A keyed step with inputs of its own kinds, or with timers."""
 
@@ -230,9 +234,15 @@ class KeyedNode(Node):
         self._on_notify = logic.on_notify if counts is None else counts.timing(logic.on_notify)
         self._state = step.state
         self._down = down
+        self.clocks: dict[int, Callable[[int | None], None]] = {}
+        """By port: takes the latest time of each batch, where a clock stands right before it."""
+        self.flush: Callable[[], object] = _no_clocks
+        """What follows when something has been emitted that clocks of the stage may have noted."""
 
     def port(self, number: int) -> Push:
         """The function that takes batches of one input."""
+        if number in self.clocks:
+            return self._clocked_port(number)
         on_batch, down_push, prefetch = self.logic.on_batch, self._down.push, self._state.prefetch
 
         # `step_id` is a local for `engine.runtime._failure` to find in the frame.
@@ -244,9 +254,30 @@ class KeyedNode(Node):
 
         return push
 
+    def _clocked_port(self, number: int) -> Push:
+        logic, down_push, prefetch = self.logic, self._down.push, self._state.prefetch
+        on_batch, note = logic.on_batch, self.clocks[number]
+
+        def push(batch: list[Any], step_id: str = self.step_id) -> None:  # noqa: ARG001 - as above
+            prefetch(batch)
+            logic.batch_latest_us = None
+            out = on_batch(number, batch)
+            note(logic.batch_latest_us)
+            if out:
+                down_push(out)
+
+        return push
+
     def notify(self) -> None:
         """Fire the timers that are due."""
         out = self._on_notify()
+        if out:
+            self._down.push(out)
+            self.flush()
+
+    def raise_watermark(self, at_us: int) -> None:
+        """Tell the step how far event time is."""
+        out = self.logic.on_watermark(at_us)
         if out:
             self._down.push(out)
 

@@ -30,6 +30,7 @@ from engine.runtime._messages import (
     Published,
     Report,
     Stop,
+    Watermark,
 )
 from engine.runtime._nodes import KeyedNode
 from engine.runtime._plan import Plan
@@ -37,6 +38,7 @@ from engine.runtime._ports import Network
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
 from engine.runtime._store import StepChanges
+from engine.runtime._watermarks import StageClocks
 
 _ITEMS_PER_ROUND_MAX = 16
 _BATCHES_PER_POLL_MAX = 1_000_000_000
@@ -72,6 +74,7 @@ class Worker:
         self._fed = [stage for stage in reversed(self.stages) if stage.inputs]
         self._sources = [source for stage in self.stages for source in stage.sources]
         self._timed = [timed for stage in reversed(self.stages) for timed in stage.timed]
+        self._clocked = [(s.clocks, s.senders) for s in self.stages if s.clocks is not None]
         self._time_s = site.clock.time_s
         self.tally = site.tally
         self._inbox: deque[Command] = deque()
@@ -103,7 +106,11 @@ class Worker:
 
     def receive(self, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
         """Queue what came over the network."""
-        self.channels[edge, sender].items.append(item)
+        channel = self.channels[edge, sender]
+        if item.__class__ is Watermark:
+            channel.put_watermark(item)
+        else:
+            channel.items.append(item)
 
     def credit(self, edge: EdgeId, receiver: WorkerIndex, batches: int = 1) -> None:
         """Take back credit for batches that the receiver has taken."""
@@ -131,6 +138,8 @@ class Worker:
         if not self._final and self._settling is None:
             if self._timed:
                 wait_s = min(wait_s, self._fire_timers())
+            if self._clocked:
+                wait_s = min(wait_s, self._look_at_clocks())
             if not self._hold and not self._crowded:
                 wait_s = min(wait_s, self._poll())
         if worked or self._inbox or self._settling is not None:
@@ -206,6 +215,9 @@ class Worker:
             due_s = node.logic.next_due_s()
             if due_s is not None and not node.ended and have_room(senders):
                 yield due_s - self._time_s(), functools.partial(self._notify, node)
+        for clocks, senders in self._clocked:
+            if have_room(senders):
+                yield clocks.wait_s(), functools.partial(self._leave_out, clocks)
         for source, senders in () if self._hold or self._crowded else self._sources:
             if not source.ended and have_room(senders):
                 yield source.wait_s(), functools.partial(self._poll_one, source, senders)
@@ -291,6 +303,21 @@ class Worker:
         if self._epoch_per_batch:
             self.reports.append(EpochRequest())
 
+    def _look_at_clocks(self) -> float:
+        """See which partitions clocks needn't wait for; in how many seconds to look again."""
+        first_s = math.inf
+        for clocks, senders in self._clocked:
+            # Steps may emit for it.
+            if have_room(senders):
+                if clocks.wait_s() <= 0.0:
+                    self._leave_out(clocks)
+                first_s = min(first_s, clocks.wait_s())
+        return first_s
+
+    def _leave_out(self, clocks: StageClocks) -> None:
+        if clocks.on_time() and self._epoch_per_batch:
+            self.reports.append(EpochRequest())
+
     def _look_at_memory(self, memory: StateMemory) -> None:
         """Ask for the next epoch when states take too much; sources wait until it has made room."""
         if not self._crowded and memory.full():
@@ -345,7 +372,15 @@ class Worker:
             expiring.expire()
         if self._store is not None:
             states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
-            self._store.append(epoch, [*states, *(sink.changes() for sink in stage.sinks)])
+            times = {} if stage.clocks is None else stage.clocks.changes()
+            self._store.append(
+                epoch,
+                [
+                    *states,
+                    *(StepChanges(step, positions=rows) for step, rows in times.items()),
+                    *(sink.changes() for sink in stage.sinks),
+                ],
+            )
             if self._memory is not None:
                 self._memory.make_room(stage.states.values())
         stage.pass_barrier(epoch)
