@@ -8,10 +8,13 @@ it: such records count together, as those of this worker.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.operators._kernels import InputKernel, KeyedKernel, RecordKernel, StreamClock
+from engine.runtime._ids import WorkerIndex
 from engine.runtime._plan import Plan, PlannedEdge, PlannedStep, Route
+from engine.runtime._watermarks import partition_row, watermark_row, worker_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,30 @@ def has_clocks(step: PlannedStep) -> bool:
     """Whether a step has a watermark."""
     kernel = step.kernel
     return isinstance(kernel, KeyedKernel) and any(c is not None for c in kernel.stream_clocks())
+
+
+def row_owners(
+    plan: Plan, dealt: Mapping[str, Mapping[str, WorkerIndex]]
+) -> dict[str, dict[str, WorkerIndex]]:
+    """Which worker saves which rows of clocks and watermarks, by step and name.
+
+    Args:
+        plan: The plan.
+        dealt: The partitions of sources, by step, with the worker that has each.
+    """
+    workers = [WorkerIndex(index) for index in range(plan.workers)]
+    own = {f"worker-{index}": index for index in workers}
+    owners: dict[str, dict[str, WorkerIndex]] = {}
+    for clock in clocks_of(plan):
+        rows = owners.setdefault(plan.steps[clock.step].step_id, {})
+        rows.update((watermark_row(index), index) for index in workers)
+        if not clock.per_partition:
+            rows.update((worker_row(clock.edge.port, index), index) for index in workers)
+        for source in clock.sources:
+            step_id = plan.steps[source].step_id
+            for name, index in dealt.get(step_id, own).items():
+                rows[partition_row(clock.edge.port, step_id, name)] = index
+    return owners
 
 
 def _planned(plan: Plan, edge: PlannedEdge, clock: StreamClock) -> PlannedClock:

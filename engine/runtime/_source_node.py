@@ -137,9 +137,7 @@ class SourceNode(Node):
 
     def build(self, name: str, *, found: bool = False) -> None:
         """Open a partition, now or once it can be reached; it was `found` while the flow runs."""
-        reader = _Reader(
-            name, lambda: self._open_late(reader, found=found), self._down.push
-        )
+        reader = _Reader(name, lambda: self._open_late(reader, found=found), self._down.push)
         if self.watch is not None:
             reader.push = functools.partial(self.watch.push, reader)
             self.watch.opened(reader)
