@@ -250,8 +250,8 @@ class OutputKernel:
 class StreamClock(Protocol):
     """How a keyed step tells the times of the records of one of its inputs.
 
-    The runtime makes one watermark for the step of it (`engine.runtime._watermarks`): of each source
-    partition the latest time less `wait_us`, and of these the lowest.
+    The runtime makes one watermark for the step of it (`engine.runtime._watermarks`): of each
+    source partition the latest time less `wait_us`, and of these the lowest.
     """
 
     @property
@@ -276,9 +276,9 @@ class KeyedLogic(ABC):
     """A running `KeyedKernel`: one step on one worker."""
 
     batch_latest_us: int | None = None
-    """What `StreamClock.latest_us` would say of the batch that `on_batch` was given last. Asked for
-    only where nothing lies between the step and the one before it (`StepContext.worker_count` is 1),
-    so that times need not be worked out twice; None before each call."""
+    """What `StreamClock.latest_us` would say of the batch that `on_batch` was given last, so that
+    times need not be worked out twice. Read only where nothing lies between the step and the one
+    before it (`StepContext.worker_count` is 1); None before each call."""
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
@@ -296,13 +296,20 @@ class KeyedLogic(ABC):
         """Fire all timers that are due; gives what the step emits for them."""
         return []
 
-    def on_watermark(self, at_us: int) -> list[Any]:  # noqa: ARG002 - for those with stream clocks
-        """The step's watermark has risen to this time; gives what the step emits for that."""
-        return []
+    def on_watermark(self, at_us: int) -> list[Any]:
+        """The watermark of a step with stream clocks has risen; gives what the step emits for that.
+
+        Args:
+            at_us: To this time, in microseconds since 1970 UTC.
+        """
+        raise NotImplementedError(at_us)
 
     def resume_watermark(self, at_us: int) -> None:
-        """The step's watermark was this when the last epoch was saved. Comes before all else."""
-        # For those with stream clocks; others hear nothing.
+        """The watermark of a step with stream clocks was this when the last epoch was saved.
+
+        Comes before all else; not at all if none was saved.
+        """
+        raise NotImplementedError(at_us)
 
 
 class KeyedKernel(ABC):

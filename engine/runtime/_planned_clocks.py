@@ -24,7 +24,7 @@ class PlannedClock:
     step: int
     """Whose watermark it makes."""
     edge: PlannedEdge
-    """The way into the step on which it stands; at its far end, if that crosses to other workers."""
+    """The way into the step on which it stands: at the far end, if that is on other workers."""
     clock: StreamClock
     sources: tuple[int, ...]
     """Input steps whose partitions it tells apart."""

@@ -196,11 +196,12 @@ class SourceNode(Node):
             reader.tell_commit(positions[reader.name])
         return []
 
-    @staticmethod
-    def _reached(reader: _Reader) -> None:
+    def _reached(self, reader: _Reader) -> None:
         if reader.outage is not None:
             reader.outage.over()
             reader.outage = None
+            if self.watch is not None:
+                self.watch.reached(reader)
 
     # Reading
 

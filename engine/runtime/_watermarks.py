@@ -1,27 +1,27 @@
 """Watermarks of steps with a stream clock: how far event time is, over all partitions and workers.
 
-A watermark says that no record comes any more that is older, if all keep to the clock's wait. It is
-made of the latest time of each source partition, and so only where it is known which partition a
-record is from: before it changes workers. There a `Tracker` is told of each batch, and what it makes
-of them goes to the step: as a `Watermark` through the channels of the edge, behind the batches that
-it counts (`Outlet`), or at once where nothing lies between (`StepWatermark` asks the tracker). The
-step takes the lowest of what all its channels said last. It never goes back.
+A watermark says that no record comes any more that is older, if all keep to the clock's wait. It
+is made of the latest time of each source partition, and so only where it is known which partition
+a record is from: before it changes workers. There a `Tracker` is told of each batch, and what it
+makes of them goes to the step: as a `Watermark` through the channels of the edge, behind the
+batches that it counts (`Outlet`), or at once where nothing lies between (`StepWatermark` asks the
+tracker). The step takes the lowest of what all its channels said last. It never goes back.
 
-*Left out* are partitions that have ended, and those that have caught up and were silent for a while.
-Where all are left out nothing is waited for, and the watermark stays where it is: what lies open
-closes when more comes, or at the end of input.
+*Left out* are partitions that have ended, and those that have caught up and were silent for a
+while. Where all are left out nothing is waited for, and the watermark stays where it is: what
+lies open closes when more comes, or at the end of input.
 
-*Only after a whole event of the stage* (a batch of a source or of a channel, with all that became of
-it; a timer) is a watermark sent or shown to a step: a stream may be parted and merged before it comes
-to a clock, and what one part says must not make the other part late.
+*Only after a whole event of the stage* (a batch of a source or of a channel, with all that became
+of it; a timer) is a watermark sent or shown to a step: a stream may be parted and merged before
+it comes to a clock, and what one part says must not make the other part late.
 
 *Consistent with epochs.* A watermark is in-band, so a barrier parts the same records and the same
-watermarks for everybody: a channel that gave its barrier is left alone with its watermarks too, until
-the stage is aligned. The latest times are saved where they are noted, at the barrier of that stage,
-like the positions of sources; the watermark of the step at its own. What channels said last isn't
-saved: senders begin by saying it again. After a restart the step goes on from the highest watermark
-that any of its workers had saved, because each of these has closed what lies before its own, and keys
-may have moved.
+watermarks for everybody: a channel that gave its barrier is left alone with its watermarks too,
+until the stage is aligned. The latest times are saved where they are noted, at the barrier of
+that stage, like the positions of sources; the watermark of the step at its own. What channels
+said last isn't saved: senders begin by saying it again. After a restart the step goes on from the
+highest watermark that any of its workers had saved, because each of these has closed what lies
+before its own, and keys may have moved.
 """
 
 from __future__ import annotations
@@ -79,18 +79,32 @@ def watermark_row(worker: int) -> str:
 class _Entry:
     """What a clock knows of one partition, or of all that it can't tell apart."""
 
-    __slots__ = ("ended", "heard_s", "idle", "latest_us", "polls", "row", "saved_us")
+    __slots__ = (
+        *("ended", "heard_s", "idle", "lagged", "latest_us"),
+        *("polls_before", "polls_looked", "row", "saved_us"),
+    )
 
-    def __init__(self, row: str, latest_us: int, now_s: float) -> None:
+    def __init__(self, row: str, latest_us: int) -> None:
         self.row = row
         self.latest_us = latest_us
         self.saved_us: int | None = None
-        self.heard_s = now_s
-        """When something came from it, or it was not to be left out for another reason."""
+        self.heard_s = 0.0
+        """When its silence began."""
+        self.polls_before = 0
+        """How often it had been asked in vain by then."""
+        self.polls_looked: int | None = None
+        """And when it was first looked at after a silence that was long enough."""
         self.idle = False
         self.ended = False
-        self.polls: int | None = None
-        """How often it had been asked in vain when it was first looked at after its silence."""
+        self.lagged = False
+        """It had not caught up when it was last looked at."""
+
+    def begin_silence(self, origin: Origin | None, now_s: float) -> None:
+        """Something has come from it, or it was silent for another reason than having nothing."""
+        self.heard_s = now_s
+        self.polls_looked = None
+        if origin is not None:
+            self.polls_before = origin.empty_polls
 
 
 class Tracker:
@@ -154,7 +168,8 @@ class Tracker:
 
     def _add(self, origin: Origin | None, row: str, latest_us: int | None) -> None:
         latest_us = HOLD_US if latest_us is None else latest_us
-        self._entries[origin] = _Entry(row, latest_us, self._now_s())
+        entry = self._entries[origin] = _Entry(row, latest_us)
+        entry.begin_silence(origin, self._now_s())
         self._changed = True
         self.check_s = -math.inf
 
@@ -163,16 +178,24 @@ class Tracker:
         if latest_us is None:
             return
         entry = self._entries[origin]
-        now_s = entry.heard_s = self._now_s()
-        entry.polls = None
+        entry.begin_silence(origin, self._now_s())
         if entry.idle:
             entry.idle = False
             self._changed = True
-            self.check_s = min(self.check_s, now_s + self._idle_after_s)
+            self.check_s = min(self.check_s, entry.heard_s + self._idle_after_s)
         if latest_us > entry.latest_us:
             if entry.latest_us - self._wait_us <= self._lowest_us or entry.latest_us == HOLD_US:
                 self._changed = True
             entry.latest_us = latest_us
+
+    def wake(self, origin: Origin) -> None:
+        """A partition can be read again: whatever there is to read, it begins anew to be silent."""
+        entry = self._entries[origin]
+        entry.begin_silence(origin, self._now_s())
+        if entry.idle:
+            entry.idle = False
+            self._changed = True
+        self.check_s = -math.inf
 
     def end(self, origin: Origin) -> None:
         """No more will come from a partition."""
@@ -212,23 +235,24 @@ class Tracker:
     def _look_at(self, origin: Origin, entry: _Entry, now_s: float) -> float:
         """Decide about a silent partition; gives when to look again."""
         was_idle, entry.idle = entry.idle, False
-        if not origin.caught_up():
-            entry.heard_s, entry.polls = now_s, None
-        elif was_idle or not self._unasked(origin, entry):
+        lagged, entry.lagged = entry.lagged, not origin.caught_up()
+        next_s = now_s + max(_LOOK_AGAIN_S, self._idle_after_s)
+        if lagged or entry.lagged:
+            # Its silence begins once it has caught up.
+            entry.begin_silence(origin, now_s)
+        elif was_idle or origin.wait_s(self._time_s()) > _LOOK_AGAIN_S:
             entry.idle = True
-        if entry.idle is not was_idle:
-            self._changed = True
-        if entry.idle:
-            return now_s + _LOOK_AT_IDLE_S
-        return now_s + max(_LOOK_AGAIN_S, 0.0 if entry.polls is not None else self._idle_after_s)
-
-    def _unasked(self, origin: Origin, entry: _Entry) -> bool:
-        """Whether a partition may be silent only because nobody asked it: there is no room, say."""
-        if origin.wait_s(self._time_s()) > 0.0:
-            return False
-        if entry.polls is None:
-            entry.polls = origin.empty_polls
-        return origin.empty_polls == entry.polls
+        elif origin.empty_polls == entry.polls_before:
+            # Nobody has asked it: there is no room for what it would give, say.
+            entry.begin_silence(origin, now_s)
+        elif entry.polls_looked is None or entry.polls_looked == origin.empty_polls:
+            # Has anybody lately?
+            entry.polls_looked = origin.empty_polls
+            next_s = now_s + _LOOK_AGAIN_S
+        else:
+            entry.idle = True
+        self._changed = self._changed or entry.idle is not was_idle
+        return now_s + _LOOK_AT_IDLE_S if entry.idle else next_s
 
     def changes(self) -> dict[str, Any]:
         """What is to be saved and wasn't yet."""
@@ -419,6 +443,11 @@ class SourceWatch:
         self._push(batch)
         clocks.origin = None
         clocks.flush()
+
+    def reached(self, origin: Origin) -> None:
+        """A partition can be read that could not be."""
+        for tracker in self._trackers:
+            tracker.wake(origin)
 
     def ended(self, origin: Origin) -> None:
         """A partition has ended."""

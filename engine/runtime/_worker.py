@@ -138,8 +138,6 @@ class Worker:
         if not self._final and self._settling is None:
             if self._timed:
                 wait_s = min(wait_s, self._fire_timers())
-            if self._clocked:
-                wait_s = min(wait_s, self._look_at_clocks())
             if not self._hold and not self._crowded:
                 wait_s = min(wait_s, self._poll())
         if worked or self._inbox or self._settling is not None:
@@ -245,6 +243,8 @@ class Worker:
 
     def _fire_timers(self) -> float:
         """Fire the timers that are due where there is room for what they emit."""
+        # There is a step that may have timers wherever there is a clock.
+        clocks_wait_s = self._look_at_clocks() if self._clocked else math.inf
         first_s = math.inf
         for node, senders in self._timed:
             due_s = node.logic.next_due_s()
@@ -256,7 +256,7 @@ class Worker:
                 if due_s is None:
                     continue
             first_s = min(first_s, due_s)
-        return max(0.0, first_s - self._time_s()) if first_s < math.inf else math.inf
+        return min(clocks_wait_s, max(0.0, first_s - self._time_s()))
 
     def _poll(self) -> float:
         """Poll each source that has room downstream, in declaration order."""

@@ -151,7 +151,7 @@ def test_silence_counts_only_where_somebody_asks(workers: int):
     heard = Heard()
     flow = Dataflow("flow")
     scripts = {"p0": climbing(0, 200), "p1": climbing(1000, 1200)}
-    s = op.input("in", flow, ScriptedTimes(scripts))
+    s = op.input("in", flow, ScriptedTimes(scripts, ignorant=scripts))
     s = watermarked("step", s, clocks=(NumberClock(idle_after_s=0.01),), heard=heard.hear)
     op.output("out", s, TestingSink(heard.out))
     for seed in SEEDS:

@@ -7,7 +7,7 @@ watermark one ``(worker, ("watermark", time, keys))`` with the number of keys th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -110,6 +110,8 @@ class Silent:
     seconds: float
     caught_up: bool = True
     reachable: bool = True
+    paced: bool = False
+    """The partition says when to ask it again."""
 
 
 class ScriptedTimes(FixedPartitionedSource[Any, int]):
@@ -117,19 +119,29 @@ class ScriptedTimes(FixedPartitionedSource[Any, int]):
 
     Args:
         scripts: By partition.
+        ignorant: Partitions that say nothing about having caught up.
     """
 
-    def __init__(self, scripts: Mapping[str, Sequence[list[Any] | Silent]]) -> None:
+    def __init__(
+        self,
+        scripts: Mapping[str, Sequence[list[Any] | Silent]],
+        ignorant: Collection[str] = (),
+    ) -> None:
         self.scripts = scripts
+        self._ignorant = ignorant
 
     def list_parts(self) -> list[str]:
         return list(self.scripts)
 
     def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> ScriptedPart:
-        return ScriptedPart(self.scripts[for_part], resume_state or 0)
+        part = ScriptedPart(self.scripts[for_part], resume_state or 0)
+        part.ignorant = for_part in self._ignorant
+        return part
 
 
 class ScriptedPart(StatefulSourcePartition[Any, int]):
+    ignorant = False
+
     def __init__(self, script: Sequence[list[Any] | Silent], at: int) -> None:
         self._script = script
         self._at = at
@@ -160,7 +172,11 @@ class ScriptedPart(StatefulSourcePartition[Any, int]):
 
     def caught_up(self) -> bool:
         entry = self._script[self._at] if self._at < len(self._script) else None
-        return not isinstance(entry, Silent) or entry.caught_up
+        return self.ignorant or entry is None or (isinstance(entry, Silent) and entry.caught_up)
+
+    def next_awake(self) -> datetime | None:
+        entry = self._script[self._at] if self._at < len(self._script) else None
+        return self._until if isinstance(entry, Silent) and entry.paced else None
 
     def snapshot(self) -> int:
         return self._at
