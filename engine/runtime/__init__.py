@@ -15,7 +15,7 @@ from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFiles, secret_of
 from engine.runtime._leader import Drain
-from engine.runtime._messages import Command, Decision, LinkEpoch, Report
+from engine.runtime._messages import Command, Decision, LinkEpoch, Report, Watermark
 from engine.runtime._monitoring import monitoring
 from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Patience
 from engine.runtime._plan import (
@@ -66,6 +66,7 @@ __all__ = [
     "SystemWaiter",
     "TlsFiles",
     "Waiter",
+    "Watermark",
     "Worker",
     "WorkerIndex",
     "WorkerSite",

@@ -1,8 +1,8 @@
 """Random flows into a step with stream clocks: its watermark is true, and comes to the end.
 
 Partitions run ahead of each other, fall behind, fall silent, can't be reached, and end. Within a
-partition times are in no order, but none comes further behind than its clock waits. So no record
-may ever be late, and no watermark may be higher than what the partitions have given allows.
+partition times are in no order, but none comes further behind what came in earlier batches than its
+clock waits. So no record may ever be late, and no watermark may be higher than what the partitions have given allows.
 """
 
 from __future__ import annotations
@@ -181,8 +181,13 @@ def _draw_port(rng: random.Random, number: int) -> _Port:
     scripts = {name: _draw_script(rng, wait_us, ignorant=name in ignorant) for name in names}
     # At last this one is waited for alone, and long enough for all the others to end.
     end = Silent(60, caught_up=False, paced=True)
-    scripts[f"last{number}"] = [*_draw_script(rng, wait_us), [("a", _LAST)], end]
+    before = [entry for entry in _draw_script(rng, wait_us) if not _is_long(entry)]
+    scripts[f"last{number}"] = [*before, [("a", _LAST)], end]
     return _Port(clock, scripts, dict.fromkeys(scripts), ignorant=ignorant)
+
+
+def _is_long(entry: Any) -> bool:
+    return isinstance(entry, Silent) and entry.seconds > 10
 
 
 def _draw_script(rng: random.Random, wait_us: int, *, ignorant: bool = False) -> Script:
@@ -198,12 +203,16 @@ def _draw_script(rng: random.Random, wait_us: int, *, ignorant: bool = False) ->
             awake = True
             script.append(Silent(rng.choice((0.1, 1)), paced=rng.random() < 0.5))
         else:
-            now += rng.choice((1, 10, 200))
+            before, now = now, now + rng.choice((1, 10, 200))
+            # Among the records of a batch there may be any order: the watermark comes behind them.
             times = [
-                _AWAKE if awake else now - rng.randint(0, wait_us)
+                _AWAKE if awake else rng.randint(before - wait_us, now)
                 for _ in range(rng.randrange(1, 4))
             ]
             script.append([(rng.choice(_KEYS), at) for at in times])
+    if rng.random() < 0.3:
+        # Still there when the last one has come to its last record, and not waited for.
+        script.append(Silent(90, paced=True))
     return script
 
 
