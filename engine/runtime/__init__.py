@@ -28,6 +28,7 @@ from engine.runtime._plan import (
     plan,
     runs_of,
 )
+from engine.runtime._planned_clocks import PlannedClock, clocks_of, reasons
 from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
 from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, RunOptions, run_flow
 from engine.runtime._store import StepChanges, Store
@@ -52,6 +53,7 @@ __all__ = [
     "Network",
     "Patience",
     "Plan",
+    "PlannedClock",
     "PlannedEdge",
     "PlannedStep",
     "Report",
@@ -70,11 +72,13 @@ __all__ = [
     "Worker",
     "WorkerIndex",
     "WorkerSite",
+    "clocks_of",
     "closing",
     "deal_partitions",
     "explained",
     "monitoring",
     "plan",
+    "reasons",
     "run_flow",
     "runs_of",
     "secret_of",

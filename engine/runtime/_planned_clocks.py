@@ -63,6 +63,18 @@ def has_clocks(step: PlannedStep) -> bool:
     return isinstance(kernel, KeyedKernel) and any(c is not None for c in kernel.stream_clocks())
 
 
+def reasons(plan: Plan, clock: PlannedClock) -> list[str]:
+    """Why a clock can't tell all partitions apart; none if it can."""
+    found = [f"{plan.steps[step].step_id} emits on its own time" for step in clock.emitters]
+    for edge in clock.crossings:
+        step_id = plan.steps[edge.consumer].step_id
+        if edge.route is Route.LOCAL:
+            found.append(f"a stream of another stage comes in at {step_id}")
+        else:
+            found.append(f"records change workers before {step_id}")
+    return found
+
+
 def row_owners(
     plan: Plan, dealt: Mapping[str, Mapping[str, WorkerIndex]]
 ) -> dict[str, dict[str, WorkerIndex]]:

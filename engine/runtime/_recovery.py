@@ -130,10 +130,10 @@ class JobStore:
     def _stale_partitions(self, planned: Plan, deal: Deal) -> list[dict[str, list[str]]]:
         """They are deleted in the first epoch, in which the other worker saves its own."""
         stale: list[dict[str, list[str]]] = [{} for _ in self._stores]
-        for step_id, owners in row_owners(planned, deal.sources).items():
+        for step_id, readers in row_owners(planned, deal.sources).items():
             # Those that nobody has any more are of workers that there were, or of other plans.
             for worker, store in enumerate(self._stores):
-                names = [n for n in store.partitions(step_id) if owners.get(n) != worker]
+                names = [n for n in store.partitions(step_id) if readers.get(n) != worker]
                 if names:
                     stale[worker][step_id] = names
         if len(stale) == 1:

@@ -169,7 +169,7 @@ def test_between_processes(tmp_path: Path):
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    values = [eval(line)[1] for line in done.stdout.splitlines()]  # noqa: S307 - our own lines
+    values = [eval(line)[1] for line in done.stdout.splitlines()]
     records = [value for value in values if value[0] == "record"]
     assert len(records) == 600
     assert all(at_us >= mark for _, at_us, mark in records)

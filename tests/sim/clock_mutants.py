@@ -18,7 +18,6 @@ from engine.runtime._watermarks import (
     SourceWatch,
     StepWatermark,
     Tracker,
-    _Entry,
     watermark_row,
 )
 from tests.sim.clocks import check_clocks
