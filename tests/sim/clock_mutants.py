@@ -112,7 +112,7 @@ def _idle_although_nobody_asked(patch: Patch) -> None:
 
 
 def _idle_for_ever(patch: Patch) -> None:
-    """A partition that was left out isn't waited for when it wakes up, nor when it can't be read."""
+    """Silent partitions are left out, whatever they say, and whether they can be read or not."""
 
     def stay(self: Tracker, _origin: Any, entry: Any, now_s: float) -> float:
         del self, _origin

@@ -1,8 +1,9 @@
 """Random flows into a step with stream clocks: its watermark is true, and comes to the end.
 
 Partitions run ahead of each other, fall behind, fall silent, can't be reached, and end. Within a
-partition times are in no order, but none comes further behind what came in earlier batches than its
-clock waits. So no record may ever be late, and no watermark may be higher than what the partitions have given allows.
+partition times are in no order, but none comes further behind what came in earlier batches than
+its clock waits. So no record may ever be late, and no watermark may be higher than what the
+partitions have given allows.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class _Port:
     """The latest time of each partition that has not ended."""
     parts: dict[str, ScriptedPart] = field(default_factory=dict)
     ignorant: set[str] = field(default_factory=set)
-    """Partitions that say nothing about having caught up: they always have, when they are silent."""
+    """Partitions that can't tell whether they have caught up: they have when they are silent."""
 
     def allows(self) -> float:
         """How high a watermark may be."""

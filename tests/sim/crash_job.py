@@ -263,8 +263,8 @@ class MarkedPart(StatelessSinkPartition[Any]):
 
 
 EXTRAS = ("list", "collect", "join", "total", "recent")
-"""Steps that a job may have besides the one that counts. There is "clock" too, which is never drawn:
-it is for the seeds of a model of its own."""
+"""Steps that a job may have besides the one that counts. There is "clock" too, which is never
+drawn: it is for the seeds of a model of its own."""
 
 
 def flow_of(outside: Outside) -> Dataflow:
