@@ -15,7 +15,7 @@ from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFiles, secret_of
 from engine.runtime._leader import Drain
-from engine.runtime._messages import Command, Decision, LinkEpoch, Report, Watermark
+from engine.runtime._messages import CaughtUp, Command, Decision, LinkEpoch, Report, Watermark
 from engine.runtime._monitoring import monitoring
 from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Patience
 from engine.runtime._plan import (
@@ -39,6 +39,7 @@ __all__ = [
     "DEFAULT_EPOCH_INTERVAL",
     "DEFAULT_SOURCE_TIMEOUT",
     "Address",
+    "CaughtUp",
     "Clock",
     "Cluster",
     "Command",

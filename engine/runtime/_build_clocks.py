@@ -14,7 +14,14 @@ from engine.runtime._ports import Clock
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput
 from engine.runtime._store import Store
-from engine.runtime._watermarks import Outlet, SourceWatch, StageClocks, StepWatermark, Tracker
+from engine.runtime._watermarks import (
+    Outlet,
+    SourceWatch,
+    StageClocks,
+    StepWatermark,
+    Teller,
+    Tracker,
+)
 
 
 class ClockBuilder:
@@ -50,7 +57,8 @@ class ClockBuilder:
             c for c in planned if (c.edge.producer if c.before_exchange else c.step) in inside
         ]
         self._nodes: dict[int, Node] = {}
-        if self._here or any(clock.step in inside for clock in planned):
+        self._telling = any(not clock.per_partition for clock in planned)
+        if self._here or self._telling or any(clock.step in inside for clock in planned):
             running.clocks = StageClocks(time)
         self._clocks = running.clocks
         self._trackers = [
@@ -130,15 +138,24 @@ class ClockBuilder:
                 entry.watermark = self._watermarks[clock.step]
                 for channel in entry.channels:
                     entry.watermark.say(channel, HOLD_US)
+        if self._telling and self._clocks is not None:
+            for channel in entry.channels:
+                self._clocks.upstream.say(channel, caught_up=False)
 
     def finish(self) -> None:
         """All nodes and inputs are made."""
-        if self._clocks is None:
+        clocks = self._clocks
+        if clocks is None:
             return
         for clock, tracker in zip(self._here, self._trackers, strict=True):
-            self._clocks.trackers.append((self._plan.steps[clock.step].step_id, tracker))
+            clocks.trackers.append((self._plan.steps[clock.step].step_id, tracker))
             if not clock.per_partition:
-                tracker.open_worker(self._index, self._count, self._all_ended(clock))
+                tracker.open_worker(
+                    self._index, self._count, clocks.upstream, self._all_ended(clock)
+                )
+        if self._telling:
+            broadcasts = [sender.broadcast for sender in self._running.senders]
+            clocks.teller = Teller(clocks.upstream, [*broadcasts])
 
     def _all_ended(self, clock: PlannedClock) -> Callable[[], bool]:
         """Whether all has ended that a clock can't tell apart."""

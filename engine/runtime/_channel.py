@@ -16,7 +16,7 @@ from typing import Any
 from engine.errors import InternalError
 from engine.runtime._batch import kind_of
 from engine.runtime._ids import EdgeId, WorkerIndex
-from engine.runtime._messages import HOLD_US, LEFT_OUT_US, Barrier, End, Watermark
+from engine.runtime._messages import HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, End, Watermark
 
 CHANNEL_BATCHES_MAX = 8
 """How many batches may lie in a channel; a sender may overdraw by what one batch became."""
@@ -24,6 +24,9 @@ CHANNEL_BYTES_MAX = 1 << 20
 """How many bytes; likewise."""
 _WORKER_BYTES_MAX = 16 << 20
 """How many bytes may lie in all channels of a worker together."""
+
+
+_ROOMLESS = (Barrier, Watermark, CaughtUp, End)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,15 @@ class Channel:
             items.pop()
         items.append(watermark)
 
+    def put_caught_up(self, caught_up: CaughtUp) -> None:
+        """Add it in place of the last item, if that says the same or the contrary."""
+        if self.items and self.items[-1].__class__ is CaughtUp:
+            self.items.pop()
+        self.items.append(caught_up)
+
     def batches(self) -> Iterator[Any]:
         """What is in it and takes room."""
-        return (item for item in self.items if item.__class__ not in (Barrier, Watermark, End))
+        return (item for item in self.items if item.__class__ not in _ROOMLESS)
 
     def nbytes(self) -> int:
         """About how much the batches in it take."""

@@ -41,6 +41,16 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """In-band between stages, where clocks want it: whether all has been read that was there.
+
+    By all partitions from which records may come this way.
+    """
+
+    yes: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CloseEpoch:
     """To workers: note source positions and send the barrier of the open epoch."""
 

@@ -16,7 +16,7 @@ from engine.runtime._channel import Channel, Credit, Room
 from engine.runtime._counts import StepCounts
 from engine.runtime._frames import TooLongError
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
-from engine.runtime._messages import END, LEFT_OUT_US, Barrier, End, Watermark
+from engine.runtime._messages import END, LEFT_OUT_US, Barrier, CaughtUp, End, Watermark
 from engine.runtime._nodes import KeyedNode, Node, Target
 from engine.runtime._ports import Network
 from engine.runtime._sink_node import SinkNode
@@ -143,8 +143,8 @@ class Sender:
         """Tell all receivers that no more records will come."""
         self.broadcast(END)
 
-    def broadcast(self, item: Barrier | Watermark | End) -> None:
-        """Send a barrier, a watermark or the end to all receivers."""
+    def broadcast(self, item: Barrier | Watermark | CaughtUp | End) -> None:
+        """Send something that needs no room to all receivers."""
         for receiver in self._receivers:
             self._network.send(self.edge, self._worker, receiver, item)
 
@@ -237,11 +237,16 @@ class RunningStage:
         if kind is End:
             if entry.watermark is not None:
                 entry.watermark.say(channel, LEFT_OUT_US)
+            if self.clocks is not None:
+                self.clocks.upstream.say(channel, caught_up=True)
             if all(c.ended for c in entry.channels):
                 entry.target.end()
         elif kind is Watermark:
             assert entry.watermark is not None  # noqa: S101
             entry.watermark.say(channel, item.at_us)
+        elif kind is CaughtUp:
+            assert self.clocks is not None  # noqa: S101
+            self.clocks.upstream.say(channel, caught_up=item.yes)
         else:
             network.return_credit(channel.edge, channel.sender, me)
             entry.target.push(item)

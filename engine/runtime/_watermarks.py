@@ -31,7 +31,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from engine.operators._kernels import KeyedLogic, StreamClock
-from engine.runtime._messages import HOLD_US, LEFT_OUT_US, Watermark
+from engine.runtime._messages import HOLD_US, LEFT_OUT_US, CaughtUp, Watermark
 from engine.runtime._ports import Clock
 
 _LOOK_AGAIN_S = 0.05
@@ -74,6 +74,43 @@ def worker_row(port: int, worker: int | str) -> str:
 def watermark_row(worker: int) -> str:
     """Under which name a worker's watermark of a step is saved."""
     return f"\0{worker}"
+
+
+class Upstream:
+    """All that records of a stage may come from: its own partitions, and those behind channels.
+
+    As an `Origin` it stands for what a clock can't tell apart.
+    """
+
+    name = ""
+    empty_polls = 0
+
+    def __init__(self) -> None:
+        self._partitions: set[Origin] = set()
+        self._said: dict[Any, bool] = {}
+        self.heard = True
+        """A channel has said something that wasn't told on yet."""
+
+    def add(self, partition: Origin) -> None:
+        """A source of the stage has a partition."""
+        self._partitions.add(partition)
+
+    def remove(self, partition: Origin) -> None:
+        """It has ended."""
+        self._partitions.discard(partition)
+
+    def say(self, channel: Any, *, caught_up: bool) -> None:
+        """Note what a channel says."""
+        self._said[channel] = caught_up
+        self.heard = True
+
+    def caught_up(self) -> bool:
+        """Whether all has been read that was there."""
+        return all(self._said.values()) and all(p.caught_up() for p in self._partitions)
+
+    def wait_s(self, now_s: float) -> float:  # noqa: ARG002 - as of a partition
+        """Nobody can ask it."""
+        return math.inf
 
 
 class _Entry:
@@ -133,6 +170,7 @@ class Tracker:
         self.check_s = -math.inf
         """When to look for partitions that are silent, on the monotonic clock."""
         self._worker_ended: Callable[[], bool] | None = None
+        self._upstream: Upstream | None = None
 
     # What happens to partitions
 
@@ -147,14 +185,18 @@ class Tracker:
         latest_us = self._saved.get(row)
         self._add(origin, row, latest_us)
 
-    def open_worker(self, worker: int, workers: int, ended: Callable[[], bool]) -> None:
+    def open_worker(
+        self, worker: int, workers: int, upstream: Upstream, ended: Callable[[], bool]
+    ) -> None:
         """There are records that can't be told apart. They count together.
 
         Args:
             worker: This one.
             workers: How many there are.
+            upstream: Where they come from.
             ended: Whether no more of them will come.
         """
+        self._upstream = upstream
         prefix = worker_row(self._port, "")
         saved = {row: us for row, us in self._saved.items() if row.startswith(prefix)}
         row = worker_row(self._port, worker)
@@ -223,16 +265,15 @@ class Tracker:
         """Look at the partitions that are silent, and at those that were left out for that."""
         now_s, check_s = self._now_s(), math.inf
         for origin, entry in self._entries.items():
-            # What can't be told apart is never known to have caught up.
-            if origin is None or entry.ended:
+            if entry.ended:
                 continue
             due_s = now_s + _LOOK_AT_IDLE_S if entry.idle else entry.heard_s + self._idle_after_s
             if entry.idle or due_s <= now_s:
-                due_s = self._look_at(origin, entry, now_s)
+                due_s = self._look_at(origin or self._upstream, entry, now_s)
             check_s = min(check_s, due_s)
         self.check_s = check_s
 
-    def _look_at(self, origin: Origin, entry: _Entry, now_s: float) -> float:
+    def _look_at(self, origin: Any, entry: _Entry, now_s: float) -> float:
         """Decide about a silent partition; gives when to look again."""
         was_idle, entry.idle = entry.idle, False
         lagged, entry.lagged = entry.lagged, not origin.caught_up()
@@ -288,6 +329,29 @@ class Outlet:
         self._sent_us = at_us
         self._broadcast(Watermark(at_us))
         return True
+
+
+class Teller:
+    """Tells later stages whether all has been read that was there; for clocks far behind.
+
+    Args:
+        upstream: That of the stage.
+        broadcasts: Each sends something to all receivers of an edge.
+    """
+
+    def __init__(self, upstream: Upstream, broadcasts: list[Callable[[CaughtUp], None]]) -> None:
+        self._upstream = upstream
+        self._broadcasts = broadcasts
+        self._told = False
+
+    def look(self) -> None:
+        """Tell it if it has changed."""
+        self._upstream.heard = False
+        caught_up = self._upstream.caught_up()
+        if caught_up is not self._told:
+            self._told = caught_up
+            for broadcast in self._broadcasts:
+                broadcast(CaughtUp(caught_up))
 
 
 class WatermarkedNode(Protocol):
@@ -371,6 +435,10 @@ class StageClocks:
         self.steps: list[tuple[str, StepWatermark]] = []
         """As above, in topological order."""
         self.outlets: list[Outlet] = []
+        self.upstream = Upstream()
+        self.teller: Teller | None = None
+        """None where no clock wants to know."""
+        self._tell_s = -math.inf
         self._now_s = time.monotonic_s
 
     def flush(self) -> bool:
@@ -380,17 +448,24 @@ class StageClocks:
             changed = watermark.flush() or changed
         for outlet in self.outlets:
             changed = outlet.flush() or changed
+        if self.teller is not None and self.upstream.heard:
+            self.teller.look()
         return changed
 
     def wait_s(self) -> float:
         """In how many seconds `on_time` has something to do."""
         check_s = min((tracker.check_s for _, tracker in self.trackers), default=math.inf)
+        if self.teller is not None:
+            check_s = min(check_s, self._tell_s)
         return max(0.0, check_s - self._now_s())
 
     def on_time(self) -> bool:
         """Leave out partitions that have been silent; whether a watermark has changed for that."""
         for _, tracker in self.trackers:
             tracker.check()
+        if self.teller is not None:
+            self.teller.look()
+            self._tell_s = self._now_s() + _LOOK_AT_IDLE_S
         return self.flush()
 
     def from_nowhere(self, push: Push) -> Push:
@@ -433,6 +508,7 @@ class SourceWatch:
 
     def opened(self, origin: Origin) -> None:
         """A partition is there."""
+        self._clocks.upstream.add(origin)
         for tracker in self._trackers:
             tracker.open(origin, self._step_id)
 
@@ -451,6 +527,7 @@ class SourceWatch:
 
     def ended(self, origin: Origin) -> None:
         """A partition has ended."""
+        self._clocks.upstream.remove(origin)
         for tracker in self._trackers:
             tracker.end(origin)
         self._clocks.flush()

@@ -20,6 +20,7 @@ from engine.runtime._counts import StepCounts, WorkerSnapshot
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
+    CaughtUp,
     CloseEpoch,
     Command,
     CommitEpoch,
@@ -107,8 +108,11 @@ class Worker:
     def receive(self, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
         """Queue what came over the network."""
         channel = self.channels[edge, sender]
-        if item.__class__ is Watermark:
+        kind = item.__class__
+        if kind is Watermark:
             channel.put_watermark(item)
+        elif kind is CaughtUp:
+            channel.put_caught_up(item)
         else:
             channel.items.append(item)
 

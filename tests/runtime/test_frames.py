@@ -12,7 +12,7 @@ from engine.errors import LinkError
 from engine.runtime import _frames
 from engine.runtime._frames import HEADER, FrameReader, FrameWriter, Kind, TooLongError
 from engine.runtime._ids import EdgeId, Epoch
-from engine.runtime._messages import END, HOLD_US, LEFT_OUT_US, Barrier, Watermark
+from engine.runtime._messages import END, HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, Watermark
 
 ITEMS: list[Any] = [
     [("a", 1), ("b", None)],
@@ -22,6 +22,8 @@ ITEMS: list[Any] = [
     Watermark(-5),
     Watermark(HOLD_US),
     Watermark(LEFT_OUT_US),
+    CaughtUp(True),
+    CaughtUp(False),
 ]
 
 
@@ -48,6 +50,7 @@ WANTED = [
     (2, Kind.END, END),
     (3, Kind.BATCH, ITEMS[3]),
     *((n, Kind.WATERMARK, ITEMS[n]) for n in (4, 5, 6)),
+    *((n, Kind.CAUGHT_UP, ITEMS[n]) for n in (7, 8)),
     (3, Kind.CREDIT, 5),
     (0, Kind.BYE, 0),
 ]

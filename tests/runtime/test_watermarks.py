@@ -256,6 +256,38 @@ def test_behind_an_exchange_each_worker_counts_as_one(workers: int, between: Any
         assert min(heard.last().values()) > -1000
 
 
+def of_one_key(scripts: Scripts, workers: int, seed: int) -> Heard:
+    """Behind another keyed step, so that no record comes to most workers."""
+    heard, flow = Heard(), Dataflow("flow")
+    s = keyed(op.input("in", flow, ScriptedTimes(scripts)))
+    s = watermarked("step", s, clocks=(NumberClock(wait_us=1000),), heard=heard.hear)
+    op.output("out", s, TestingSink(heard.out))
+    simulated(flow, workers, seed)
+    return heard
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_worker_without_records_holds_nobody_back_for_ever(workers: int):
+    """Where all has been read, by whichever worker, those to which nothing comes are left out."""
+    feed = [entry for t in range(10) for entry in ([("a", 1000 + t)], Silent(0.5))]
+    for seed in SEEDS[:3]:
+        heard = of_one_key({"p": feed}, workers, seed)
+        assert not heard.late()
+        marks = [mark for what, _, mark in heard.events if what == "watermark"]
+        assert {5, 6, 7, 8} <= {*marks}
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_it_does_while_a_partition_lags(workers: int):
+    """What that is going to give may come to any worker."""
+    feed = [entry for t in range(10) for entry in ([("a", 1000 + t)], Silent(0.5))]
+    for how in (Silent(30, caught_up=False), Silent(30, reachable=False)):
+        heard = of_one_key({"p": feed, "slow": [how, [("b", 1000)]]}, workers, 1)
+        marks = {mark for what, _, mark in heard.events if what == "watermark"}
+        # One worker has nobody to wait for: what comes to the step counts together.
+        assert workers == 1 or marks <= {9}
+
+
 @pytest.mark.parametrize("workers", WORKERS)
 def test_one_step_with_a_watermark_behind_another(workers: int):
     """What the first emits when its watermark rises is timed by the second."""

@@ -19,6 +19,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from engine.runtime import (
+    CaughtUp,
     Command,
     Coordinator,
     Decision,
@@ -261,7 +262,8 @@ class Gang:
         longest = max(map(len, self._queues), default=0)
         if longest > self.result.queued_max:
             # Watermarks need no room.
-            longest = max(sum(i.__class__ is not Watermark for i in q) for q in self._queues)
+            free = (Watermark, CaughtUp)
+            longest = max(sum(i.__class__ not in free for i in q) for q in self._queues)
             self.result.queued_max = max(self.result.queued_max, longest)
 
     def _note(self, what: str) -> None:
