@@ -285,7 +285,7 @@ def test_it_does_while_a_partition_lags(workers: int):
         heard = of_one_key({"p": feed, "slow": [how, [("b", 1000)]]}, workers, 1)
         marks = {mark for what, _, mark in heard.events if what == "watermark"}
         # One worker has nobody to wait for: what comes to the step counts together.
-        assert workers == 1 or marks <= {9}
+        assert workers == 1 or marks <= {0, 9}
 
 
 @pytest.mark.parametrize("workers", WORKERS)
