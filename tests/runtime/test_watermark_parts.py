@@ -1,4 +1,4 @@
-"""What watermarks are made with, piece by piece; and partitions that are found while a flow runs."""
+"""What watermarks are made with, piece by piece; and partitions that are found while running."""
 
 from __future__ import annotations
 
