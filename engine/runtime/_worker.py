@@ -16,7 +16,7 @@ from typing import Any
 
 from engine.errors import InternalError
 from engine.runtime._build import Deal, WorkerSite, build_stages
-from engine.runtime._counts import StepCounts, WorkerSnapshot
+from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
@@ -170,8 +170,18 @@ class Worker:
         waiting = self._settling is not None or self._publishing is not None
         lags = {node.step_id: node.lags() for node, _ in self._sources}
         return WorkerSnapshot(
-            self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged, lags=lags
+            *(self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged),
+            lags=lags,
+            watermarks=dict(self._watermarks()),
         )
+
+    def _watermarks(self) -> Iterator[tuple[str, WatermarkSnapshot]]:
+        now_s = self._time_s()
+        for clocks, _ in self._clocked:
+            for step_id, watermark in clocks.steps:
+                if watermark.at_us is not None:
+                    at_s = watermark.at_us / 1_000_000
+                    yield step_id, WatermarkSnapshot(at_s, now_s - at_s)
 
     def close(self) -> list[Exception]:
         """Close all sources and sinks; gives the errors of those that would not."""
