@@ -60,10 +60,12 @@ class _Reader:
         "paced",
         "part",
         "push",
+        "step_id",
         "wait_s_max",
     )
 
-    def __init__(self, name: str, next_batch: Callable[[], Any], push: Push) -> None:
+    def __init__(self, step_id: str, name: str, next_batch: Callable[[], Any], push: Push) -> None:
+        self.step_id = step_id
         self.name = name
         self.push = push
         """Takes its batches."""
@@ -92,7 +94,11 @@ class _Reader:
 
     def caught_up(self) -> bool:
         """Whether it can be read, and there is nothing more to read right now."""
-        return self.part is not None and self.outage is None and self.part.caught_up()
+        if self.part is None or self.outage is not None:
+            return False
+        # For `engine.runtime._failure` to find.
+        step_id = self.step_id  # noqa: F841 # pyright: ignore[reportUnusedVariable]
+        return self.part.caught_up()
 
     def wait_s(self, now_s: float) -> float:
         """In how many seconds to poll it; 0 at once."""
@@ -137,7 +143,9 @@ class SourceNode(Node):
 
     def build(self, name: str, *, found: bool = False) -> None:
         """Open a partition, now or once it can be reached; it was `found` while the flow runs."""
-        reader = _Reader(name, lambda: self._open_late(reader, found=found), self._down.push)
+        reader = _Reader(
+            self.step_id, name, lambda: self._open_late(reader, found=found), self._down.push
+        )
         if self.watch is not None:
             reader.push = functools.partial(self.watch.push, reader)
             self.watch.opened(reader)

@@ -11,11 +11,13 @@ import pytest
 
 import engine.operators as op
 from engine.dataflow import Dataflow, Stream
+from engine.errors import EngineRuntimeError
 from engine.testing import TestingSink
 from engine.testing.sim import SimOptions, simulate
 from tests.runtime.watermarked import (
     NONE_US,
     NumberClock,
+    ScriptedPart,
     ScriptedTimes,
     Silent,
     watermarked,
@@ -254,6 +256,48 @@ def test_behind_an_exchange_each_worker_counts_as_one(workers: int, between: Any
         assert not heard.late()
         assert len([1 for _, value in heard.out if value[0] == "record"]) == 200
         assert min(heard.last().values()) > -1000
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_what_is_emitted_at_the_end_of_input_is_timed_too(workers: int):
+    """Though it is of no partition."""
+    heard, flow = Heard(), Dataflow("flow")
+    s = op.input("in", flow, ScriptedTimes({"p": climbing(0, 50)}))
+    s = watermarked("step", op.max_final("max", s), heard=heard.hear)
+    op.output("out", s, TestingSink(heard.out))
+    simulated(flow, workers)
+    assert sorted(value[1] for _, value in heard.out if value[0] == "record") == [*range(43, 50)]
+
+
+@dataclass(frozen=True)
+class BrokenClock(NumberClock):
+    """Fails at a time."""
+
+    def latest_us(self, batch: list[Any]) -> int | None:
+        latest_us = super().latest_us(batch)
+        if latest_us == 49:
+            raise LookupError("no such time")
+        return latest_us
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_clock_that_fails_is_the_step_s_failure(workers: int):
+    """Wherever it stands."""
+    with pytest.raises(EngineRuntimeError, match="no such time") as caught:
+        run({"p": climbing(0, 50)}, workers, clock=BrokenClock())
+    assert caught.value.step_id == "flow.step"
+
+
+def test_a_partition_that_cannot_tell_is_its_source_s_failure(monkeypatch: pytest.MonkeyPatch):
+    """When it is asked whether it has caught up."""
+
+    def fail(_: Any) -> bool:
+        raise LookupError("who knows")
+
+    monkeypatch.setattr(ScriptedPart, "caught_up", fail)
+    with pytest.raises(EngineRuntimeError, match="who knows") as caught:
+        run({"p": [at(1), Silent(5)]}, 1)
+    assert caught.value.step_id == "flow.in"
 
 
 def of_one_key(scripts: Scripts, workers: int, seed: int) -> Heard:
