@@ -132,10 +132,10 @@ class Latency:
         from_emission = arrivals.latencies_ms(lambda reading: reading[1])
         from_due = arrivals.latencies_ms(lambda reading: pace.due_ns(reading[0]))
         figures = {
-            "p50_ms": _percentile(from_emission, 50),
-            "p99_ms": _percentile(from_emission, 99),
-            "due_p50_ms": _percentile(from_due, 50),
-            "due_p99_ms": _percentile(from_due, 99),
+            "p50_ms": percentile(from_emission, 50),
+            "p99_ms": percentile(from_emission, 99),
+            "due_p50_ms": percentile(from_due, 50),
+            "due_p99_ms": percentile(from_due, 99),
             "cpu_s": cpu_s,
         }
         return Outcome(figures, len(from_emission), arrivals.digest() if check else None)
@@ -174,7 +174,8 @@ def _run_loop(_contender: str, records: int, per_second: int) -> tuple[Pace, Arr
         time.sleep(pace.wait_s())
 
 
-def _percentile(ordered: list[float], percent: int) -> float:
+def percentile(ordered: list[float], percent: int) -> float:
+    """The value that so many percent of an ordered list are below."""
     return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
 
 

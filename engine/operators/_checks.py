@@ -15,9 +15,18 @@ def require_function(step_id: str, name: str, function: Any) -> None:
     Raises:
         TypeError: `function` is not callable, or is an ``async def``.
     """
+    require_callable(f"step {step_id!r}", name, function)
+
+
+def require_callable(owner: str, name: str, function: Any) -> None:
+    """As `require_function`, for what belongs to something else than a step.
+
+    Raises:
+        TypeError: `function` is not callable, or is an ``async def``.
+    """
     if not callable(function):
         msg = (
-            f"`{name}` of step {step_id!r} must be a function; "
+            f"`{name}` of {owner} must be a function; "
             f"got {function!r} of type `{type(function).__name__}`"
         )
         raise TypeError(msg)
@@ -27,7 +36,7 @@ def require_function(step_id: str, name: str, function: Any) -> None:
     call_method = getattr(target.__class__, "__call__", None)  # noqa: B004 - of a callable object
     if _is_async(target) or _is_async(call_method):
         msg = (
-            f"`{name}` of step {step_id!r} is an `async def`: {f_repr(function)}; this operator "
+            f"`{name}` of {owner} is an `async def`: {f_repr(function)}; this operator "
             "would pass coroutines on without running them. Use the `task` operator, which awaits "
             "them"
         )

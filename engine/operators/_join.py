@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, get_args, overload
+from typing import Any, Literal, TypeVar, overload
 
 from engine.dataflow import Operator, Stream, operator
 from engine.operators._join_kernel import JoinKernel
@@ -18,6 +18,8 @@ from engine.operators._join_state import (
     JoinEmitMode,
     JoinInsertMode,
     Seen,
+    check_mode,
+    labeller,
     migrate_seen,
     rows,
 )
@@ -247,15 +249,15 @@ def join(
     >>> out
     [('u2', ('bob', 'Bath')), ('u1', ('ann', 'York'))]
     """
-    _check_mode(step_id, "insert_mode", insert_mode, JoinInsertMode)
-    _check_mode(step_id, "emit_mode", emit_mode, JoinEmitMode)
+    check_mode(step_id, "insert_mode", insert_mode, JoinInsertMode)
+    check_mode(step_id, "emit_mode", emit_mode, JoinEmitMode)
     check_state(step_id, state_version, migrate, ttl)
     count = len(sides)
 
     def build(resume: Seen | None) -> _Join:
         return _Join(insert_mode, emit_mode, resume or [()] * count)
 
-    labelled = [map_value(f"label_{i}", side, _labeller(i)) for i, side in enumerate(sides)]
+    labelled = [map_value(f"label_{i}", side, labeller(i)) for i, side in enumerate(sides)]
     if isinstance(ttl, TTL) and ttl.event_time is not None:
         ttl = replace(ttl, event_time=_of_labelled(ttl.event_time))
     return stateful(
@@ -266,18 +268,6 @@ def join(
         state_version=state_version,
         migrate=migrate_seen(migrate, count),
     )
-
-
-def _check_mode(step_id: str, name: str, given: object, allowed: Any) -> None:
-    modes = get_args(allowed)
-    if given not in modes:
-        wanted = ", ".join(repr(mode) for mode in modes)
-        msg = f"`{name}` of step {step_id!r} must be one of {wanted}; got {given!r}"
-        raise ValueError(msg)
-
-
-def _labeller(side: int) -> Callable[[Any], tuple[int, Any]]:
-    return lambda value: (side, value)
 
 
 def _of_labelled(event_time: Callable[[Any], Any]) -> Callable[[tuple[int, Any]], Any]:

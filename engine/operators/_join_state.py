@@ -1,11 +1,11 @@
-"""What a join remembers of a key, and how values get into it: shared by `join` and its kernel."""
+"""What a join remembers of a key, and how values get into it: shared by joins and kernels."""
 
 from __future__ import annotations
 
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from engine.errors import UserCodeError
 from engine.operators._shown import shown
@@ -49,6 +49,24 @@ INSERTS: dict[JoinInsertMode, Callable[[Seen, int, Any], None]] = {
     "last": insert_last,
     "product": insert_product,
 }
+
+
+def check_mode(step_id: str, name: str, given: object, allowed: Any) -> None:
+    """Refuse what is no mode of a join.
+
+    Raises:
+        ValueError: `given` is none of those allowed.
+    """
+    modes = get_args(allowed)
+    if given not in modes:
+        wanted = ", ".join(repr(mode) for mode in modes)
+        msg = f"`{name}` of step {step_id!r} must be one of {wanted}; got {given!r}"
+        raise ValueError(msg)
+
+
+def labeller(side: int) -> Callable[[Any], tuple[int, Any]]:
+    """What puts the number of its side before a value."""
+    return lambda value: (side, value)
 
 
 def migrate_seen(

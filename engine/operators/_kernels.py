@@ -52,8 +52,14 @@ class StepContext:
     """The wall clock, in seconds since 1970 UTC."""
     state: KeyedState = field(default_factory=KeyedState)
     """State by key; a step that keeps none leaves it empty."""
-    aside: list[Any] | None = None
-    """Takes what a `RecordKernel` with a second output emits there; None where nobody reads it."""
+    asides: tuple[list[Any] | None, ...] = ()
+    """Take what a step with several outputs emits on its second one, its third, and so on; None
+    where nobody reads it."""
+
+    @property
+    def aside(self) -> list[Any] | None:
+        """What takes the second output, if there is one and somebody reads it."""
+        return self.asides[0] if self.asides else None
 
 
 class RecordKernel(ABC):
@@ -273,7 +279,11 @@ class StreamClock(Protocol):
 
 
 class KeyedLogic(ABC):
-    """A running `KeyedKernel`: one step on one worker."""
+    """A running `KeyedKernel`: one step on one worker.
+
+    What its methods give goes to the first output. Where there are more it appends to
+    `StepContext.asides`, which are emptied after each call.
+    """
 
     batch_latest_us: int | None = None
     """What `StreamClock.latest_us` would say of the batch that `on_batch` was given last, so that
@@ -321,6 +331,10 @@ class KeyedKernel(ABC):
     def stream_clocks(self) -> Sequence[StreamClock | None]:
         """The clocks that make the step's watermark, by input port; none for a step without."""
         return ()
+
+    def new_state(self) -> KeyedState:
+        """What a step without a time to live keeps its state in."""
+        return KeyedState()
 
     @abstractmethod
     def start(self, step: StepContext) -> KeyedLogic:

@@ -7,6 +7,7 @@ by event time each has a time of its own, and a silence may lie between two of t
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +33,21 @@ class ValueByValue:
     __slots__ = ()
 
 
+class BuilderOfRun(ABC):
+    """A builder of the engine's own that wants to know when a run begins.
+
+    Called by `StatefulBatchKernel.start`, on each worker.
+    """
+
+    @abstractmethod
+    def for_run(self) -> Callable[[Any], Any]:
+        """Give the builder that makes the objects of the run that begins now."""
+
+    def __call__(self, resume: Any) -> Any:
+        """Make an object outside of a run."""
+        return self.for_run()(resume)
+
+
 @dataclass(frozen=True, slots=True)
 class StatefulBatchKernel(KeyedKernel):
     """The kernel of `stateful_batch`."""
@@ -41,11 +57,14 @@ class StatefulBatchKernel(KeyedKernel):
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
+        builder = self.builder
+        if isinstance(builder, BuilderOfRun):
+            builder = builder.for_run()
         if not isinstance(step.state, ExpiringState):
-            return _Running(self.builder, step)
+            return _Running(builder, step)
         if step.state.event_time is None:
-            return _ByArrival(self.builder, step, step.state)
-        return _ByEventTime(self.builder, step, step.state)
+            return _ByArrival(builder, step, step.state)
+        return _ByEventTime(builder, step, step.state)
 
 
 class _Running(KeyedLogic):

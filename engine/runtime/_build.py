@@ -35,6 +35,7 @@ from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
+    Aside,
     BatchNode,
     BranchNode,
     KeyedNode,
@@ -247,9 +248,9 @@ class _StageBuilder:
         if isinstance(kernel, RecordKernel):
             fused = [(step.kernel, self._context(step)) for step in run]
             asides = [
-                (context.aside, self._down(step, step.downs[1], only=False))
+                aside
                 for step, (_, context) in zip(run, fused, strict=True)
-                if context.aside is not None
+                for aside in self._asides(step, context)
             ]
             node = RunNode(fused, fuse(fused), downs[0], inputs, asides)
             push = node.push
@@ -298,9 +299,13 @@ class _StageBuilder:
                     if not context.state.knows(key):
                         yield due_s, key
 
-            timers.attach(scan, context.now_s())
+            timers.attach(scan)
         down = self._clocks.emitted(step, down)
-        node = KeyedNode(context, logic, down, inputs, counts)
+        asides = [
+            (aside, self._clocks.emitted(step, target))
+            for aside, target in self._asides(step, context)
+        ]
+        node = KeyedNode(context, logic, down, inputs, asides, counts)
         self._running.timed.append((node, self._reach[step.index]))
         return node
 
@@ -344,19 +349,23 @@ class _StageBuilder:
         now_s, state = site.clock.time_s, self._state(step)
         if site.tally is not None and is_keyed(step.kernel):
             site.tally.watch(step.step_id, state)
-        aside = list[Any]() if self._is_read_aside(step) else None
-        return StepContext(step.step_id, site.index, site.count, progress, now_s, state, aside)
+        read = {edge.stream_id for edge in self._plan.edges}
+        asides = tuple(list[Any]() if stream in read else None for stream in step.downs[1:])
+        return StepContext(step.step_id, site.index, site.count, progress, now_s, state, asides)
 
-    def _is_read_aside(self, step: PlannedStep) -> bool:
-        """Whether a step has a second output, and some step takes it."""
-        return any(edge.stream_id in step.downs[1:] for edge in self._plan.edges)
+    def _asides(self, step: PlannedStep, context: StepContext) -> Iterator[Aside]:
+        """The lists that a step fills for its outputs after the first, and where they go."""
+        for aside, stream_id in zip(context.asides, step.downs[1:], strict=True):
+            if aside is not None:
+                yield aside, self._down(step, stream_id, only=False)
 
     def _state(self, step: PlannedStep) -> KeyedState:
         """The state that a step begins with: empty, or what the store has."""
         store, step_id = self._site.store, step.step_id
         ttl = step.kernel.state_options.ttl if is_keyed(step.kernel) else None
         if ttl is None:
-            state = KeyedState()
+            kernel = step.kernel
+            state = kernel.new_state() if isinstance(kernel, KeyedKernel) else KeyedState()
             if store is None or not is_keyed(step.kernel):
                 return state
             state.attach(store.state(step_id))

@@ -35,6 +35,18 @@ class Target:
     end: Callable[[], None]
 
 
+Aside = tuple[list[Any], Target]
+"""What a step has emitted on an output other than its first one, and where that goes."""
+
+
+def push_asides(asides: Sequence[Aside]) -> None:
+    """Hand on what a step has emitted on its other outputs."""
+    for aside, target in asides:
+        if aside:
+            target.push(aside.copy())
+            aside.clear()
+
+
 def fan_out(targets: Sequence[Target]) -> Target:
     """One target that stands for all of them, in their order; with none, records are dropped.
 
@@ -85,7 +97,7 @@ class RunNode(Node):
         fused: The loop that was made of them.
         down: Where the last one's output goes.
         inputs: How many edges lead here.
-        asides: What the loop fills for second outputs that are read, and where each of them goes.
+        asides: What the loop fills for other outputs that are read, and where each of them goes.
     """
 
     def __init__(
@@ -94,7 +106,7 @@ class RunNode(Node):
         fused: Callable[[list[Any]], list[Any]],
         down: Target,
         inputs: int,
-        asides: Sequence[tuple[list[Any], Target]] = (),
+        asides: Sequence[Aside] = (),
     ) -> None:
         self._last_kernel, self._last_step = run[-1]
         super().__init__(self._last_step.step_id, inputs)
@@ -109,10 +121,7 @@ class RunNode(Node):
 
         def push_both_ways(batch: list[Any]) -> None:
             push(batch)
-            for aside, target in asides:
-                if aside:
-                    target.push(aside.copy())
-                    aside.clear()
+            push_asides(asides)
 
         first_kernel, first_step = run[0]
         prefetch, work = first_step.state.prefetch, push_both_ways if asides else push
@@ -227,6 +236,7 @@ class KeyedNode(Node):
         logic: KeyedLogic,
         down: Target,
         inputs: int,
+        asides: Sequence[Aside] = (),
         counts: StepCounts | None = None,
     ) -> None:
         super().__init__(step.step_id, inputs)
@@ -238,12 +248,14 @@ class KeyedNode(Node):
         """By port: takes the latest time of each batch, where a clock stands right before it."""
         self.flush: Callable[[], object] = _no_clocks
         """What follows when something has been emitted that clocks of the stage may have noted."""
+        self._asides = asides
 
     def port(self, number: int) -> Push:
         """The function that takes batches of one input."""
         if number in self.clocks:
             return self._clocked_port(number)
         on_batch, down_push, prefetch = self.logic.on_batch, self._down.push, self._state.prefetch
+        asides = self._asides
 
         # `step_id` is a local for `engine.runtime._failure` to find in the frame.
         def push(batch: list[Any], step_id: str = self.step_id) -> None:  # noqa: ARG001
@@ -251,12 +263,14 @@ class KeyedNode(Node):
             out = on_batch(number, batch)
             if out:
                 down_push(out)
+            if asides:
+                push_asides(asides)
 
         return push
 
     def _clocked_port(self, number: int) -> Push:
         logic, down_push, prefetch = self.logic, self._down.push, self._state.prefetch
-        on_batch, note = logic.on_batch, self.clocks[number]
+        on_batch, note, asides = logic.on_batch, self.clocks[number], self._asides
 
         def push(batch: list[Any], step_id: str = self.step_id) -> None:  # noqa: ARG001 - as above
             prefetch(batch)
@@ -265,25 +279,28 @@ class KeyedNode(Node):
             note(logic.batch_latest_us)
             if out:
                 down_push(out)
+            if asides:
+                push_asides(asides)
 
         return push
 
     def notify(self) -> None:
         """Fire the timers that are due."""
-        out = self._on_notify()
-        if out:
-            self._down.push(out)
-            self.flush()
+        self._emit(self._on_notify())
+        self.flush()
 
     def raise_watermark(self, at_us: int) -> None:
         """Tell the step how far event time is."""
-        out = self.logic.on_watermark(at_us)
-        if out:
-            self._down.push(out)
+        self._emit(self.logic.on_watermark(at_us))
 
     def finish(self) -> None:
         """Emit what the step has to say at the end of input; its timers are of no use any more."""
-        out = self.logic.on_eof()
+        self._emit(self.logic.on_eof())
+        self._down.end()
+        for _, target in self._asides:
+            target.end()
+
+    def _emit(self, out: list[Any]) -> None:
         if out:
             self._down.push(out)
-        self._down.end()
+        push_asides(self._asides)

@@ -24,7 +24,7 @@ from tests.runtime.watermarked import (
 )
 
 Scripts = Mapping[str, Sequence[Any]]
-SEEDS = range(8)
+SEEDS = range(4)
 WORKERS = (1, 2, 3)
 TICK = timedelta(milliseconds=1)
 

@@ -1,0 +1,75 @@
+"""Windows: what belongs together in time, worked on together.
+
+Three things make a step with windows: a **clock** says what time each value has, and by its
+**watermark** what time has been reached; a **windower** says which windows a time belongs to; and
+the operator says what is done with the values of a window::
+
+    import engine.operators.windowing as win
+
+    clock = win.EventClock(lambda order: order.at, timedelta(seconds=10))
+    minutes = win.TumblingWindower(timedelta(minutes=1), start)
+    out = win.collect_window("orders", keyed_orders, clock, minutes)
+
+Three streams come out (`WindowOut`): what was made of each window, values that came too late, and
+when windows began and ended.
+
+`window` is the general operator; the others are made of it.
+"""
+
+from engine.operators._event_time import UTC_MAX, UTC_MIN
+from engine.operators.windowing._clocks import (
+    Clock,
+    ClockLogic,
+    EventClock,
+    EventClockScope,
+    SystemClock,
+)
+from engine.operators.windowing._collections import collect_window
+from engine.operators.windowing._folds import (
+    count_window,
+    fold_window,
+    max_window,
+    min_window,
+    reduce_window,
+)
+from engine.operators.windowing._joins import join_window
+from engine.operators.windowing._logic import WindowLogic
+from engine.operators.windowing._window import WindowOut, window
+from engine.operators.windowing._windowers import (
+    LATE_SESSION_ID,
+    ZERO_TD,
+    SessionWindower,
+    SlidingWindower,
+    TumblingWindower,
+    Windower,
+    WindowerLogic,
+    WindowMetadata,
+)
+
+__all__ = [
+    "LATE_SESSION_ID",
+    "UTC_MAX",
+    "UTC_MIN",
+    "ZERO_TD",
+    "Clock",
+    "ClockLogic",
+    "EventClock",
+    "EventClockScope",
+    "SessionWindower",
+    "SlidingWindower",
+    "SystemClock",
+    "TumblingWindower",
+    "WindowLogic",
+    "WindowMetadata",
+    "WindowOut",
+    "Windower",
+    "WindowerLogic",
+    "collect_window",
+    "count_window",
+    "fold_window",
+    "join_window",
+    "max_window",
+    "min_window",
+    "reduce_window",
+    "window",
+]

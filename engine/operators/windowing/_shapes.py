@@ -1,0 +1,86 @@
+"""Which windows a time falls into, in microseconds: the windowers, for the kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+class OpenWindow:
+    """A window of one key that holds something."""
+
+    __slots__ = ("acc", "close_us", "fired", "fresh", "merged_ids", "number", "open_us")
+
+    def __init__(self, number: int, open_us: int, close_us: int, acc: Any) -> None:
+        self.number = number
+        """Its id."""
+        self.open_us = open_us
+        self.close_us = close_us
+        """For a session the time of its last value."""
+        self.acc = acc
+        self.fired = False
+        """It has closed, and is kept for values that come late."""
+        self.fresh = 0
+        """How many values it took since it last emitted."""
+        self.merged_ids: set[int] = set()
+        """Sessions that have become part of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aligned:
+    """Tumbling and sliding windows: window i is from `align_us` + i * `offset_us`, so long."""
+
+    length_us: int
+    offset_us: int
+    align_us: int
+
+    def numbers(self, at_us: int) -> range:
+        """The ids of the windows that a time falls into, in order."""
+        since_us = at_us - self.align_us
+        first = (since_us - self.length_us) // self.offset_us + 1
+        return range(first, since_us // self.offset_us + 1)
+
+    def open_us(self, number: int) -> int:
+        """When a window opens."""
+        return self.align_us + number * self.offset_us
+
+    def close_us(self, number: int) -> int:
+        """When it closes."""
+        return self.align_us + number * self.offset_us + self.length_us
+
+    def first_close_us(self, at_us: int) -> int:
+        """When the first window closes that a time falls into: a watermark closes it then."""
+        return self.close_us(self.numbers(at_us)[0])
+
+    def last_close_us(self, at_us: int) -> int:
+        """The latest end of a window that isn't after that time."""
+        return at_us - (at_us - self.align_us - self.length_us) % self.offset_us
+
+    def closing_us(self, window: OpenWindow) -> int:
+        """The first watermark that closes a window."""
+        return window.close_us
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """Session windows: values that are no further apart than the gap."""
+
+    gap_us: int
+
+    def first_close_us(self, at_us: int) -> int:
+        """The first watermark that could close a session with a value of that time."""
+        return at_us + self.gap_us + 1
+
+    def closing_us(self, window: OpenWindow) -> int:
+        """The first watermark that closes a session."""
+        return window.close_us + self.gap_us + 1
+
+    def near(self, windows: Iterable[OpenWindow], at_us: int) -> list[OpenWindow]:
+        """The sessions that a time is near enough to, the one that begins earliest first."""
+        gap_us = self.gap_us
+        found = [w for w in windows if w.open_us - gap_us <= at_us <= w.close_us + gap_us]
+        return sorted(found, key=lambda window: window.open_us) if len(found) > 1 else found
+
+
+Shape = Aligned | Sessions

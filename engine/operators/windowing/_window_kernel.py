@@ -1,0 +1,132 @@
+"""The kernel of steps with windows: chooses how they run for a clock and a windower.
+
+Only the clocks and windowers of the engine have one; where a user brings his own, the operators run
+as they are composed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from engine.clock import utc_now
+from engine.dataflow import Operator
+from engine.operators._event_time import EPOCH, span_us
+from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
+from engine.operators._state import KeyedState
+from engine.operators._state_options import DEFAULT_STATE, StateOptions, state_options
+from engine.operators._time_axis import EventTimes, TimeAxis, seconds_of
+from engine.operators.windowing._aligned_logic import AlignedLogic
+from engine.operators.windowing._clocks import Clock, EventClock, SystemClock
+from engine.operators.windowing._panes import PanedState
+from engine.operators.windowing._shapes import Aligned, Sessions, Shape
+from engine.operators.windowing._windowers import (
+    SessionWindower,
+    SlidingWindower,
+    TumblingWindower,
+    Windower,
+)
+from engine.operators.windowing._windows_logic import WindowsLogic, WindowSpec
+from engine.operators.windowing._works import Folding, Work
+
+
+@dataclass(frozen=True, slots=True)
+class WindowKernel(KeyedKernel):
+    """The windows of a step."""
+
+    clock: EventClock[Any] | SystemClock
+    spec: WindowSpec
+    state_options: StateOptions = DEFAULT_STATE
+
+    @property
+    def _folding(self) -> Folding | None:
+        """What its windows do, if the kernel for which speed counts can do it."""
+        spec = self.spec
+        if spec.tells_causes or isinstance(spec.shape, Sessions):
+            return None
+        return spec.work.folding()
+
+    def new_state(self) -> KeyedState:
+        """State by key that fits the way in which it runs."""
+        return KeyedState() if self._folding is None else PanedState()
+
+    def start(self, step: StepContext) -> KeyedLogic:
+        """Begin with no keys in memory."""
+        folding, shape = self._folding, self.spec.shape
+        if folding is not None and isinstance(shape, Aligned):
+            axis, times = axis_of(self.clock, step), times_of(self.clock)
+            return AlignedLogic(step, axis, times, shape, folding, ordered=self.spec.ordered)
+        return WindowsLogic(step, axis_of(self.clock, step), times_of(self.clock), self.spec)
+
+
+def window_kernel(
+    step: Operator, work: Work, *, ordered: bool | None = None, sides: int = 0
+) -> WindowKernel | None:
+    """The kernel of a step, by its parameters; None if it has to run as it is composed.
+
+    Args:
+        step: The step.
+        work: What its windows do.
+        ordered: Whether values are taken in order of time; None: as the parameter says.
+        sides: How many inputs it joins, if it does.
+    """
+    params = step.params
+    clock, shape = params["clock"], shape_of(params["windower"])
+    if shape is None or type(clock) not in (EventClock, SystemClock):
+        return None
+    lateness = params.get("allowed_lateness")
+    spec = WindowSpec(
+        shape,
+        work,
+        params["ordered"] if ordered is None else ordered,
+        None if lateness is None else span_us(lateness),
+        params.get("trigger"),
+        sides,
+    )
+    options = state_options(params)
+    migrate = options.migrate
+    if migrate is not None:
+        options = replace(options, migrate=_migrate_windows(migrate))
+    return WindowKernel(clock, spec, options)
+
+
+def shape_of(windower: Windower[Any]) -> Shape | None:
+    """The windows of a windower in microseconds; None if it isn't one of the engine's."""
+    if type(windower) is SessionWindower:
+        return Sessions(span_us(windower.gap))
+    if type(windower) is TumblingWindower:
+        length_us = offset_us = span_us(windower.length)
+    elif type(windower) is SlidingWindower:
+        length_us, offset_us = span_us(windower.length), span_us(windower.offset)
+    else:
+        return None
+    return Aligned(length_us, offset_us, span_us(windower.align_to - EPOCH))
+
+
+def axis_of(clock: Clock[Any, Any], step: StepContext) -> TimeAxis:
+    """The time axis of a step with one of the engine's clocks."""
+    if not isinstance(clock, EventClock):
+        return TimeAxis(step.now_s)
+    if clock.scope == "stream":
+        return TimeAxis(step.now_s, by_stream=True)
+    clock_s = None if clock.now_getter is utc_now else seconds_of(clock.now_getter)
+    return TimeAxis(step.now_s, clock_s, by_key=True)
+
+
+def times_of(clock: Clock[Any, Any]) -> EventTimes | None:
+    """How values say their time to one of the engine's clocks."""
+    if not isinstance(clock, EventClock):
+        return None
+    return EventTimes(clock.ts_getter, span_us(clock.wait_for_system_duration))
+
+
+def _migrate_windows(migrate: Callable[[int, Any], Any]) -> Callable[[int, Any], Any]:
+    """What brings a stored key to the present version; the user's function sees one window."""
+
+    def migrated(version: int, stored: Any) -> Any:
+        *times, (next_number, taken, queue, windows) = cast("tuple[Any, ...]", stored)
+        migrated = [(*window, migrate(version, acc)) for *window, acc in windows]
+        return (*times, (next_number, taken, queue, migrated))
+
+    return migrated

@@ -1,0 +1,359 @@
+"""Windows of any shape, key by key: the kernel that knows all that windows can do.
+
+Values wait in a queue of their key until its watermark is past them, if they are to be worked on in
+order of time; or, if nobody can tell the difference, until a window is about to close. Lateness
+beyond the watermark, triggers, sessions and users' own window objects are all here. The most usual
+windows, for which speed counts, have a kernel of their own (`_aligned_logic`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Final, cast
+
+from engine.operators._event_time import span_us, utc_datetime
+from engine.operators._kernels import StepContext
+from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
+from engine.operators._timed import Entry, TimedLogic
+from engine.operators._timers import Timers
+from engine.operators.windowing._emitting import (
+    Cause,
+    Emission,
+    OnCount,
+    OnInterval,
+    OnUpdate,
+    Trigger,
+)
+from engine.operators.windowing._shapes import OpenWindow, Sessions, Shape
+from engine.operators.windowing._windowers import LATE_SESSION_ID, WindowMetadata
+from engine.operators.windowing._works import Work
+
+_QUEUE_MAX: Final = 64
+"""So many values of a key may wait for a window to close; then those are worked on that can be."""
+_SECOND_US: Final = 1_000_000
+_time_of = itemgetter(0)
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec:
+    """What the windows of a step are to do."""
+
+    shape: Shape
+    work: Work
+    ordered: bool
+    lateness_us: int | None = None
+    """How far behind the watermark a window still takes values; None if the clock's wait is all."""
+    trigger: Trigger | None = None
+    sides: int = 0
+    """If the values of several inputs are joined, how many; a window gets `(input, value)` then."""
+
+    @property
+    def tells_causes(self) -> bool:
+        """Whether a window may emit more than once, so that each emission says why."""
+        return self.trigger is not None or self.lateness_us is not None
+
+
+class WindowsEntry(Entry):
+    """The windows of one key, and the values that wait."""
+
+    __slots__ = ("limit", "next_number", "oldest_us", "queue", "taken", "windows")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue: list[tuple[int, int, Any]] = []
+        """Values with their times, and, if they were late, the watermark that they met."""
+        self.oldest_us = END_US
+        """The earliest time in the queue, or one before it."""
+        self.limit = _QUEUE_MAX
+        self.windows: dict[int, OpenWindow] = {}
+        self.next_number = 0
+        """The id of the next session."""
+        self.taken = 0
+        """How many values have gone into windows."""
+
+
+class WindowsLogic(TimedLogic[WindowsEntry]):
+    """All windows of a step on one worker."""
+
+    def __init__(
+        self, step: StepContext, axis: TimeAxis, times: EventTimes | None, spec: WindowSpec
+    ) -> None:
+        super().__init__(step, axis, [times] * max(1, spec.sides))
+        self._spec = spec
+        self._shape, self._work = spec.shape, spec.work
+        self._sessions = spec.shape if isinstance(spec.shape, Sessions) else None
+        self.keeps_late = spec.lateness_us is not None
+        # A session that goes on after an end of input is another one.
+        self.seals_at_end = self._sessions is None
+        self.counts_up = self._sessions is not None
+        # Whether values may wait for a window to close: nobody sees the difference.
+        by_value = spec.tells_causes or spec.work.emits_values
+        self._lazy = not by_value and (spec.ordered or self._sessions is None)
+        self._late, self._meta = step.asides
+        self._floor_number = 0
+        self._now_s = step.now_s
+        self._intervals = Timers()
+        """When windows are to emit that have a trigger by time, by key and id; by the wall."""
+
+    # Values
+
+    def begin(self) -> WindowsEntry:
+        entry = WindowsEntry()
+        entry.next_number = self._floor_number
+        return entry
+
+    def take(self, key: Any, entry: WindowsEntry, port: int, at_us: int, value: Any) -> None:  # noqa: ARG002
+        if self._spec.sides:
+            value = (port, value)
+        watermark_us = NEVER_US
+        if self.keeps_late:
+            met_us = self.watermark_us(entry)
+            watermark_us = met_us if at_us < met_us else NEVER_US
+        entry.queue.append((at_us, watermark_us, value))
+        if at_us < entry.oldest_us:  # noqa: PLR1730 - a call less per record
+            entry.oldest_us = at_us
+        if at_us <= entry.sealed_us or len(entry.queue) >= entry.limit:
+            entry.oldest_us = NEVER_US
+
+    def refuse(self, key: Any, entry: WindowsEntry, port: int, at_us: int, value: Any) -> None:  # noqa: ARG002
+        if self._late is None:
+            return
+        shape = self._shape
+        ids = (LATE_SESSION_ID,) if isinstance(shape, Sessions) else shape.numbers(at_us)
+        self._late.extend([(key, (number, value)) for number in ids])
+
+    def settle(self, key: Any, entry: WindowsEntry, watermark_us: int, out: list[Any]) -> None:
+        emit = _Emitter(key, out, tells_causes=self._spec.tells_causes)
+        ready = self._ready(entry, watermark_us)
+        if self._sessions is None:
+            for at_us, met_us, value in ready:
+                entry.taken += 1
+                self._insert(entry, at_us, met_us, value, emit)
+        else:
+            meetings: list[tuple[OpenWindow, OpenWindow]] = []
+            for at_us, met_us, value in ready:
+                entry.taken += 1
+                session = self._session(entry, at_us, met_us, meetings)
+                if session is None:
+                    self._refuse_one(key, LATE_SESSION_ID, value)
+                else:
+                    self._add(entry, session, value, emit)
+            for into, other in meetings:
+                self._merge(into, other, emit)
+        self._close(entry, watermark_us, emit)
+
+    def _ready(self, entry: WindowsEntry, watermark_us: int) -> list[tuple[int, int, Any]]:
+        """Take the values out of the queue that may be worked on, in the order to do so."""
+        queue = entry.queue
+        if not self._spec.ordered:
+            entry.queue, entry.oldest_us = [], END_US
+            return queue
+        queue.sort(key=_time_of)
+        count = 0
+        for at_us, _, _ in queue:
+            if at_us > watermark_us:
+                break
+            count += 1
+        ready, entry.queue = queue[:count], queue[count:]
+        entry.oldest_us = entry.queue[0][0] if entry.queue else END_US
+        entry.limit = _QUEUE_MAX + 2 * len(entry.queue)
+        return ready
+
+    def _insert(
+        self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: _Emitter
+    ) -> None:
+        """Give a value to the aligned windows that it falls into."""
+        shape, late_us = self._shape, self._spec.lateness_us or 0
+        assert not isinstance(shape, Sessions)  # noqa: S101
+        for number in shape.numbers(at_us):
+            window = entry.windows.get(number)
+            if window is None:
+                close_us = shape.close_us(number)
+                if close_us <= entry.sealed_us or close_us + late_us <= met_us:
+                    self._refuse_one(emit.key, number, value)
+                    continue
+                window = OpenWindow(number, shape.open_us(number), close_us, self._work.begin())
+                entry.windows[number] = window
+            self._add(entry, window, value, emit)
+
+    def _session(
+        self,
+        entry: WindowsEntry,
+        at_us: int,
+        met_us: int,
+        meetings: list[tuple[OpenWindow, OpenWindow]],
+    ) -> OpenWindow | None:
+        """The session that a value of that time goes into; None if it is late for any.
+
+        Sessions that it brings together are noted in `meetings`.
+        """
+        shape, late_us = self._sessions, self._spec.lateness_us or 0
+        assert shape is not None  # noqa: S101
+        near = shape.near(entry.windows.values(), at_us)
+        if not near:
+            if at_us <= entry.sealed_us or shape.first_close_us(at_us) + late_us <= met_us:
+                return None
+            number = entry.next_number
+            entry.next_number = number + 1
+            entry.windows[number] = window = OpenWindow(number, at_us, at_us, self._work.begin())
+            return window
+        window, *others = near
+        for other in others:
+            del entry.windows[other.number]
+            window.close_us = max(window.close_us, other.close_us)
+            window.merged_ids |= {other.number, *other.merged_ids}
+            meetings.append((window, other))
+        window.open_us = min(window.open_us, at_us)
+        window.close_us = max(window.close_us, at_us)
+        if window.fired and shape.closing_us(window) > self.watermark_us(entry):
+            # It will close again.
+            window.fired = False
+        return window
+
+    def _refuse_one(self, key: Any, number: int, value: Any) -> None:
+        if self._late is not None:
+            self._late.append((key, (number, value[1] if self._spec.sides else value)))
+
+    def _add(self, entry: WindowsEntry, window: OpenWindow, value: Any, emit: _Emitter) -> None:
+        """Add a value to a window, and emit what that makes it emit."""
+        work = self._work
+        window.acc, emits = work.add(window.acc, value, entry.taken)
+        if emits:
+            emit.all(window.number, emits)
+        trigger = self._spec.trigger
+        if window.fired:
+            emit.result(window, work, "late")
+            return
+        window.fresh += 1
+        if trigger is None:
+            return
+        if isinstance(trigger, OnUpdate):
+            emit.result(window, work, "update")
+        elif isinstance(trigger, OnCount):
+            if window.fresh >= trigger.count:
+                emit.result(window, work, "count")
+        elif window.fresh == 1:
+            self._await_interval(emit.key, window, trigger)
+
+    # Windows
+
+    def _merge(self, into: OpenWindow, other: OpenWindow, emit: _Emitter) -> None:
+        """Two sessions are one."""
+        into.acc, emits = self._work.merge(into.acc, other.acc)
+        if emits:
+            emit.all(into.number, emits)
+        into.fresh += other.fresh
+        if into.fired:
+            emit.result(into, self._work, "late")
+
+    def _close(self, entry: WindowsEntry, watermark_us: int, emit: _Emitter) -> None:
+        """Close the windows whose time has come, in the order in which they were opened."""
+        shape, late_us = self._shape, self._spec.lateness_us or 0
+        for number, window in list(entry.windows.items()):
+            closing_us = shape.closing_us(window)
+            if closing_us > watermark_us:
+                continue
+            if not window.fired:
+                window.fired = True
+                emit.closed(window, self._work)
+                entry.closed_us = max(entry.closed_us, window.close_us)
+                if self._meta is not None:
+                    self._meta.append((emit.key, (number, _metadata(window))))
+            if closing_us + late_us <= watermark_us:
+                del entry.windows[number]
+
+    def due_us(self, entry: WindowsEntry) -> int | None:
+        shape, late_us = self._shape, self._spec.lateness_us or 0
+        due_us = END_US
+        if entry.queue:
+            oldest_us = entry.oldest_us
+            if oldest_us == NEVER_US or (not self._spec.ordered and not self._lazy):
+                return NEVER_US
+            due_us = shape.first_close_us(oldest_us) if self._lazy else oldest_us
+        for window in entry.windows.values():
+            closing_us = shape.closing_us(window)
+            due_us = min(due_us, closing_us + late_us if window.fired else closing_us)
+        return None if due_us == END_US else due_us
+
+    # Triggers by time
+
+    def _await_interval(self, key: Any, window: OpenWindow, trigger: OnInterval) -> None:
+        due_s = self._now_s() + span_us(trigger.interval) / _SECOND_US
+        self._intervals.set((key, window.number), due_s)
+
+    def next_due_s(self) -> float | None:
+        due_s, interval_s = super().next_due_s(), self._intervals.first_s()
+        if due_s is None or interval_s is None:
+            return interval_s if due_s is None else due_s
+        return min(due_s, interval_s)
+
+    def on_notify(self) -> list[Any]:
+        out = super().on_notify()
+        for _, (key, number) in self._intervals.pop_due(self._now_s()):
+            entry = self._state.get(key)
+            window = None if entry is None else entry.windows.get(number)
+            if window is not None and window.fresh and not window.fired:
+                _Emitter(key, out, tells_causes=True).result(window, self._work, "interval")
+        return out
+
+    # State
+
+    def to_stored(self, entry: WindowsEntry) -> Any:
+        to_stored = self._work.to_stored
+        windows = [
+            (
+                *(w.number, w.open_us, w.close_us, w.fired, w.fresh),
+                *(sorted(w.merged_ids), to_stored(w.acc)),
+            )
+            for w in entry.windows.values()
+        ]
+        return entry.next_number, entry.taken, entry.queue, windows
+
+    def from_stored(self, stored: Any) -> WindowsEntry:
+        entry = WindowsEntry()
+        entry.next_number, entry.taken, entry.queue, windows = cast("tuple[Any, ...]", stored)
+        entry.oldest_us = min(map(_time_of, entry.queue), default=END_US)
+        for number, open_us, close_us, fired, fresh, merged_ids, acc in windows:
+            window = OpenWindow(number, open_us, close_us, self._work.from_stored(acc))
+            window.fired, window.fresh, window.merged_ids = fired, fresh, set(merged_ids)
+            entry.windows[number] = window
+        return entry
+
+    def forgotten(self, entry: WindowsEntry) -> None:
+        self._floor_number = max(self._floor_number, entry.next_number)
+
+
+class _Emitter:
+    """Takes what the windows of one key emit."""
+
+    __slots__ = ("_out", "_tells_causes", "key")
+
+    def __init__(self, key: Any, out: list[Any], *, tells_causes: bool) -> None:
+        self.key = key
+        self._tells_causes = tells_causes
+        self._out = out
+
+    def all(self, number: int, emits: Iterable[Any]) -> None:
+        """Values that a window emits by itself."""
+        self._out.extend([(self.key, (number, emitted)) for emitted in emits])
+
+    def result(self, window: OpenWindow, work: Work, cause: Cause) -> None:
+        """What a window holds, before it closes or after that."""
+        window.fresh = 0
+        for result in work.results(window.acc):
+            copied = result.copy() if result.__class__ in (list, set, dict) else result
+            self._out.append((self.key, (window.number, Emission(copied, cause))))
+
+    def closed(self, window: OpenWindow, work: Work) -> None:
+        """What a window holds as it closes."""
+        if self._tells_causes:
+            self.result(window, work, "close")
+        else:
+            self.all(window.number, work.results(window.acc))
+
+
+def _metadata(window: OpenWindow) -> WindowMetadata:
+    opened, closed = utc_datetime(window.open_us), utc_datetime(window.close_us)
+    return WindowMetadata(opened, closed, window.merged_ids)
