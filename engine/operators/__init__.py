@@ -35,6 +35,7 @@ from engine.operators._mapping import (
     flatten,
     map,
 )
+from engine.operators._rolling import RollingAggregate, rolling
 from engine.operators._shape import BranchOut, branch, merge, redistribute
 from engine.operators._state_options import TTL
 from engine.operators._stateful import StatefulLogic, stateful, stateful_flat_map, stateful_map
@@ -50,6 +51,7 @@ __all__ = [
     "JoinInsertMode",
     "Key",
     "KeyedStream",
+    "RollingAggregate",
     "StatefulBatchLogic",
     "StatefulLogic",
     "TTLCache",
@@ -84,6 +86,7 @@ __all__ = [
     "raises",
     "redistribute",
     "reduce_final",
+    "rolling",
     "stateful",
     "stateful_batch",
     "stateful_flat_map",

@@ -48,7 +48,7 @@ def timeout(
 ) -> Stream[tuple[K, V]]:
     """Emit the last value of each key that has been silent for a while.
 
-    Once no value of a key has come for `after`, its last one is emitted, one time for each silence.
+    Once no value of a key has come for `after`, its last one is emitted, one time per silence.
     The values themselves go on from `up`, which other steps may read as well. Records are routed so
     that one worker sees all values of a key. The state of a key is its last value and when that
     came, until the key has fallen silent. A job that is down hears nothing: time goes on, and keys
@@ -122,24 +122,28 @@ def _migrate_value(
 class _Silence(StatefulBatchLogic[Any, Any, _Last]):
     """The last value of one key."""
 
-    __slots__ = ("_after", "_last_us", "_value")
+    __slots__ = ("_after", "_last")
 
     def __init__(self, after: timedelta, resume: _Last | None) -> None:
         self._after = after
-        self._last_us, self._value = (0, None) if resume is None else resume
+        self._last = resume
 
     def on_batch(self, values: list[Any]) -> tuple[Sequence[Any], bool]:
-        self._last_us, self._value = span_us(utc_now() - EPOCH), values[-1]
-        return (), self.RETAIN
+        last, now_us = self._last, span_us(utc_now() - EPOCH)
+        self._last = now_us, values[-1]
+        if last is None or now_us - last[0] < span_us(self._after):
+            return (), self.RETAIN
+        return [last[1]], self.RETAIN
 
     def on_notify(self) -> tuple[Sequence[Any], bool]:
-        return [self._value], self.DISCARD
+        return [self.snapshot()[1]], self.DISCARD
 
     def notify_at(self) -> datetime:
-        return utc_datetime(self._last_us) + self._after
+        return utc_datetime(self.snapshot()[0]) + self._after
 
     def snapshot(self) -> _Last:
-        return self._last_us, self._value
+        assert self._last is not None  # noqa: S101 - nobody asks before there was a value
+        return self._last
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ class TimeoutKernel(KeyedKernel):
 
 
 class _Silences(KeyedLogic):
-    """The last values of all keys. Each key that has one in memory has a timer, early or in time."""
+    """The last values of all keys. Each that is in memory has a timer, early or in time."""
 
     def __init__(self, step: StepContext, after_us: int) -> None:
         self._now_s = step.now_s
@@ -166,17 +170,24 @@ class _Silences(KeyedLogic):
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
         now_us = round(self._now_s() * 1e6)
-        touched, get = self._state.touched, self._state.get
+        over_us = now_us - self._after_us
+        touched, look_up = self._state.touched, self._state.get
+        get = touched.get
+        emitted: list[Any] = []
         for record in batch:
             if record.__class__ is not tuple or len(record) != 2:
                 refuse_unkeyed(record)
             its_key, new = record
             if its_key.__class__ is not str:
                 check_key(its_key)
-            if its_key not in touched and get(its_key) is None:
+            last = get(its_key)
+            if last is None and (last := look_up(its_key)) is None:
                 self._timers.set(its_key, (now_us + self._after_us) / 1e6)
+            elif last[0] <= over_us:
+                # Its timer is late.
+                emitted.append((its_key, last[1]))
             touched[its_key] = (now_us, new)
-        return []
+        return emitted
 
     def next_due_s(self) -> float | None:
         return self._timers.first_s()
