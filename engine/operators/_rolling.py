@@ -11,7 +11,7 @@ import operator as arithmetic
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any, Literal, TypeAlias, TypeVar, cast, get_args, overload
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, overload
 
 from engine.clock import utc_now
 from engine.dataflow import Operator, Stream, operator
@@ -58,11 +58,14 @@ _COMBINES: dict[str, Combine] = {
 }
 
 
-def _rolling(size: int | timedelta, how: Any) -> Rolling:
+def _rolling(size: int | timedelta, how: str | Callable[[list[Any]], Any]) -> Rolling:
     """How windows of such a size are kept."""
-    combine = _COMBINES[how] if isinstance(how, str) else None
-    emit: Emit | None = _mean if how == "mean" else None
-    if combine is None:
+    combine: Combine | None = None
+    emit: Emit | None = None
+    if isinstance(how, str):
+        combine = _COMBINES[how]
+        emit = _mean if how == "mean" else None
+    else:
         emit = _of_values(how)
     if isinstance(size, timedelta):
         return LatestTime(span_us(size), combine, emit)
@@ -77,8 +80,19 @@ def _mean(window: Window, total: Any) -> Any:
     return total / (len(window.front) + len(window.back))
 
 
+def _identity(value: Any) -> Any:
+    return value
+
+
 def _one(_value: object) -> int:
     return 1
+
+
+def _taken(how: Any, by: Callable[[Any], Any]) -> Callable[[Any], Any] | None:
+    """What gives what is aggregated of a value; None if that is the value itself."""
+    if how == "count":
+        return _one
+    return None if by is _identity else by
 
 
 def _kernel(step: Operator, _workers: int) -> RollingKernel:
@@ -86,7 +100,7 @@ def _kernel(step: Operator, _workers: int) -> RollingKernel:
     ttl = _ttl(params["size"], params["event_time"], params["ttl"])
     options = state_options({**params, "ttl": ttl})
     options = replace(options, migrate=_migrate_window(options.migrate))
-    by = _one if params["how"] == "count" else params["by"]
+    by = _taken(params["how"], params["by"])
     return RollingKernel(_rolling(params["size"], params["how"]), by, options)
 
 
@@ -97,7 +111,7 @@ def rolling(
     size: int | timedelta,
     how: Literal["count"],
     *,
-    by: Callable[[V], Any] | None = None,
+    by: Callable[[V], Any] = _identity,
     event_time: Callable[[V], Any] | None = None,
     ttl: timedelta | TTL[V] | None = None,
     state_version: int = 1,
@@ -110,7 +124,7 @@ def rolling(
     size: int | timedelta,
     how: Literal["mean"],
     *,
-    by: Callable[[V], Any] | None = None,
+    by: Callable[[V], Any] = _identity,
     event_time: Callable[[V], Any] | None = None,
     ttl: timedelta | TTL[V] | None = None,
     state_version: int = 1,
@@ -173,7 +187,7 @@ def rolling(  # noqa: PLR0913 - three of them are about state, as everywhere
     size: int | timedelta,
     how: RollingAggregate | Callable[[list[Any]], Any],
     *,
-    by: Callable[[V], Any] | None = None,
+    by: Callable[[V], Any] = _identity,
     event_time: Callable[[V], Any] | None = None,
     ttl: timedelta | TTL[V] | None = None,
     state_version: int = 1,
@@ -230,12 +244,11 @@ def rolling(  # noqa: PLR0913 - three of them are about state, as everywhere
         _check_aggregate(step_id, how)
     else:
         require_function(step_id, "how", how)
-    if by is not None:
-        require_function(step_id, "by", by)
+    require_function(step_id, "by", by)
     check_state(step_id, state_version, migrate, ttl)
     rule = _rolling(size, how)
     add = rule.adder()
-    taken = _one if how == "count" else by
+    taken = _taken(how, by)
 
     def build(resume: Stored | None) -> _OfKey:
         window = Window() if resume is None else rule.restored(resume)
@@ -296,11 +309,11 @@ def _migrate_window(
     @functools.wraps(migrate)
     def migrated(version: int, stored: Stored) -> Stored:
         before, at_us, front = stored
-        values: Any = migrate(version, list(before))
-        if not isinstance(values, list) or len(cast("list[Any]", values)) != len(before):
+        values = migrate(version, list(before))
+        if values.__class__ is not list or len(values) != len(before):
             msg = f"`migrate` of `rolling` must return a list of {len(before)}; got {shown(values)}"
             raise UserCodeError(msg, function=migrate, hint="migrate each value of the list")
-        return cast("list[Any]", values), at_us, front
+        return values, at_us, front
 
     return migrated
 
