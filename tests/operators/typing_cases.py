@@ -225,6 +225,10 @@ def joins(
     op.join("mode", a, b, emit_mode="sometimes")  # type: ignore
 
 
+def spread(amounts: list[float]) -> float:
+    return max(amounts) - min(amounts)
+
+
 def more(
     s: KeyedStream[Order], amounts: KeyedStream[float], names: KeyedStream[str | None]
 ) -> None:
@@ -245,8 +249,7 @@ def more(
     amount = op.rolling("sum", s, hour, "sum", by=lambda o: o.amount, event_time=placed_at)
     assert_type(amount, KeyedStream[float])
     assert_type(op.rolling("all", s, 5, len), KeyedStream[int])
-    spread = op.rolling("spread", s, 5, lambda a: max(a) - min(a), by=lambda o: o.amount)
-    assert_type(spread, KeyedStream[float])
+    assert_type(op.rolling("spread", s, 5, spread, by=lambda o: o.amount), KeyedStream[float])
     op.rolling("median", s, 5, "median")  # type: ignore
     cached = op.enrich_cached("e", records, str.upper, lambda c, _o: c.get("a"), max_size=9)
     assert_type(cached, Stream[str])
