@@ -198,7 +198,8 @@ def rolling(  # noqa: PLR0913 - three of them are about state, as everywhere
     The window of a value is the last `size` values of its key, or all that came less than a
     `timedelta` before it; the value itself is the last one in it. Records are routed so that one
     worker sees all values of a key, in arrival order, and what is emitted keeps that order. By
-    event time a value that comes late counts as if it came with the latest one of its key. A value
+    event time a value that comes late counts as if it came with the latest one of its key; if it is
+    `size` or more behind the latest of all keys, the values before it may be forgotten. A value
     costs the same however long the window is, but for a function of one's own, which sees the
     whole window each time. The state of a key is the values in its window; by time, until the key
     has been silent so long that it is empty.

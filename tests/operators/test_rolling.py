@@ -44,12 +44,12 @@ def time_of(value: tuple[int, int]) -> Any:
     return at(value[0])
 
 
-def timed(events: list[Any]) -> tuple[list[Any], list[Any]]:
+def timed(events: list[Any], late_max: int) -> tuple[list[Any], list[Any]]:
     """Batches of one record with a time and an amount, and their records with when they came."""
     now, batches, records = 0, [], []
     for gap, key, amount, late in events:
         now += gap
-        value = (now - max(0, late - 10), amount)
+        value = (now - min(late_max, max(0, late - 10)), amount)
         batches.append((float(now), [(key, value)]))
         records.append((now, key, value))
     return batches, records
@@ -67,7 +67,7 @@ def test_over_so_many_values(
     events: list[Any], how: Any, size: int, each: bool, kernels: bool
 ) -> None:
     """What the last values of the key come to, worked out from all of them each time."""
-    batches, records = timed(events)
+    batches, records = timed(events, 0)
     expected, kept = [], {}
     for _now, key, value in records:
         window = kept.setdefault(key, [])
@@ -95,7 +95,7 @@ def test_over_so_much_time(
     events: list[Any], how: Any, size: int, event: bool, each: bool, kernels: bool
 ) -> None:
     """By both clocks; a value that comes late counts with the latest one of its key."""
-    batches, records = timed(events)
+    batches, records = timed(events, size - 1)
     expected, kept = [], {}
     for now, key, value in records:
         window = kept.setdefault(key, [])
