@@ -133,14 +133,16 @@ class LatestTime(Rolling):
         self._span_us = span_us
 
     def adder(self) -> Add:
-        """As said there. A value that comes late counts as if it came with the latest one."""
+        """As said there.
+
+        Values leave in the order in which they came. So one that comes late leaves when the latest
+        before it does, as if it had come with that.
+        """
         span_us, turn_over, emit = self._span_us, self.turn_over, self._emit
         combine = self._combine or _neither
 
         def add(window: Window, value: Any, at_us: int) -> Any:
             back, back_at, front_at = window.back, window.back_at, window.front_at
-            if back and back_at[-1] > at_us:
-                at_us = back_at[-1]
             over_us = at_us - span_us
             while front_at or (back and back_at[0] <= over_us):
                 if not front_at:
