@@ -103,6 +103,17 @@ def test_a_full_cache_forgets_what_was_asked_for_the_longest_ago() -> None:
     assert table.asked == ["a", "b", "c", "c", "d"]
 
 
+def test_a_value_that_is_looked_up_again_pushes_no_other_out() -> None:
+    """It has had its place."""
+    table, clock = Table(), TimeTestingGetter(START)
+    cache = TTLCache(table.get, clock.get, timedelta(seconds=10), 2)
+    cache.get("c")
+    clock.advance(timedelta(seconds=6))
+    assert [cache.get(key) for key in "ac"] == ["a #2", "c #1"]
+    clock.advance(timedelta(seconds=6))
+    assert [cache.get(key) for key in "ca"] == ["c #3", "a #2"]
+
+
 @pytest.mark.parametrize(("max_size", "lookups"), [(1, 4), (2, 2), (None, 2)])
 def test_a_bounded_cache_of_a_step(max_size: int | None, lookups: int) -> None:
     """It gives the same records, with more look-ups the smaller it is."""

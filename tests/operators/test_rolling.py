@@ -55,7 +55,7 @@ def timed(events: list[Any], late_max: int) -> tuple[list[Any], list[Any]]:
     return batches, records
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     events=EVENTS,
     how=AGGREGATES,
@@ -82,7 +82,7 @@ def test_over_so_many_values(
     assert out == expected
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     events=EVENTS,
     how=AGGREGATES,
@@ -123,7 +123,7 @@ def test_sums_of_floats_do_not_drift() -> None:
 
 @KERNELS
 @pytest.mark.parametrize("size", [4, timedelta(seconds=4)], ids=["values", "time"])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_crashes_change_nothing(kernels: bool, size: Any, seed: int, tmp_path: Any) -> None:
     """To the last bit: floats are added up in the same order as without them."""
     rng = random.Random(seed)
