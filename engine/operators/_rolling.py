@@ -49,35 +49,37 @@ A = TypeVar("A")
 RollingAggregate: TypeAlias = Literal["count", "max", "mean", "min", "sum"]
 """What `rolling` can work out of a window by itself."""
 
-_COMBINES: dict[str, Combine] = {
-    "count": arithmetic.add,
-    "max": max,
-    "mean": arithmetic.add,
-    "min": min,
-    "sum": arithmetic.add,
-}
-
 
 def _rolling(size: int | timedelta, how: str | Callable[[list[Any]], Any]) -> Rolling:
     """How windows of such a size are kept."""
-    combine: Combine | None = None
-    emit: Emit | None = None
-    if isinstance(how, str):
-        combine = _COMBINES[how]
-        emit = _mean if how == "mean" else None
-    else:
-        emit = _of_values(how)
+    combine = _COMBINES[how] if isinstance(how, str) else None
+    emit = None if isinstance(how, str) else _of_values(how)
+    mean = how == "mean"
     if isinstance(size, timedelta):
-        return LatestTime(span_us(size), combine, emit)
-    return LatestValues(size, combine, emit)
+        return LatestTime(span_us(size), combine, emit, mean=mean)
+    return LatestValues(size, combine, emit, mean=mean)
 
 
 def _of_values(how: Callable[[list[Any]], Any]) -> Emit:
-    return lambda window, _total: how(window.values())
+    return lambda window: how(window.values())
 
 
-def _mean(window: Window, total: Any) -> Any:
-    return total / (len(window.front) + len(window.back))
+def _larger(one: Any, other: Any) -> Any:
+    # The built-in functions take any number of arguments, and so more time.
+    return other if other > one else one  # noqa: FURB136 - see above
+
+
+def _smaller(one: Any, other: Any) -> Any:
+    return other if other < one else one  # noqa: FURB136 - as in `_larger`
+
+
+_COMBINES: dict[str, Combine] = {
+    "count": arithmetic.add,
+    "max": _larger,
+    "mean": arithmetic.add,
+    "min": _smaller,
+    "sum": arithmetic.add,
+}
 
 
 def _identity(value: Any) -> Any:

@@ -21,8 +21,8 @@ Combine: TypeAlias = Callable[[Any, Any], Any]
 """Puts two totals together, in any order."""
 Add: TypeAlias = Callable[["Window", Any, int], Any]
 """Adds a value that came at a time to a window; gives what is emitted then."""
-Emit: TypeAlias = Callable[["Window", Any], Any]
-"""Makes what is emitted of a window and its total."""
+Emit: TypeAlias = Callable[["Window"], Any]
+"""Makes what is emitted of a window."""
 
 Stored: TypeAlias = tuple[list[Any], list[int], int]
 """A window as it is stored: its values and, if it is bounded by time, when they came, both oldest
@@ -59,12 +59,16 @@ class Rolling(ABC):
 
     Args:
         combine: Puts totals together; None if nobody asks for them.
-        emit: Makes what is emitted of a window and its total; None if that is the total.
+        emit: Makes what is emitted of a window; None if that is its total.
+        mean: Whether its total by the number of its values is emitted.
     """
 
-    def __init__(self, combine: Combine | None, emit: Emit | None) -> None:
+    def __init__(
+        self, combine: Combine | None, emit: Emit | None = None, *, mean: bool = False
+    ) -> None:
         self._combine = combine
         self._emit = emit
+        self._mean = mean
 
     @abstractmethod
     def adder(self) -> Add:
@@ -99,14 +103,16 @@ class Rolling(ABC):
 class LatestValues(Rolling):
     """Windows of so many values."""
 
-    def __init__(self, size: int, combine: Combine | None, emit: Emit | None) -> None:
-        super().__init__(combine, emit)
+    def __init__(
+        self, size: int, combine: Combine | None, emit: Emit | None = None, *, mean: bool = False
+    ) -> None:
+        super().__init__(combine, emit, mean=mean)
         self._size = size
 
     def adder(self) -> Add:
         """As said there."""
         size, turn_over, emit = self._size, self.turn_over, self._emit
-        combine = self._combine or _neither
+        combine, mean = self._combine or _neither, self._mean
 
         def add(window: Window, value: Any, _at_us: int) -> Any:
             front, back = window.front, window.back
@@ -120,7 +126,9 @@ class LatestValues(Rolling):
             back.append(value)
             if front:
                 total = combine(window.totals[-1], total)
-            return total if emit is None else emit(window, total)
+            if mean:
+                return total / (len(window.front) + len(back))
+            return total if emit is None else emit(window)
 
         return add
 
@@ -128,8 +136,10 @@ class LatestValues(Rolling):
 class LatestTime(Rolling):
     """Windows of all values that came later than so many microseconds before the latest one."""
 
-    def __init__(self, span_us: int, combine: Combine | None, emit: Emit | None) -> None:
-        super().__init__(combine, emit)
+    def __init__(
+        self, span_us: int, combine: Combine | None, emit: Emit | None = None, *, mean: bool = False
+    ) -> None:
+        super().__init__(combine, emit, mean=mean)
         self._span_us = span_us
 
     def adder(self) -> Add:
@@ -139,7 +149,7 @@ class LatestTime(Rolling):
         before it does, as if it had come with that.
         """
         span_us, turn_over, emit = self._span_us, self.turn_over, self._emit
-        combine = self._combine or _neither
+        combine, mean = self._combine or _neither, self._mean
 
         def add(window: Window, value: Any, at_us: int) -> Any:
             back, back_at, front_at = window.back, window.back_at, window.front_at
@@ -158,10 +168,13 @@ class LatestTime(Rolling):
             back_at.append(at_us)
             if front_at:
                 total = combine(window.totals[-1], total)
-            return total if emit is None else emit(window, total)
+            if mean:
+                return total / (len(window.front) + len(back))
+            return total if emit is None else emit(window)
 
         return add
 
 
-def _neither(_one: object, _other: object) -> None:
+def _neither(_one: object, _other: object) -> Any:
     """The total where nobody asks for one."""
+    return None

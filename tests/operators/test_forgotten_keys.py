@@ -78,3 +78,14 @@ def test_a_key_that_comes_back_to_memory_has_its_timer() -> None:
     assert later.next_due_s() is None
     later.on_batch(0, [("a", 2)])
     assert later.next_due_s() == timedelta(days=1).total_seconds()
+
+
+def test_a_row_that_is_only_read_is_not_saved_again() -> None:
+    """Values are joined with rows in memory at no cost for the epoch."""
+    shelf, state = Shelf(), KeyedState()
+    state.attach(shelf)
+    logic = logic_of("table_join", state)
+    logic.on_batch(1, [("a", 1)])
+    shelf.save(state)
+    assert logic.on_batch(0, [("a", 2)]) == [("a", (2, 1))]
+    assert state.barrier().keys == []
