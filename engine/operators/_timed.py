@@ -99,7 +99,10 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
 
     @abstractmethod
     def due_us(self, entry: EntryT) -> int | None:
-        """The watermark from which there is something to settle; None if nothing is open."""
+        """The watermark from which there is something to settle; None if nothing is open.
+
+        `END_US` if something is open, and no watermark alone changes that.
+        """
 
     @abstractmethod
     def to_stored(self, entry: EntryT) -> Any:
@@ -167,7 +170,8 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
             self.settle(key, entry, END_US, out)
             if self.seals_at_end:
                 entry.sealed_us = entry.closed_us
-            self._put_away(key, entry)
+            if self.due_us(entry) is None:
+                self._put_away(key, entry)
         return out
 
     # Keys
@@ -210,6 +214,9 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
             return
         if self._idle:
             self._idle.pop(key, None)
+        if due_us == END_US:
+            self.timers.set(key, None)
+            return
         due_s = (due_us - entry.offset_us) / _SECOND_US
         set_s = self.timers.due_s.get(key)
         if set_s is None or due_s < set_s:
@@ -262,6 +269,6 @@ class _EntryForm(StateForm):
         entry.offset_us = offset_us if logic.axis.by_key else 0
         entry.sealed_us, entry.closed_us = sealed_us, closed_us
         due_us = logic.due_us(entry)
-        if due_us is not None:
+        if due_us is not None and due_us != END_US:
             logic.timers.set(key, (due_us - entry.offset_us) / _SECOND_US)
         return entry

@@ -32,6 +32,8 @@ from engine.operators.windowing._folds import (
     min_window,
     reduce_window,
 )
+from engine.operators.windowing._interval_join import JoinOut, interval_join
+from engine.operators.windowing._interval_logic import IntervalJoinHow
 from engine.operators.windowing._joins import join_window
 from engine.operators.windowing._logic import WindowLogic
 from engine.operators.windowing._window import WindowOut, window
@@ -55,6 +57,8 @@ __all__ = [
     "ClockLogic",
     "EventClock",
     "EventClockScope",
+    "IntervalJoinHow",
+    "JoinOut",
     "SessionWindower",
     "SlidingWindower",
     "SystemClock",
@@ -67,6 +71,7 @@ __all__ = [
     "collect_window",
     "count_window",
     "fold_window",
+    "interval_join",
     "join_window",
     "max_window",
     "min_window",
