@@ -12,6 +12,7 @@ A key's values of a batch are all judged and taken in (`TimedLogic.take`) before
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, Generic, TypeVar
 
@@ -73,7 +74,8 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         self._times = times
         self._state = step.state
         self._state.form = _EntryForm(self)
-        self._idle: dict[Any, None] = {}
+        # An `OrderedDict` because what was put in first is taken out: for a `dict` that gets slow.
+        self._idle: OrderedDict[Any, None] = OrderedDict()
         """Keys that are remembered, those that have been idle longest first."""
 
     @property
@@ -212,6 +214,10 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         if due_us is None:
             self._put_away(key, entry)
             return
+        self._wake_at(key, entry, due_us)
+
+    def _wake_at(self, key: Any, entry: EntryT, due_us: int) -> None:
+        """See to it that a key with something open is settled in time."""
         if self._idle:
             self._idle.pop(key, None)
         if due_us == END_US:

@@ -73,11 +73,21 @@ class Meetings(Entry):
 
     def __init__(self) -> None:
         super().__init__()
-        self.left: list[Any] = []
-        """Rows `[time, value, whether it has met another]`, in the order of their times."""
-        self.right: list[Any] = []
-        self.pairs: list[tuple[Any, Any]] = []
+        self.left: list[Any] | None = None
+        """Rows `(time, value, whether it has met another)`, in the order of their times."""
+        self.right: list[Any] | None = None
+        self.pairs: list[tuple[Any, Any]] | None = None
         """What has met, and wasn't emitted yet."""
+
+    def add(self, port: int, row: Any) -> None:
+        """Put a row where it belongs."""
+        rows = self.left if port == 0 else self.right
+        if rows is not None:
+            insert(rows, row[0], row)
+        elif port == 0:
+            self.left = [row]
+        else:
+            self.right = [row]
 
 
 class IntervalJoin(TimedLogic[Meetings]):
@@ -102,22 +112,25 @@ class IntervalJoin(TimedLogic[Meetings]):
         return Meetings()
 
     def take(self, key: Any, entry: Meetings, port: int, at_us: int, value: Any) -> None:  # noqa: ARG002
-        own, other = (entry.left, entry.right) if port == 0 else (entry.right, entry.left)
+        other = entry.right if port == 0 else entry.left
         row = [at_us, value, False]
         if other:
+            if entry.pairs is None:
+                entry.pairs = []
             first_us, last_us = at_us - self._reach_us[1 - port], at_us + self._reach_us[port]
             for met in _between(other, first_us, last_us):
                 row[2] = met[2] = True
                 entry.pairs.append((value, met[1]) if port == 0 else (met[1], value))
-        insert(own, at_us, row)
+        entry.add(port, row)
 
     def refuse(self, key: Any, entry: Meetings, port: int, at_us: int, value: Any) -> None:  # noqa: ARG002
         if self._late is not None:
             self._late.append((key, value))
 
     def settle(self, key: Any, entry: Meetings, watermark_us: int, out: list[Any]) -> None:
-        out.extend([(key, pair) for pair in entry.pairs])
-        entry.pairs.clear()
+        if entry.pairs:
+            out.extend([(key, pair) for pair in entry.pairs])
+            entry.pairs.clear()
         left_us, right_us = self._reach_us
         gone: list[tuple[int, Any]] = []
         if watermark_us == END_US:
@@ -130,15 +143,17 @@ class IntervalJoin(TimedLogic[Meetings]):
         gone.sort(key=time_of)
         out.extend([(key, alone) for _, alone in gone])
 
-    def _flushed(self, rows: list[Any], port: int, gone: list[tuple[int, Any]]) -> list[Any]:
+    def _flushed(
+        self, rows: list[Any] | None, port: int, gone: list[tuple[int, Any]]
+    ) -> list[Any] | None:
         """Emit what has met none; gives what stays."""
-        if not self._preserved[port]:
+        if not rows or not self._preserved[port]:
             return rows
         gone.extend(self._alone(rows, port))
         return [row for row in rows if row[2]]
 
     def _expire(
-        self, rows: list[Any], port: int, until_us: int, gone: list[tuple[int, Any]]
+        self, rows: list[Any] | None, port: int, until_us: int, gone: list[tuple[int, Any]]
     ) -> None:
         """Drop rows of before a time, and emit those that have met none."""
         if not rows or rows[0][0] >= until_us:
@@ -168,7 +183,7 @@ class IntervalJoin(TimedLogic[Meetings]):
         return None if due_us == END_US else due_us + 1
 
     def to_stored(self, entry: Meetings) -> Any:
-        return [entry.left, entry.right]
+        return [entry.left or [], entry.right or []]
 
     def from_stored(self, stored: Any) -> Meetings:
         entry = Meetings()
@@ -186,31 +201,38 @@ class InnerIntervalJoin(IntervalJoin):
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
         axis, state, reading = self.axis, self._state, self._times[port]
         axis.sample()
-        now_us, is_left = axis.now_us, port == 0
-        wait_us = reading.wait_us if axis.by_key and reading is not None else END_US
+        now_us, by_key, is_left = axis.now_us, axis.by_key, port == 0
+        wait_us = 0 if reading is None else reading.wait_us
         times_us = times_of_batch(batch, reading, now_us)
         reach_us, other_reach_us = self._reach_us[port], self._reach_us[1 - port]
-        known = state.touched.get
-        opened: dict[Any, Meetings] = {}
+        touched, rest_pop, miss = state.touched, state.rest.pop, state.miss
+        known = touched.get
         out: list[Any] = []
         for (its_key, new), at_us in zip(batch, times_us, strict=True):
-            entry = known(its_key) or state.get(its_key) or self._begin(its_key)
+            entry = known(its_key)
+            if entry is None:
+                entry = rest_pop(its_key, None) or miss(its_key) or self._begin(its_key)
+                touched[its_key] = entry
             own, other = (entry.left, entry.right) if is_left else (entry.right, entry.left)
-            if not own and not other:
-                opened[its_key] = entry
             watermark_us = entry.offset_us + now_us
-            if at_us - wait_us > watermark_us:
+            if by_key and at_us - wait_us > watermark_us:
                 watermark_us = at_us - wait_us
                 entry.offset_us = watermark_us - now_us
             elif at_us < watermark_us:
                 self.refuse(its_key, entry, port, at_us, new)
+                if not own and not other:
+                    self._put_away(its_key, entry)
                 continue
+            if not own and not other:
+                self._wake_at(its_key, entry, at_us + reach_us + 1)
             if own:
                 if own[0][0] < watermark_us - reach_us:
                     _drop(own, watermark_us - reach_us)
                 insert(own, at_us, (at_us, new, True))
+            elif is_left:
+                entry.left = [(at_us, new, True)]
             else:
-                own.append((at_us, new, True))
+                entry.right = [(at_us, new, True)]
             if other:
                 if other[0][0] < watermark_us - other_reach_us:
                     _drop(other, watermark_us - other_reach_us)
@@ -219,8 +241,6 @@ class InnerIntervalJoin(IntervalJoin):
                     if first_us <= row[0] <= last_us:
                         out.append((its_key, (new, row[1]) if is_left else (row[1], new)))
         self.batch_latest_us = max(times_us, default=None)
-        for key, entry in opened.items():
-            self._settle(key, entry, out)
         return out
 
 
