@@ -103,7 +103,7 @@ def interval_join(  # noqa: PLR0913 - what each side may meet, and what all keye
     step_id: str,
     clock: Any,
     left: Stream[tuple[Any, Any]],
-    right: Stream[tuple[Any, Any]],
+    right: Stream[tuple[Any, Any]],  # noqa: ARG001 - becomes a port
     before: timedelta,
     after: timedelta,
     *,

@@ -198,7 +198,7 @@ class InnerIntervalJoin(IntervalJoin):
     may be somewhat later than the watermark says.
     """
 
-    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: C901, PLR0912 - one pass
         axis, state, reading = self.axis, self._state, self._times[port]
         axis.sample()
         now_us, by_key, is_left = axis.now_us, axis.by_key, port == 0
@@ -239,7 +239,8 @@ class InnerIntervalJoin(IntervalJoin):
                 first_us, last_us = at_us - other_reach_us, at_us + reach_us
                 for row in other if len(other) <= _FEW else _between(other, first_us, last_us):
                     if first_us <= row[0] <= last_us:
-                        out.append((its_key, (new, row[1]) if is_left else (row[1], new)))
+                        pair = (new, row[1]) if is_left else (row[1], new)
+                        out.append((its_key, pair))
         self.batch_latest_us = max(times_us, default=None)
         return out
 

@@ -37,9 +37,7 @@ class Order(TimedLogic[Waiting]):
 
     seals_at_end = False
 
-    def __init__(
-        self, step: StepContext, axis: TimeAxis, times: list[EventTimes | None]
-    ) -> None:
+    def __init__(self, step: StepContext, axis: TimeAxis, times: list[EventTimes | None]) -> None:
         super().__init__(step, axis, times)
         (self._late,) = step.asides
 
