@@ -96,7 +96,10 @@ def test_it_is_as_defined(kind: str, how: str, data: st.DataObject) -> None:
     waits = data.draw(st.sampled_from([(0, 0), (3, 3), (1, 4)]))
     script = data.draw(scripts(kind, 2))
     course = Course.of(script, kind, *waits)
-    meant, driver = Meant(course, script, how, tolerance), Driver(kernel(how, kind, tolerance, waits))
+    meant, driver = (
+        Meant(course, script, how, tolerance),
+        Driver(kernel(how, kind, tolerance, waits)),
+    )
     for number, act in enumerate(script):
         out, late = driver.do(act)
         meant_out, meant_late = meant.act(number)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -11,23 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.operators.windowing._interval_logic import (
-    InnerIntervalJoin,
     IntervalJoin,
     IntervalJoinKernel,
     IntervalSpec,
 )
 from tests.operators.flows import by_key
 from tests.operators.windowing.clocked import (
-    END,
     Act,
-    Batch,
     Course,
     Driver,
     End,
-    Restart,
-    Rise,
     Value,
-    Wait,
     clock,
     scripts,
 )
@@ -118,9 +110,7 @@ class Meant:
             return False
         if self.flushed(value) is not None:
             return self.flushed(value) == act
-        return self.passed(value, act) and (
-            value.act == act or not self.passed(value, act - 1)
-        )
+        return self.passed(value, act) and (value.act == act or not self.passed(value, act - 1))
 
 
 def check(how: str, kind: str, spans: Any, waits: Any, script: list[Act]) -> None:
