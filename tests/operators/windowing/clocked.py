@@ -1,8 +1,8 @@
 """Steps with a clock, driven by hand, beside what a reader of the definitions expects of them.
 
-A script is a list of acts. `Driver` does them on a kernel's logic; `Course` says of each value, from
-the definition of watermarks alone, whether it is late, and where the watermark of each key is after
-each act.
+A script is a list of acts. `Driver` does them on a kernel's logic; `Course` says of each value,
+from the definition of watermarks alone, whether it is late, and where the watermark of each key is
+after each act.
 """
 
 from __future__ import annotations

@@ -67,11 +67,8 @@ class Meant:
 
     def in_force(self, value: Value, here: list[Value]) -> Any:
         """The latest value on the right at or before one on the left, if it isn't too old."""
-        best = None
-        for other in here:
-            if other.port == 1 and other.key == value.key and other.at <= value.at:
-                if best is None or other.at >= best.at:
-                    best = other
+        before = [v for v in here if v.port == 1 and v.key == value.key and v.at <= value.at]
+        best = max(enumerate(before), key=lambda pair: (pair[1].at, pair[0]), default=(0, None))[1]
         if best is None or (self.tolerance is not None and value.at - best.at > self.tolerance):
             return None
         return best.what

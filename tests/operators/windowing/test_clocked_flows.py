@@ -106,7 +106,7 @@ def test_nobody_need_read_late_values() -> None:
 def test_each_side_may_have_a_clock_of_its_own() -> None:
     """Times are read as each side says, and each side is waited for as its clock says."""
     left = win.EventClock(lambda value: at(value["at"]), span(100))
-    right = win.EventClock(lambda value: at(value), span(0))
+    right = win.EventClock(at, span(0))
 
     def build(one: Stream[Any], other: Stream[Any]) -> Stream[Any]:
         joined = win.as_of_join("j", (left, right), one, other)
