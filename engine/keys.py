@@ -11,13 +11,26 @@ from zlib import crc32
 
 from engine.errors import UserCodeError
 
-__all__ = ["KEY_GROUPS", "KeyGroup", "decode_key", "encode_key", "key_group", "owner"]
+__all__ = [
+    "KEY_GROUPS",
+    "KeyGroup",
+    "decode_key",
+    "encode_key",
+    "encoded_group",
+    "key_group",
+    "owner",
+    "part_key",
+]
 
 KEY_GROUPS: Final = 256
 """How many groups there are. Stores are written by it, so it can't change."""
 
 KeyGroup = NewType("KeyGroup", int)
 """One of `KEY_GROUPS` groups that keys are hashed into and that workers own."""
+
+_PART: Final = b"p"
+_PART_HEAD: Final = 5
+"""Bytes before the key in the encoding of a part of it."""
 
 
 def key_group(key: Any) -> KeyGroup:
@@ -26,7 +39,25 @@ def key_group(key: Any) -> KeyGroup:
     >>> key_group("a") == key_group(b"a")
     False
     """
-    return KeyGroup(crc32(encode_key(key)) % KEY_GROUPS)
+    return encoded_group(encode_key(key))
+
+
+def encoded_group(encoded: bytes) -> KeyGroup:
+    """The key group of the key that `encode_key` made these bytes of."""
+    if encoded[:1] == _PART:
+        encoded = encoded[_PART_HEAD : _PART_HEAD + int.from_bytes(encoded[1:_PART_HEAD], "big")]
+    return KeyGroup(crc32(encoded) % KEY_GROUPS)
+
+
+def part_key(key: Any, number: int) -> tuple[Any, None, int]:
+    """What stands for a part of the state of a key, which is kept apart from the rest of it.
+
+    It is in the key group of its key, and equal to no key.
+
+    >>> key_group(part_key("a", 7)) == key_group("a")
+    True
+    """
+    return (key, None, number)
 
 
 def owner(group: int, workers: int) -> int:
@@ -49,6 +80,9 @@ def encode_key(key: Any) -> bytes:
     if isinstance(key, bytes):
         return b"b" + key
     if isinstance(key, tuple):
+        if len(key) == 3 and key[1] is None:  # pyright: ignore[reportUnknownArgumentType]
+            whole = encode_key(key[0])
+            return b"".join((_PART, len(whole).to_bytes(4, "big"), whole, encode_key(key[2])))
         parts = [encode_key(part) for part in key]  # pyright: ignore[reportUnknownVariableType]
         return b"t" + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
     if isinstance(key, int) and not isinstance(key, bool):
@@ -73,6 +107,9 @@ def decode_key(encoded: bytes) -> Any:
         return body
     if tag == b"i":
         return int(body, 16)
+    if tag == _PART:
+        end = _PART_HEAD + int.from_bytes(encoded[1:_PART_HEAD], "big")
+        return part_key(decode_key(encoded[_PART_HEAD:end]), decode_key(encoded[end:]))
     if tag != b"t":
         msg = f"no key is encoded as {encoded[:40]!r}"
         raise ValueError(msg)

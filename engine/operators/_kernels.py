@@ -283,6 +283,10 @@ class KeyedKernel(ABC):
     state_options: StateOptions = DEFAULT_STATE
     """What the user says about the step's state."""
 
+    def new_state(self) -> KeyedState:
+        """What a step without a time to live keeps its state in."""
+        return KeyedState()
+
     @abstractmethod
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin running the step on one worker."""

@@ -50,6 +50,10 @@ class EventTimes:
         """
         return event_us(self.getter(value), self.getter, "ts_getter")
 
+    def checked_us(self, at: Any, value: Any) -> int:  # noqa: ARG002 - for the report of an error
+        """The time that the getter gave for a value; errors as in `at_us`."""
+        return event_us(at, self.getter, "ts_getter")
+
 
 class TimeAxis:
     """The axis of a step on one worker.

@@ -1,19 +1,19 @@
 """Keyed steps that go by the time of events: what windows and joins in time have in common.
 
-`TimedLogic` reads times, tells late values, keeps a watermark for each key (or the step's), wakes a
-key when its watermark has reached what it waits for, and remembers keys that have nothing open so
-long that nothing which was closed opens again. What a step does with its values is up to the
-subclass.
+`TimedKeys` wakes a key when its watermark has reached what it waits for, and remembers keys that
+have nothing open so long that nothing which was closed opens again. `TimedLogic` takes values in:
+reads their times, tells those that are late, keeps a watermark for each key (or the step's). What a
+step does with its values is up to the subclass.
 
 A key's values of a batch are all judged and taken in (`TimedLogic.take`) before the key is settled
-(`TimedLogic.settle`): emits what its watermark allows. Keys are settled in key order.
+(`TimedKeys.settle`): emits what its watermark allows. Keys are settled in key order.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
 from engine.operators._kernels import KeyedLogic, StepContext
@@ -22,9 +22,9 @@ from engine.operators._state import StateForm
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
 from engine.operators._timers import Timers
 
-_IDLE_MAX: Final = 50_000
+IDLE_MAX: Final = 50_000
 """How many keys with nothing open are remembered, on each worker; of more the longest idle go."""
-_IDLE_US: Final = 3_600_000_000
+IDLE_US: Final = 3_600_000_000
 """How long they are, on the axis: an hour."""
 _SECOND_US: Final = 1_000_000
 
@@ -47,34 +47,28 @@ class Entry:
 EntryT = TypeVar("EntryT", bound=Entry)
 
 
-class TimedLogic(KeyedLogic, Generic[EntryT]):
-    """A keyed step with a clock, on one worker.
+class TimedKeys(KeyedLogic, Generic[EntryT]):
+    """The keys of a step with a clock, on one worker: when each is settled, and forgotten.
 
     Args:
         step: The step.
         axis: The time it goes by.
-        times: For each input, how its values say their time; None: when they come.
     """
 
     seals_at_end = True
     """Whether what an end of input closed stays closed in a run that goes on."""
     counts_up = False
     """Whether a forgotten key loses more than its clock, so that it shouldn't be at once."""
-    keeps_late = False
-    """Whether values behind the watermark are taken in all the same."""
 
-    def __init__(
-        self, step: StepContext, axis: TimeAxis, times: Sequence[EventTimes | None]
-    ) -> None:
+    def __init__(self, step: StepContext, axis: TimeAxis) -> None:
         self.axis = axis
         self.timers = Timers()
         """When to settle a key next, on the axis, in seconds. May be too early, never too late."""
         self.floor_us = NEVER_US
         """What was closed for keys that are forgotten ended by then."""
-        self._times = times
         self._state = step.state
-        self._state.form = _EntryForm(self)
-        # An `OrderedDict` because what was put in first is taken out: for a `dict` that gets slow.
+        self._state.form = EntryForm(self)
+        # Not a `dict`: what was put in first is taken out, and there that gets slow.
         self._idle: OrderedDict[Any, None] = OrderedDict()
         """Keys that are remembered, those that have been idle longest first."""
 
@@ -87,13 +81,6 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
     @abstractmethod
     def begin(self) -> EntryT:
         """The entry of a key that is new."""
-
-    @abstractmethod
-    def take(self, key: Any, entry: EntryT, port: int, at_us: int, value: Any) -> None:
-        """Take in a value that isn't late."""
-
-    def refuse(self, key: Any, entry: EntryT, port: int, at_us: int, value: Any) -> None:
-        """A value is late."""
 
     @abstractmethod
     def settle(self, key: Any, entry: EntryT, watermark_us: int, out: list[Any]) -> None:
@@ -117,40 +104,13 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
     def forgotten(self, entry: EntryT) -> None:
         """A key that has nothing open is about to be forgotten."""
 
-    # What the runtime calls
+    def loaded(self, key: Any, entry: EntryT) -> None:
+        """An entry has come back from the store."""
+        due_us = self.due_us(entry)
+        if due_us is not None and due_us != END_US:
+            self.timers.set(key, (due_us - entry.offset_us) / _SECOND_US)
 
-    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
-        axis, times, get = self.axis, self._times[port], self._state.get
-        take, late_too = self.take, self.keeps_late
-        axis.sample()
-        now_us, by_key = axis.now_us, axis.by_key
-        latest_us = NEVER_US
-        touched: dict[Any, EntryT] = {}
-        known = touched.get
-        for record in batch:
-            if record.__class__ is not tuple or len(record) != 2:
-                refuse_unkeyed(record)
-            its_key, new = record
-            if its_key.__class__ is not str:
-                check_key(its_key)
-            entry = known(its_key)
-            if entry is None:
-                entry = touched[its_key] = get(its_key) or self._begin(its_key)
-            at_us = now_us if times is None else times.at_us(new)
-            latest_us = max(latest_us, at_us)
-            if by_key and times is not None:
-                offset_us = at_us - times.wait_us - now_us
-                if offset_us > entry.offset_us:  # noqa: PLR1730 - a call less per record
-                    entry.offset_us = offset_us
-            if late_too or at_us >= entry.offset_us + now_us:
-                take(its_key, entry, port, at_us, new)
-            else:
-                self.refuse(its_key, entry, port, at_us, new)
-        self.batch_latest_us = None if latest_us == NEVER_US else latest_us
-        out: list[Any] = []
-        for key in touched if len(touched) == 1 else sorted_keys(touched):
-            self._settle(key, touched[key], out)
-        return out
+    # What the runtime calls
 
     def next_due_s(self) -> float | None:
         first_s = self.timers.first_s()
@@ -191,18 +151,24 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         return entry
 
     def _settle_due(self) -> list[Any]:
-        axis, out = self.axis, list[Any]()
+        out: list[Any] = []
+        for key, entry in self._woken():
+            self._settle(key, entry, out)
+        return out
+
+    def _woken(self) -> Iterator[tuple[Any, EntryT]]:
+        """The keys whose time has come on the axis. Those that are idle are forgotten, or wait."""
+        axis = self.axis
         for _, key in self.timers.pop_due(axis.now_us / _SECOND_US):
             entry = self._state.get(key)
             if entry is None:
                 continue
             if self.due_us(entry) is not None:
-                self._settle(key, entry, out)
+                yield key, entry
             elif self._remembers or entry.sealed_us <= axis.now_us:
                 self._forget(key, entry)
             else:
                 self._put_away(key, entry)
-        return out
 
     def _settle(self, key: Any, entry: EntryT, out: list[Any]) -> None:
         """Settle a key, and see to it that it is settled again in time."""
@@ -214,12 +180,12 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         if due_us is None:
             self._put_away(key, entry)
             return
+        if self._idle:
+            self._idle.pop(key, None)
         self._wake_at(key, entry, due_us)
 
     def _wake_at(self, key: Any, entry: EntryT, due_us: int) -> None:
-        """See to it that a key with something open is settled in time."""
-        if self._idle:
-            self._idle.pop(key, None)
+        """See to it that a key is settled once its watermark has come to that, or before."""
         if due_us == END_US:
             self.timers.set(key, None)
             return
@@ -240,11 +206,13 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         if key in self._idle:
             return
         self._idle[key] = None
-        self.timers.set(key, (axis.now_us + _IDLE_US) / _SECOND_US)
-        if len(self._idle) > _IDLE_MAX:
+        self.timers.set(key, (axis.now_us + IDLE_US) / _SECOND_US)
+        if len(self._idle) > IDLE_MAX:
             first = next(iter(self._idle))
             oldest = self._state.get(first)
-            if oldest is not None:
+            if oldest is None or self.due_us(oldest) is not None:
+                del self._idle[first]
+            else:
                 self._forget(first, oldest)
 
     def _forget(self, key: Any, entry: EntryT) -> None:
@@ -256,10 +224,69 @@ class TimedLogic(KeyedLogic, Generic[EntryT]):
         self._state.discard(key)
 
 
-class _EntryForm(StateForm):
+class TimedLogic(TimedKeys[EntryT]):
+    """A keyed step with a clock that goes from value to value.
+
+    Args:
+        step: The step.
+        axis: The time it goes by.
+        times: For each input, how its values say their time; None: when they come.
+    """
+
+    keeps_late = False
+    """Whether values behind the watermark are taken in all the same."""
+
+    def __init__(
+        self, step: StepContext, axis: TimeAxis, times: Sequence[EventTimes | None]
+    ) -> None:
+        super().__init__(step, axis)
+        self._times = times
+
+    @abstractmethod
+    def take(self, key: Any, entry: EntryT, port: int, at_us: int, value: Any) -> None:
+        """Take in a value that isn't late."""
+
+    def refuse(self, key: Any, entry: EntryT, port: int, at_us: int, value: Any) -> None:
+        """A value is late."""
+
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
+        axis, times, get = self.axis, self._times[port], self._state.get
+        take, late_too = self.take, self.keeps_late
+        axis.sample()
+        now_us, by_key = axis.now_us, axis.by_key
+        latest_us = NEVER_US
+        touched: dict[Any, EntryT] = {}
+        known = touched.get
+        for record in batch:
+            if record.__class__ is not tuple or len(record) != 2:
+                refuse_unkeyed(record)
+            its_key, new = record
+            if its_key.__class__ is not str:
+                check_key(its_key)
+            entry = known(its_key)
+            if entry is None:
+                entry = touched[its_key] = get(its_key) or self._begin(its_key)
+            at_us = now_us if times is None else times.at_us(new)
+            latest_us = max(latest_us, at_us)
+            if by_key and times is not None:
+                offset_us = at_us - times.wait_us - now_us
+                if offset_us > entry.offset_us:  # noqa: PLR1730 - a call less per record
+                    entry.offset_us = offset_us
+            if late_too or at_us >= entry.offset_us + now_us:
+                take(its_key, entry, port, at_us, new)
+            else:
+                self.refuse(its_key, entry, port, at_us, new)
+        self.batch_latest_us = None if latest_us == NEVER_US else latest_us
+        out: list[Any] = []
+        for key in touched if len(touched) == 1 else sorted_keys(touched):
+            self._settle(key, touched[key], out)
+        return out
+
+
+class EntryForm(StateForm):
     """An entry is stored as a tuple of plain values."""
 
-    def __init__(self, logic: TimedLogic[Any]) -> None:
+    def __init__(self, logic: TimedKeys[Any]) -> None:
         self._logic = logic
         self.timers: Timers | None = logic.timers
 
@@ -274,7 +301,5 @@ class _EntryForm(StateForm):
         entry = logic.from_stored(rest)
         entry.offset_us = offset_us if logic.axis.by_key else 0
         entry.sealed_us, entry.closed_us = sealed_us, closed_us
-        due_us = logic.due_us(entry)
-        if due_us is not None and due_us != END_US:
-            logic.timers.set(key, (due_us - entry.offset_us) / _SECOND_US)
+        logic.loaded(key, entry)
         return entry

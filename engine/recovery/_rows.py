@@ -21,7 +21,7 @@ from zlib import crc32
 import msgpack as untyped_msgpack  # type: ignore[import-untyped]
 
 from engine.errors import InternalError
-from engine.keys import KEY_GROUPS, decode_key, encode_key
+from engine.keys import KEY_GROUPS, decode_key, encode_key, encoded_group
 from engine.recovery._ids import Epoch, StepNumber
 
 _msgpack: Any = untyped_msgpack
@@ -78,7 +78,7 @@ def _state_prefixes(step: StepNumber) -> list[bytes]:
 def state_key(step: StepNumber, key: Any) -> bytes:
     """The row key of a state."""
     encoded = encode_key(key)
-    return _state_prefixes(step)[crc32(encoded) % KEY_GROUPS] + encoded
+    return _state_prefixes(step)[encoded_group(encoded)] + encoded
 
 
 def state_keys(step: StepNumber, keys: Sequence[Any]) -> list[bytes]:
@@ -91,6 +91,7 @@ def state_keys(step: StepNumber, keys: Sequence[Any]) -> list[bytes]:
             encoded = [f"s{key}".encode() for key in keys]
     if encoded is None:
         encoded = [encode_key(key) for key in keys]
+        return [prefixes[encoded_group(key)] + key for key in encoded]
     return [prefixes[checksum(key) % KEY_GROUPS] + key for key in encoded]
 
 

@@ -294,7 +294,7 @@ class _StageBuilder:
                     if not context.state.knows(key):
                         yield due_s, key
 
-            timers.attach(scan, context.now_s())
+            timers.attach(scan)
         asides = list(self._asides(step, context))
         node = KeyedNode(context, logic, down, inputs, asides, counts)
         self._running.timed.append((node, self._reach[step.index]))
@@ -355,7 +355,8 @@ class _StageBuilder:
         store, step_id = self._site.store, step.step_id
         ttl = step.kernel.state_options.ttl if is_keyed(step.kernel) else None
         if ttl is None:
-            state = KeyedState()
+            kernel = step.kernel
+            state = kernel.new_state() if isinstance(kernel, KeyedKernel) else KeyedState()
             if store is None or not is_keyed(step.kernel):
                 return state
             state.attach(store.state(step_id))

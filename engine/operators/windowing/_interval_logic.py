@@ -224,6 +224,7 @@ class InnerIntervalJoin(IntervalJoin):
                     self._put_away(its_key, entry)
                 continue
             if not own and not other:
+                self._idle.pop(its_key, None)
                 self._wake_at(its_key, entry, at_us + reach_us + 1)
             if own:
                 if own[0][0] < watermark_us - reach_us:

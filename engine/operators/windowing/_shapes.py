@@ -53,6 +53,10 @@ class Aligned:
         """When the first window closes that a time falls into: a watermark closes it then."""
         return self.close_us(self.numbers(at_us)[0])
 
+    def last_close_us(self, at_us: int) -> int:
+        """The latest end of a window that isn't after that time."""
+        return at_us - (at_us - self.align_us - self.length_us) % self.offset_us
+
     def closing_us(self, window: OpenWindow) -> int:
         """The first watermark that closes a window."""
         return window.close_us

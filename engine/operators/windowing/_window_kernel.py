@@ -14,9 +14,12 @@ from engine.clock import utc_now
 from engine.dataflow import Operator
 from engine.operators._event_time import EPOCH, span_us
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
+from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions, state_options
 from engine.operators._time_axis import EventTimes, TimeAxis, seconds_of
+from engine.operators.windowing._aligned_logic import AlignedLogic
 from engine.operators.windowing._clocks import Clock, EventClock, SystemClock
+from engine.operators.windowing._panes import PanedState
 from engine.operators.windowing._shapes import Aligned, Sessions, Shape
 from engine.operators.windowing._windowers import (
     SessionWindower,
@@ -25,7 +28,7 @@ from engine.operators.windowing._windowers import (
     Windower,
 )
 from engine.operators.windowing._windows_logic import WindowsLogic, WindowSpec
-from engine.operators.windowing._works import Work
+from engine.operators.windowing._works import Folding, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +39,24 @@ class WindowKernel(KeyedKernel):
     spec: WindowSpec
     state_options: StateOptions = DEFAULT_STATE
 
+    @property
+    def _folding(self) -> Folding | None:
+        """What its windows do, if the kernel for which speed counts can do it."""
+        spec = self.spec
+        if spec.tells_causes or isinstance(spec.shape, Sessions):
+            return None
+        return spec.work.folding()
+
+    def new_state(self) -> KeyedState:
+        """State by key that fits the way in which it runs."""
+        return KeyedState() if self._folding is None else PanedState()
+
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
+        folding, shape = self._folding, self.spec.shape
+        if folding is not None and isinstance(shape, Aligned):
+            axis, times = axis_of(self.clock, step), times_of(self.clock)
+            return AlignedLogic(step, axis, times, shape, folding, ordered=self.spec.ordered)
         return WindowsLogic(step, axis_of(self.clock, step), times_of(self.clock), self.spec)
 
 

@@ -15,6 +15,16 @@ from engine.operators.windowing._logic import built_logic, checked_emits, number
 Nothing = tuple[()]
 
 
+@dataclass(frozen=True, slots=True)
+class Folding:
+    """How the values of a window become one."""
+
+    first: Callable[[Any], Any]
+    """Given the first value, makes what a window holds."""
+    folder: Callable[[Any, Any], Any]
+    """Adds a value to what it holds."""
+
+
 class Work(ABC):
     """What the windows of a step do. Without state of its own: that is in the accumulators."""
 
@@ -40,6 +50,10 @@ class Work(ABC):
     def results(self, acc: Any) -> Iterable[Any]:
         """What the window emits as it is."""
 
+    def folding(self) -> Folding | None:
+        """The work in its simplest form: all that it does is to fold values; None if it isn't."""
+        return None
+
     def to_stored(self, acc: Any) -> Any:
         """What to store of an accumulator."""
         return acc
@@ -56,6 +70,10 @@ class FoldWork(Work):
     builder: Callable[[], Any]
     folder: Callable[[Any, Any], Any]
     merger: Callable[[Any, Any], Any]
+
+    def folding(self) -> Folding:
+        builder, folder = self.builder, self.folder
+        return Folding(lambda value: folder(builder(), value), folder)
 
     def begin(self) -> Any:
         return self.builder()
@@ -79,6 +97,9 @@ class ReduceWork(Work):
     """`reduce_window`: the first value, reduced with each that follows."""
 
     reducer: Callable[[Any, Any], Any]
+
+    def folding(self) -> Folding:
+        return Folding(lambda value: value, self.reducer)
 
     def begin(self) -> None:
         return UNSET

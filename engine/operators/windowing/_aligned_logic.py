@@ -1,0 +1,570 @@
+"""Tumbling and sliding windows whose values become one: the kernel for which speed counts.
+
+It works on batches. The times of a batch are asked for in one go, and stay the `datetime`s that
+they are: those are compared in a tenth of the time that it takes to make numbers of them. Windows
+are dicts by key (`Pane`), so a value costs one look-up there.
+
+Two things it does later than a watermark would allow, when nobody can tell the difference: values
+that are taken in order of time wait in a queue of their key until a window of theirs is to close,
+or the queues get long; and keys are only looked at for windows to close when the greatest watermark
+of all keys has reached the end of one. Nothing else is left out: where the clock gives each key a
+watermark of its own, its windows close when that reaches them.
+
+With such a clock times are shifted by the time that has passed on the axis since the step began: so
+the watermark of a key is the greatest shifted time of its values, less the wait, shifted back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable
+from datetime import UTC, datetime, timedelta
+from math import gcd
+from operator import attrgetter
+from typing import Any, Final, cast
+
+from engine.errors import InternalError
+from engine.operators._event_time import UTC_MAX, UTC_MIN, event_us, utc_datetime
+from engine.operators._kernels import StepContext
+from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
+from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
+from engine.operators._timed import Entry, TimedKeys
+from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
+from engine.operators.windowing._shapes import Aligned
+from engine.operators.windowing._windowers import WindowMetadata
+from engine.operators.windowing._works import Folding
+
+_FAR: Final = timedelta(days=365_000)
+_SAFE_MIN: Final = UTC_MIN + _FAR
+_SAFE_MAX: Final = UTC_MAX - _FAR
+"""Between these a time can be shifted and is still a `datetime`."""
+_REFUSED: Final = object()
+_QUEUED_MIN: Final = 1 << 14
+_QUEUED_MAX: Final = 1 << 18
+"""So many values may wait in all queues until those are worked off, depending on how many keys."""
+_QUEUED_EACH: Final = 32
+_zone_of = attrgetter("tzinfo")
+
+
+class KeyEntry(Entry):
+    """What is known of a key besides what its windows hold."""
+
+    __slots__ = ("high", "open", "queue")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.high = UTC_MIN
+        """The greatest shifted time of its values."""
+        self.open: list[int] = []
+        """Its windows that hold something, in the order in which they were opened."""
+        self.queue: list[Any] = []
+        """Values that wait: a time, its value, the next time, and so on, as they came."""
+
+
+class AlignedLogic(TimedKeys[KeyEntry]):
+    """The windows of a step on one worker.
+
+    Args:
+        step: The step; its state is a `PanedState`.
+        axis: The time it goes by.
+        times: How values say their time; None: when they come.
+        shape: The windows.
+        folding: What they do.
+        ordered: Whether values are worked on in the order of their times.
+    """
+
+    def __init__(
+        self,
+        step: StepContext,
+        axis: TimeAxis,
+        times: EventTimes | None,
+        shape: Aligned,
+        folding: Folding,
+        *,
+        ordered: bool,
+    ) -> None:
+        super().__init__(step, axis)
+        self._event_times = times
+        self._shape, self._folding, self._ordered = shape, folding, ordered
+        self._stretch_us = gcd(shape.length_us, shape.offset_us)
+        self._wait_us = 0 if times is None else times.wait_us
+        self._wait = timedelta(microseconds=self._wait_us)
+        state = step.state
+        assert isinstance(state, PanedState)  # noqa: S101
+        self._paned = state
+        self._panes = state.panes
+        state.due_us = self._axis_due_us
+        state.on_forget = self._leave
+        self._late, self._meta = step.asides
+        axis.sample()
+        self._began_us = axis.now_us if axis.by_key else 0
+        self._high = UTC_MIN
+        """The greatest shifted time of all keys."""
+        self._low = self._end = UTC_MIN
+        self._in_stretch: list[Pane] = []
+        """The windows of the times between these two, which are tried first."""
+        self._live: dict[Any, KeyEntry] = {}
+        """Keys that have something open, or values that wait."""
+        self._behind: dict[Any, KeyEntry] = {}
+        """Those of which other keys have closed windows that they still have open."""
+        self._next_us = END_US
+        """When the first window closes of the other ones, or some time before."""
+        self._queued = 0
+        self._queued_max = _QUEUED_MIN
+        self._all_text = True
+
+    # Batches
+
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
+        axis = self.axis
+        axis.sample()
+        ats = self._times_of(batch)
+        low, top = min(ats), max(ats)
+        self.batch_latest_us = _us(top)
+        risen: list[Any] = []
+        late = self._rise(batch, ats, low, top, risen) if axis.by_key else self._late_of(ats, low)
+        if late:
+            batch, ats = self._without(batch, ats, late)
+        old: set[Any] = set()
+        if ats:
+            old = self._old_of(batch, ats)
+            if self._ordered:
+                self._enqueue(batch, ats)
+            elif self._low <= low and top < self._end:
+                self._fold(self._in_stretch, batch)
+            else:
+                self._fold_each(batch, ats)
+        if self._behind:
+            old.update(self._behind.keys() & {key for key, _ in batch})
+        old.update(risen)
+        out: list[Any] = []
+        self._advance(old, out)
+        return out
+
+    def _times_of(self, batch: list[Any]) -> list[datetime]:
+        """The times of a batch's records, all with `UTC` as their zone."""
+        times = self._event_times
+        if not self._all_text or set(map(type, batch)) != {tuple} or set(map(len, batch)) != {2}:
+            for record in batch:
+                refuse_unkeyed(record)
+                check_key(record[0])
+        if times is None:
+            return [utc_datetime(self.axis.now_us)] * len(batch)
+        getter = times.getter
+        ats: list[Any] = [getter(value) for _, value in batch]
+        try:
+            zones = set(map(_zone_of, ats))
+        except AttributeError:
+            zones = set()
+        if zones == {UTC}:
+            return ats
+        for place, (at, (_, value)) in enumerate(zip(ats, batch, strict=True)):
+            ats[place] = utc_datetime(times.checked_us(at, value))
+        return ats
+
+    def _rise(
+        self, batch: list[Any], ats: list[datetime], low: datetime, top: datetime, risen: list[Any]
+    ) -> list[int]:
+        """Note the greatest time of each key; gives the places of late records.
+
+        Keys that have come so far that they have something to close are added to `risen`.
+        """
+        if low < _SAFE_MIN or top > _SAFE_MAX:
+            ats = [min(max(at, _SAFE_MIN), _SAFE_MAX) for at in ats]
+            low, top = min(ats), max(ats)
+        shift = timedelta(microseconds=self._shift_us())
+        self._high = max(self._high, top - shift)
+        mark = utc_datetime(self._next_us + self._wait_us - self._shift_us())
+        if self._high - (low - shift) > self._wait:
+            return self._rise_or_refuse(batch, ats, shift, mark, risen)
+        get, entry_of, rise = self._state.touched.get, self._entry_of, risen.append
+        for (key, _), at in zip(batch, ats, strict=True):
+            entry = get(key)
+            if entry is None:
+                entry = entry_of(key)
+            shifted = at - shift
+            if shifted > entry.high:
+                entry.high = shifted
+                if shifted >= mark:
+                    rise(key)
+        return []
+
+    def _rise_or_refuse(
+        self,
+        batch: list[Any],
+        ats: list[datetime],
+        shift: timedelta,
+        mark: datetime,
+        risen: list[Any],
+    ) -> list[int]:
+        """As `_rise`, where some records may be late."""
+        get, entry_of = self._state.touched.get, self._entry_of
+        wait, late = self._wait, list[int]()
+        for place, ((key, _), at) in enumerate(zip(batch, ats, strict=True)):
+            entry = get(key)
+            if entry is None:
+                entry = entry_of(key)
+            shifted = at - shift
+            if shifted > entry.high:
+                entry.high = shifted
+                if shifted >= mark:
+                    risen.append(key)
+            elif entry.high - shifted > wait:
+                late.append(place)
+        return late
+
+    def _shift_us(self) -> int:
+        """By how much the axis has moved since the step began."""
+        return self.axis.now_us - self._began_us
+
+    def _late_of(self, ats: list[datetime], low: datetime) -> list[int]:
+        """The places of late records where all keys have one watermark."""
+        now = utc_datetime(self.axis.now_us)
+        return [place for place, at in enumerate(ats) if at < now] if low < now else []
+
+    def _without(
+        self, batch: list[Any], ats: list[datetime], late: list[int]
+    ) -> tuple[list[Any], list[datetime]]:
+        """Give late records back; gives the others."""
+        places = set(late)
+        for place in late:
+            key, value = batch[place]
+            self._refuse(key, value, self._shape.numbers(_us(ats[place])))
+        kept = [place for place in range(len(batch)) if place not in places]
+        return [batch[place] for place in kept], [ats[place] for place in kept]
+
+    def _refuse(self, key: Any, value: Any, numbers: Iterable[int]) -> None:
+        if self._late is not None:
+            self._late.extend([(key, (number, value)) for number in numbers])
+
+    # Values
+
+    def _old_of(self, batch: list[Any], ats: list[datetime]) -> set[Any]:
+        """The keys of values that fall into windows which other keys have closed.
+
+        Notes when the first of the other windows closes.
+        """
+        low_us = _us(min(ats))
+        bound_us = self._shape.last_close_us(self._reached_us())
+        old: set[Any] = set()
+        if low_us < bound_us:
+            bound = utc_datetime(bound_us)
+            old = {key for (key, _), at in zip(batch, ats, strict=True) if at < bound}
+            low_us = bound_us
+        self._next_us = min(self._next_us, self._shape.first_close_us(low_us))
+        return old
+
+    def _enqueue(self, batch: list[Any], ats: list[datetime]) -> None:
+        """Let values wait."""
+        get, entry_of, live = self._state.touched.get, self._entry_of, self._live
+        for (key, value), at in zip(batch, ats, strict=True):
+            entry = get(key)
+            if entry is None:
+                entry = entry_of(key)
+            queue = entry.queue
+            if not queue:
+                live[key] = entry
+            queue.append(at)
+            queue.append(value)
+        self._queued += len(batch)
+
+    def _drain(self, key: Any, entry: KeyEntry, watermark_us: int) -> None:
+        """Give the values of a key to their windows that its watermark is past, in their order."""
+        queue = entry.queue
+        ats: list[datetime] = queue[0::2]
+        values = queue[1::2]
+        in_order = sorted(ats)
+        if in_order != ats:
+            values = [values[place] for place in sorted(range(len(ats)), key=ats.__getitem__)]
+            ats = in_order
+        count = bisect_right(ats, utc_datetime(watermark_us))
+        begin = 0
+        while begin < count:
+            at = ats[begin]
+            if not self._low <= at < self._end:
+                self._go_to(at)
+            end = max(begin + 1, bisect_left(ats, self._end, begin, count))
+            self._fold_some(self._in_stretch, key, values[begin:end])
+            begin = end
+        rest: list[Any] = [None] * (2 * (len(ats) - count))
+        rest[0::2] = ats[count:]
+        rest[1::2] = values[count:]
+        entry.queue = rest
+
+    def _fold_some(self, panes: list[Pane], key: Any, values: list[Any]) -> None:
+        """Give values of one key to some windows, to all of them each."""
+        first, folder = self._folding.first, self._folding.folder
+        for pane in panes:
+            acc = pane.touched.get(key, NO_ACC)
+            if acc is NO_ACC:
+                acc = self._opened(pane, key)
+            if acc is _REFUSED:
+                for value in values:
+                    self._refuse(key, value, (pane.number,))
+                continue
+            for value in values:
+                acc = first(value) if acc is NO_ACC else folder(acc, value)
+            pane.touched[key] = acc
+
+    def _fold(self, panes: list[Pane], records: list[tuple[Any, Any]]) -> None:
+        """Give records to some windows, to all of them each."""
+        first, folder = self._folding.first, self._folding.folder
+        for pane in panes:
+            touched = pane.touched
+            get = touched.get
+            for key, value in records:
+                acc = get(key, NO_ACC)
+                if acc is NO_ACC:
+                    acc = self._opened(pane, key)
+                    if acc is NO_ACC:
+                        touched[key] = first(value)
+                        continue
+                    if acc is _REFUSED:
+                        self._refuse(key, value, (pane.number,))
+                        continue
+                touched[key] = folder(acc, value)
+
+    def _fold_each(self, batch: list[tuple[Any, Any]], ats: list[datetime]) -> None:
+        """Give records to their windows, which differ from record to record."""
+        other: tuple[datetime, datetime, list[Pane]] = (UTC_MIN, UTC_MIN, [])
+        for record, at in zip(batch, ats, strict=True):
+            if not self._low <= at < self._end:
+                last = self._low, self._end, self._in_stretch
+                if other[0] <= at < other[1]:
+                    self._low, self._end, self._in_stretch = other
+                else:
+                    self._go_to(at)
+                other = last
+            self._fold(self._in_stretch, [record])
+
+    def _go_to(self, at: datetime) -> None:
+        """Find the windows of a time, which are tried first from now on."""
+        at_us, shape = _us(at), self._shape
+        begin_us = at_us - (at_us - shape.align_us) % self._stretch_us
+        self._low, self._end = utc_datetime(begin_us), utc_datetime(begin_us + self._stretch_us)
+        self._in_stretch = [self._pane(number) for number in shape.numbers(at_us)]
+
+    def _pane(self, number: int) -> Pane:
+        pane = self._panes.get(number)
+        if pane is None:
+            shape = self._shape
+            pane = Pane(number, shape.open_us(number), shape.close_us(number))
+            self._panes[number] = pane
+        return pane
+
+    def _opened(self, pane: Pane, key: Any) -> Any:
+        """What a window holds of a key that it wasn't found to hold anything of.
+
+        `NO_ACC` if it is new to the window, which is open for it from now on.
+        """
+        acc = pane.rest.pop(key, NO_ACC)
+        if acc is not NO_ACC:
+            return acc
+        entry = self._entry_of(key)
+        if pane.number in entry.open:
+            return self._loaded(pane, key)
+        if pane.close_us <= entry.sealed_us:
+            return _REFUSED
+        entry.open.append(pane.number)
+        self._live[key] = entry
+        return NO_ACC
+
+    def _loaded(self, pane: Pane, key: Any) -> Any:
+        acc = self._paned.load_part(key, pane.number)
+        if acc is NO_ACC:
+            msg = f"window {pane.number} of key {key!r} is open, and there is no state of it"
+            raise InternalError(msg)
+        pane.saved.add(key)
+        return acc
+
+    # Closing
+
+    def _advance(self, keys: set[Any], out: list[Any]) -> None:
+        """Do what the watermarks allow; some keys have to be looked at in any case."""
+        reached_us = self._reached_us()
+        if self._queued > self._queued_max:
+            self._drain_all()
+        closing = reached_us >= self._next_us
+        if closing:
+            keys.update(self._live)
+            self._next_us = END_US
+        first_s = self.timers.first_s()
+        if first_s is not None and first_s * 1e6 <= self.axis.now_us:
+            keys.update([key for key, _ in self._woken()])
+        for key in sorted_keys(keys):
+            entry = self._state.get(key)
+            if entry is not None:
+                self._settle(key, entry, out)
+        if closing:
+            self._drop_panes(reached_us)
+
+    def _reached_us(self) -> int:
+        """The greatest watermark of all keys."""
+        if not self.axis.by_key:
+            return self.axis.now_us
+        if self._high == UTC_MIN:
+            return NEVER_US
+        return _us(self._high) + self._shift_us() - self._wait_us
+
+    def _drop_panes(self, reached_us: int) -> None:
+        """Forget windows that hold nothing any more."""
+        panes = self._panes
+        for number in [n for n, pane in panes.items() if pane.close_us <= reached_us]:
+            if not panes[number].touched and not panes[number].rest:
+                del panes[number]
+        self._low = self._end = UTC_MIN
+
+    def _drain_all(self) -> None:
+        """Work off the queues as far as the watermarks allow."""
+        left = 0
+        for key, entry in [*self._live.items(), *self._behind.items()]:
+            if entry.queue:
+                self._drain(key, entry, self._watermark_us(entry))
+                left += len(entry.queue) // 2
+                if self._state.tracked:
+                    self._state.get(key)
+        self._queued = left
+        each = _QUEUED_EACH * len(self._live)
+        self._queued_max = 2 * left + min(max(_QUEUED_MIN, each), _QUEUED_MAX)
+
+    def _watermark_us(self, entry: KeyEntry) -> int:
+        if self.axis.by_key:
+            entry.offset_us = self._offset_us(entry)
+        return self.axis.now_us + entry.offset_us
+
+    def _settle(self, key: Any, entry: KeyEntry, out: list[Any]) -> None:
+        watermark_us = self._watermark_us(entry)
+        due_us = self.due_us(entry)
+        if due_us is not None and due_us <= watermark_us:
+            self.settle(key, entry, watermark_us, out)
+            due_us = self.due_us(entry)
+        if due_us is None:
+            self._live.pop(key, None)
+            self._behind.pop(key, None)
+            self._put_away(key, entry)
+        elif due_us <= self._reached_us():
+            self._live.pop(key, None)
+            self._behind[key] = entry
+            self._wake_at(key, entry, due_us)
+        else:
+            self._behind.pop(key, None)
+            self._live[key] = entry
+            self._next_us = min(self._next_us, due_us)
+            if self._idle:
+                self._idle.pop(key, None)
+
+    def settle(self, key: Any, entry: KeyEntry, watermark_us: int, out: list[Any]) -> None:
+        if entry.queue:
+            self._drain(key, entry, watermark_us)
+        still_open: list[int] = []
+        for number in entry.open:
+            pane = self._pane(number)
+            if pane.close_us > watermark_us:
+                still_open.append(number)
+                continue
+            acc = pane.take(key)
+            if acc is NO_ACC:
+                acc = self._loaded(pane, key)
+            self._paned.drop_part(pane, key)
+            out.append((key, (number, acc)))
+            entry.closed_us = max(entry.closed_us, pane.close_us)
+            if self._meta is not None:
+                times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
+                self._meta.append((key, (number, WindowMetadata(*times))))
+        entry.open = still_open
+
+    def due_us(self, entry: KeyEntry) -> int | None:
+        shape = self._shape
+        due_us = min(map(shape.close_us, entry.open)) if entry.open else END_US
+        if entry.queue:
+            due_us = min(due_us, shape.first_close_us(_us(min(entry.queue[0::2]))))
+        return None if due_us == END_US else due_us
+
+    def _offset_us(self, entry: KeyEntry) -> int:
+        if entry.high == UTC_MIN:
+            return NEVER_US
+        return _us(entry.high) - self._wait_us - self._began_us
+
+    # Time
+
+    def next_due_s(self) -> float | None:
+        axis = self.axis
+        if axis.by_stream:
+            return None
+        due_s = self.timers.first_s()
+        due_us = END_US if due_s is None else round(due_s * 1e6)
+        if self._next_us < END_US:
+            due_us = min(due_us, axis.now_us + max(0, self._next_us - self._reached_us()))
+        return None if due_us >= END_US else axis.wall_s(due_us)
+
+    def on_notify(self) -> list[Any]:
+        self.axis.sample()
+        out: list[Any] = []
+        self._advance(set(), out)
+        return out
+
+    def on_watermark(self, at_us: int) -> list[Any]:
+        self.axis.advance(at_us)
+        out: list[Any] = []
+        self._advance(set(), out)
+        return out
+
+    def on_eof(self) -> list[Any]:
+        out = super().on_eof()
+        self._live.clear()
+        self._behind.clear()
+        self._drop_panes(END_US)
+        self._next_us = END_US
+        return out
+
+    # State
+
+    def begin(self) -> KeyEntry:
+        return KeyEntry()
+
+    def _entry_of(self, key: Any) -> KeyEntry:
+        """The entry of a key, which is begun if there is none."""
+        entry: KeyEntry | None = self._state.get(key)
+        if entry is None:
+            if key.__class__ is not str:
+                check_key(key)
+                self._all_text = False
+            entry = self._begin(key)
+        return entry
+
+    def _axis_due_us(self, key: Any, entry: KeyEntry) -> int | None:
+        """When a key is to be looked at next, on the axis, for the index of the store."""
+        due_us = self.due_us(entry)
+        if due_us is not None:
+            return due_us - (self._offset_us(entry) if self.axis.by_key else 0)
+        set_s = self.timers.due_s.get(key)
+        return None if set_s is None else round(set_s * 1e6)
+
+    def to_stored(self, entry: KeyEntry) -> Any:
+        if self.axis.by_key:
+            entry.offset_us = self._offset_us(entry)
+        return entry.open, entry.queue
+
+    def from_stored(self, stored: Any) -> KeyEntry:
+        entry = KeyEntry()
+        entry.open, entry.queue = cast("tuple[list[int], list[Any]]", stored)
+        return entry
+
+    def _leave(self, keys: Collection[Any]) -> None:
+        """Keys leave memory; the store has them, and says when they are due."""
+        for key in keys:
+            self._live.pop(key, None)
+            self._behind.pop(key, None)
+
+    def loaded(self, key: Any, entry: KeyEntry) -> None:
+        if self.axis.by_key and entry.offset_us != NEVER_US:
+            entry.high = utc_datetime(entry.offset_us + self._wait_us + self._began_us)
+        due_us = self.due_us(entry)
+        if due_us is not None:
+            self._live[key] = entry
+            self._next_us = min(self._next_us, due_us)
+
+
+def _us(at: datetime) -> int:
+    """The microseconds of a time that has been looked at before."""
+    return event_us(at, _us, "ts_getter")
