@@ -11,6 +11,7 @@ A key's values of a batch are all judged and taken in (`TimedLogic.take`) before
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -114,7 +115,12 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     def next_due_s(self) -> float | None:
         first_s = self.timers.first_s()
-        return None if first_s is None else self.axis.wall_s(round(first_s * _SECOND_US))
+        if first_s is None or self.axis.by_stream:
+            return None
+        if first_s == -math.inf:
+            # Nobody has looked into the store yet.
+            return first_s
+        return self.axis.wall_s(round(first_s * _SECOND_US))
 
     def on_notify(self) -> list[Any]:
         self.axis.sample()

@@ -115,7 +115,7 @@ class Driver:
             StepContext("s", 0, 1, progress, now_s, state, (self.late,))
         )
         state.attach(self)
-        logic.timers.attach(lambda until_s: self._scan(state, until_s), now_s())
+        logic.timers.attach(lambda until_s: self._scan(state, until_s))
         return state, logic
 
     # What a store has.
