@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 import engine.operators.windowing as win
 from engine.operators._kernels import StepContext
 from engine.operators._state import KeyedState
+from engine.operators._time_axis import END_US
 from engine.operators.windowing._clocked import ClockedKernel
 from tests.operators.timed import at
 
@@ -72,28 +74,46 @@ def clock(kind: str, wait: int = 0) -> Any:
 
 
 def scripts(kind: str, ports: int) -> st.SearchStrategy[list[Act]]:
-    """Scripts for a clock, with values that are all different."""
-    values = st.tuples(st.sampled_from(KEYS), st.integers(0, 12))
-    acts: list[st.SearchStrategy[Any]] = [
-        st.tuples(st.integers(0, ports - 1), st.lists(values, min_size=1, max_size=5))
-    ] * 4
-    acts += [st.builds(Restart), st.builds(End)]
-    acts.append(st.integers(0, 12).map(Rise) if kind == "stream" else st.integers(0, 4).map(Wait))
-    return st.lists(st.one_of(acts), max_size=14).map(_numbered)
+    """Scripts for a clock, with values that are all different, and times that mostly rise."""
+    keys = st.sampled_from((KEYS[0], *KEYS))
+    values = st.lists(st.tuples(keys, st.integers(0, 6)), min_size=1, max_size=6)
+    batches = st.tuples(st.integers(0, ports - 1), st.integers(0, 3), values)
+    passing = st.integers(0, 6).map(Rise) if kind == "stream" else st.integers(0, 4).map(Wait)
+    acts: list[st.SearchStrategy[Any]] = [batches] * 5
+    acts += [passing, passing, st.builds(Restart), st.builds(End)]
+    return st.lists(st.one_of(acts), min_size=3, max_size=14).map(_placed)
 
 
-def _numbered(acts: list[Any]) -> list[Act]:
-    numbered: list[Act] = []
-    count = 0
+def long_script(seed: int, kind: str, ports: int) -> list[Act]:
+    """A script of one key with much in it, most of which is on time."""
+    rng = random.Random(seed)
+    acts: list[Any] = []
+    for _ in range(15):
+        values = [(KEYS[0], rng.randint(2, 6)) for _ in range(rng.randint(1, 4))]
+        acts.append((rng.randrange(ports), rng.randint(0, 2), values))
+        if kind == "stream":
+            acts.append(Rise(rng.randint(0, 3)))
+        elif rng.random() < 0.2:
+            acts.append(Wait(1))
+    return _placed(acts)
+
+
+def _placed(acts: list[Any]) -> list[Act]:
+    """Acts in the course of time, with values that have numbers."""
+    placed: list[Act] = []
+    begin = count = 0
     for act in acts:
-        if isinstance(act, tuple):
-            port, values = act
-            records = [(key, (at, count + i)) for i, (key, at) in enumerate(values)]
+        if isinstance(act, Rise):
+            placed.append(Rise(begin + act.seconds))
+        elif isinstance(act, tuple):
+            port, step, values = act
+            begin += step
+            numbered = enumerate(values, count)
+            placed.append(Batch(port, [(key, (begin + at, n)) for n, (key, at) in numbered]))
             count += len(values)
-            numbered.append(Batch(port, records))
         else:
-            numbered.append(act)
-    return [*numbered, End()]
+            placed.append(act)
+    return [*placed, End()]
 
 
 class Driver:
@@ -180,8 +200,11 @@ class Driver:
         self.logic.axis.resume(axis.now_us)
 
     def entries(self) -> list[Any]:
-        """What is known of each key that is in memory."""
-        return [*self.state.touched.values(), *self.state.rest.values()]
+        """What is known of each key that is in memory; a timer sees to it that none stays."""
+        entries = self.state.touched | self.state.rest
+        for key, entry in entries.items():
+            assert key in self.logic.timers.due_s or self.logic.due_us(entry) == END_US
+        return list(entries.values())
 
 
 @dataclass

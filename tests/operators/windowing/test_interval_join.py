@@ -21,11 +21,12 @@ from tests.operators.windowing.clocked import (
     End,
     Value,
     clock,
+    long_script,
     scripts,
 )
 
 KINDS = ("key", "stream", "system")
-SPANS = ((0, 0), (2, 0), (0, 3), (2, 1))
+SPANS = ((0, 0), (2, 0), (0, 3), (4, 3))
 PRESERVED = {"inner": (), "left": (0,), "right": (1,), "outer": (0, 1)}
 
 
@@ -142,3 +143,12 @@ def test_it_is_as_defined(kind: str, how: str, data: st.DataObject) -> None:
     spans = data.draw(st.sampled_from(SPANS))
     waits = data.draw(st.sampled_from([(0, 0), (3, 3), (1, 4)]))
     check(how, kind, spans, waits, data.draw(scripts(kind, 2)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["inner", "slow inner", "left", "right", "outer"])
+def test_long_scripts_are_as_defined(kind: str, how: str) -> None:
+    """With many values on time, of which some have expired where others haven't."""
+    for seed in range(30):
+        spans = SPANS[seed % len(SPANS)]
+        check(how, kind, spans, (seed % 3, seed % 3), long_script(seed, kind, 2))

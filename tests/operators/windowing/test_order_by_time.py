@@ -58,3 +58,4 @@ def test_it_is_as_defined(kind: str, data: st.DataObject) -> None:
         meant_out, meant_late = meant.act(number)
         assert by_key(out) == by_key(meant_out), (number, act)
         assert by_key(late) == by_key(meant_late)
+        driver.entries()
