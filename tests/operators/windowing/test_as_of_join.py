@@ -12,10 +12,13 @@ from engine.operators.windowing._as_of_logic import AsOfJoinKernel, AsOfSpec
 from tests.operators.flows import by_key
 from tests.operators.windowing.clocked import (
     Act,
+    Batch,
     Course,
     Driver,
     End,
+    Restart,
     Value,
+    Wait,
     clock,
     scripts,
 )
@@ -103,3 +106,16 @@ def test_it_is_as_defined(kind: str, how: str, data: st.DataObject) -> None:
         assert by_key(out) == by_key(meant_out), (number, act)
         assert by_key(late) == by_key(meant_late)
         check_bounds(driver, tolerance)
+
+
+def test_the_newest_value_on_the_right_waits_for_nothing() -> None:
+    """Without tolerance it is kept, however long nothing comes, and no timer is set for it."""
+    driver = Driver(kernel("left", "key", None, (0, 0)))
+    driver.do(Batch(1, [("a", (5, "old")), ("a", (9, "new"))]))
+    assert driver.logic.timers.due_s == {}
+    driver.do(Wait(1_000_000))
+    (entry,) = driver.entries()
+    assert [value for _, value in entry.right] == [(9, "new")]
+    driver.do(Restart())
+    assert driver.do(Batch(0, [("a", (2_000_000, 0))])) == ([], [])
+    assert driver.do(End())[0] == [("a", ((2_000_000, 0), (9, "new")))]

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -290,6 +291,11 @@ class Own(win.Clock[Any, None]):
         (lambda s: win.as_of_join("j", (CLOCK,), s, s), ValueError, "one clock or 2"),
         (
             lambda s: win.as_of_join("j", (CLOCK, win.SystemClock()), s, s),
+            ValueError,
+            "go together",
+        ),
+        (
+            lambda s: win.as_of_join("j", (CLOCK, replace(CLOCK, scope="stream")), s, s),
             ValueError,
             "go together",
         ),

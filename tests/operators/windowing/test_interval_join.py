@@ -14,12 +14,16 @@ from engine.operators.windowing._interval_logic import (
     IntervalSpec,
 )
 from tests.operators.flows import by_key
+from tests.operators.timed import at
 from tests.operators.windowing.clocked import (
     Act,
+    Batch,
     Course,
     Driver,
     End,
+    Rise,
     Value,
+    Wait,
     clock,
     long_script,
     scripts,
@@ -152,3 +156,40 @@ def test_long_scripts_are_as_defined(kind: str, how: str) -> None:
     for seed in range(30):
         spans = SPANS[seed % len(SPANS)]
         check(how, kind, spans, (seed % 3, seed % 3), long_script(seed, kind, 2))
+
+
+def seconds_of(rows: Any) -> list[int]:
+    return [round(row[0] / 1e6 - at(0).timestamp()) for row in rows or ()]
+
+
+@pytest.mark.parametrize("kind", ["key", "stream"])
+def test_pairs_only_still_means_that_idle_keys_go(kind: str) -> None:
+    """Where nothing comes out of expired values, a timer drops them all the same."""
+    driver = Driver(kernel("inner", kind, (0, 3), (0, 0)))
+    driver.do(Batch(0, [("a", (5, 0))]))
+    (entry,) = driver.entries()
+    assert seconds_of(entry.left) == [5]
+    driver.do(Rise(9) if kind == "stream" else Wait(4))
+    assert not entry.left
+    assert len(driver.entries()) == (kind == "key")
+    driver.do(Wait(3601))
+    assert driver.entries() == []
+
+
+def test_values_late_for_a_new_key_leave_nothing_behind() -> None:
+    """A key that nothing was taken in for is forgotten."""
+    driver = Driver(kernel("inner", "stream", (0, 3), (0, 0)))
+    driver.do(Rise(9))
+    assert driver.do(Batch(0, [("a", (5, 0))])) == ([], [("a", (5, 0))])
+    assert driver.entries() == []
+
+
+@pytest.mark.parametrize("how", ["inner", "left"])
+def test_many_values_of_a_key(how: str) -> None:
+    """A new value looks at its range only, and few expired ones wait until there are more."""
+    driver = Driver(kernel(how, "key", (0, 1000), (0, 0)))
+    driver.do(Batch(0, [("a", (second, second)) for second in range(3000)]))
+    (entry,) = driver.entries()
+    assert 1001 <= len(entry.left) < 1300
+    out, _ = driver.do(Batch(1, [("a", (2999, "right"))]))
+    assert [left[0] for _, (left, right) in out if right is not None] == list(range(1999, 3000))
