@@ -44,6 +44,9 @@ says so.
 lives (`ttl`), and what becomes of it when its form changes (`state_version`, `migrate`), is told in
 [state.md](state.md).
 
+**Windows** have operators of their own, in `engine.operators.windowing`: see
+[windows.md](windows.md).
+
 **Errors.** A mistake in building a flow is a `TypeError` or a `ValueError`, raised where it stands.
 What goes wrong while a flow runs ends the run with an `EngineRuntimeError`, whose chain of causes
 ends in what was raised first; a function that gives its step something unusable is a

@@ -69,7 +69,6 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         """What was closed for keys that are forgotten ended by then."""
         self._state = step.state
         self._state.form = EntryForm(self)
-        # Not a `dict`: what was put in first is taken out, and there that gets slow.
         self._idle: OrderedDict[Any, None] = OrderedDict()
         """Keys that are remembered, those that have been idle longest first."""
 
@@ -211,8 +210,12 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
             return
         if key in self._idle:
             return
-        self._idle[key] = None
         self.timers.set(key, (axis.now_us + IDLE_US) / _SECOND_US)
+        self._remember(key)
+
+    def _remember(self, key: Any) -> None:
+        """Forget the key that has been idle longest, if there are too many of them."""
+        self._idle[key] = None
         if len(self._idle) > IDLE_MAX:
             first = next(iter(self._idle))
             oldest = self._state.get(first)

@@ -11,10 +11,11 @@ import pytest
 
 import engine.dataflow
 import engine.operators
+import engine.operators.windowing
 
 MODULES = [
     f"{package.__name__}.{module.name}"
-    for package in (engine.dataflow, engine.operators)
+    for package in (engine.dataflow, engine.operators, engine.operators.windowing)
     for module in pkgutil.iter_modules(package.__path__)
 ]
 

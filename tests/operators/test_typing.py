@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 import engine.operators as op
+import engine.operators.windowing as win
 from engine.connectors.kafka import operators as kop
 
 ROOT = Path(__file__).parents[2]
 CASES = Path(__file__).with_name("typing_cases.py")
+WINDOW_CASES = CASES.parent / "windowing/typing_cases.py"
 KAFKA_CASES = ROOT / "tests/connectors/kafka_typing_cases.py"
 
 CHECKERS = {
@@ -23,7 +25,9 @@ CHECKERS = {
 }
 
 
-@pytest.mark.parametrize("cases", [CASES, KAFKA_CASES], ids=["operators", "kafka"])
+@pytest.mark.parametrize(
+    "cases", [CASES, WINDOW_CASES, KAFKA_CASES], ids=["operators", "windowing", "kafka"]
+)
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_types_are_inferred(checker: str, cases: Path) -> None:
     """Neither checker has anything to say about the file."""
@@ -37,10 +41,13 @@ def test_types_are_inferred(checker: str, cases: Path) -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize(("module", "cases"), [(op, CASES), (kop, KAFKA_CASES)])
-def test_every_operator_has_a_case(module: Any, cases: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "name", "cases"),
+    [(op, "op", CASES), (win, "win", WINDOW_CASES), (kop, "kop", KAFKA_CASES)],
+)
+def test_every_operator_has_a_case(module: Any, name: str, cases: Path) -> None:
     """No operator is left out of the file."""
     text = cases.read_text(encoding="utf-8")
-    operators = [name for name in module.__all__ if inspect.isfunction(getattr(module, name))]
+    operators = [each for each in module.__all__ if inspect.isfunction(getattr(module, each))]
     assert operators
-    assert [name for name in operators if f"op.{name}(" not in text] == []
+    assert [each for each in operators if f"{name}.{each}(" not in text] == []

@@ -24,11 +24,11 @@ from operator import attrgetter
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
-from engine.operators._event_time import UTC_MAX, UTC_MIN, event_us, utc_datetime
+from engine.operators._event_time import EPOCH, UTC_MAX, UTC_MIN, utc_datetime
 from engine.operators._kernels import StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
-from engine.operators._timed import Entry, TimedKeys
+from engine.operators._timed import IDLE_US, Entry, TimedKeys
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._shapes import Aligned
 from engine.operators.windowing._windowers import WindowMetadata
@@ -55,9 +55,9 @@ class KeyEntry(Entry):
         super().__init__()
         self.high = UTC_MIN
         """The greatest shifted time of its values."""
-        self.open: list[int] = []
+        self.open: tuple[int, ...] = ()
         """Its windows that hold something, in the order in which they were opened."""
-        self.queue: list[Any] = []
+        self.queue: list[Any] | tuple[()] = ()
         """Values that wait: a time, its value, the next time, and so on, as they came."""
 
 
@@ -109,6 +109,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         """Those of which other keys have closed windows that they still have open."""
         self._next_us = END_US
         """When the first window closes of the other ones, or some time before."""
+        self._top_us = NEVER_US
+        """The greatest watermark of all keys, as it was when keys were looked at last."""
         self._queued = 0
         self._queued_max = _QUEUED_MIN
         self._all_text = True
@@ -263,6 +265,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
                 entry = entry_of(key)
             queue = entry.queue
             if not queue:
+                queue = entry.queue = list[Any]()
                 live[key] = entry
             queue.append(at)
             queue.append(value)
@@ -271,8 +274,17 @@ class AlignedLogic(TimedKeys[KeyEntry]):
     def _drain(self, key: Any, entry: KeyEntry, watermark_us: int) -> None:
         """Give the values of a key to their windows that its watermark is past, in their order."""
         queue = entry.queue
-        ats: list[datetime] = queue[0::2]
-        values = queue[1::2]
+        if len(queue) == 2:
+            # As most are where there are very many keys.
+            at, value = queue
+            if _us(at) <= watermark_us:
+                entry.queue = ()
+                if not self._low <= at < self._end:
+                    self._go_to(at)
+                self._fold(self._in_stretch, [(key, value)])
+            return
+        ats: list[datetime] = list(queue[0::2])
+        values: list[Any] = list(queue[1::2])
         in_order = sorted(ats)
         if in_order != ats:
             values = [values[place] for place in sorted(range(len(ats)), key=ats.__getitem__)]
@@ -286,10 +298,13 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             end = max(begin + 1, bisect_left(ats, self._end, begin, count))
             self._fold_some(self._in_stretch, key, values[begin:end])
             begin = end
+        if count == len(ats):
+            entry.queue = ()
+            return
         rest: list[Any] = [None] * (2 * (len(ats) - count))
+        entry.queue = rest
         rest[0::2] = ats[count:]
         rest[1::2] = values[count:]
-        entry.queue = rest
 
     def _fold_some(self, panes: list[Pane], key: Any, values: list[Any]) -> None:
         """Give values of one key to some windows, to all of them each."""
@@ -365,7 +380,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             return self._loaded(pane, key)
         if pane.close_us <= entry.sealed_us:
             return _REFUSED
-        entry.open.append(pane.number)
+        entry.open = (*entry.open, pane.number)
         self._live[key] = entry
         return NO_ACC
 
@@ -381,7 +396,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
     def _advance(self, keys: set[Any], out: list[Any]) -> None:
         """Do what the watermarks allow; some keys have to be looked at in any case."""
-        reached_us = self._reached_us()
+        reached_us = self._top_us = self._reached_us()
         if self._queued > self._queued_max:
             self._drain_all()
         closing = reached_us >= self._next_us
@@ -442,7 +457,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             self._live.pop(key, None)
             self._behind.pop(key, None)
             self._put_away(key, entry)
-        elif due_us <= self._reached_us():
+        elif due_us <= self._top_us:
             self._live.pop(key, None)
             self._behind[key] = entry
             self._wake_at(key, entry, due_us)
@@ -452,6 +467,12 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             self._next_us = min(self._next_us, due_us)
             if self._idle:
                 self._idle.pop(key, None)
+
+    def _put_away(self, key: Any, entry: KeyEntry) -> None:
+        if not self.axis.by_key:
+            super()._put_away(key, entry)
+        elif key not in self._idle:
+            self._remember(key)
 
     def settle(self, key: Any, entry: KeyEntry, watermark_us: int, out: list[Any]) -> None:
         if entry.queue:
@@ -471,13 +492,15 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             if self._meta is not None:
                 times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
-        entry.open = still_open
+        entry.open = tuple(still_open)
 
     def due_us(self, entry: KeyEntry) -> int | None:
         shape = self._shape
         due_us = min(map(shape.close_us, entry.open)) if entry.open else END_US
-        if entry.queue:
-            due_us = min(due_us, shape.first_close_us(_us(min(entry.queue[0::2]))))
+        queue = entry.queue
+        if queue:
+            first = queue[0] if len(queue) == 2 else min(queue[0::2])
+            due_us = min(due_us, shape.first_close_us(_us(first)))
         return None if due_us == END_US else due_us
 
     def _offset_us(self, entry: KeyEntry) -> int:
@@ -532,13 +555,12 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             entry = self._begin(key)
         return entry
 
-    def _axis_due_us(self, key: Any, entry: KeyEntry) -> int | None:
+    def _axis_due_us(self, entry: KeyEntry) -> int | None:
         """When a key is to be looked at next, on the axis, for the index of the store."""
         due_us = self.due_us(entry)
         if due_us is not None:
             return due_us - (self._offset_us(entry) if self.axis.by_key else 0)
-        set_s = self.timers.due_s.get(key)
-        return None if set_s is None else round(set_s * 1e6)
+        return self.axis.now_us + IDLE_US if self.axis.by_key else entry.sealed_us
 
     def to_stored(self, entry: KeyEntry) -> Any:
         if self.axis.by_key:
@@ -547,7 +569,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
     def from_stored(self, stored: Any) -> KeyEntry:
         entry = KeyEntry()
-        entry.open, entry.queue = cast("tuple[list[int], list[Any]]", stored)
+        opened, queue = cast("tuple[list[int], list[Any]]", stored)
+        entry.open, entry.queue = tuple(opened), queue or ()
         return entry
 
     def _leave(self, keys: Collection[Any]) -> None:
@@ -567,4 +590,5 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
 def _us(at: datetime) -> int:
     """The microseconds of a time that has been looked at before."""
-    return event_us(at, _us, "ts_getter")
+    since = at - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

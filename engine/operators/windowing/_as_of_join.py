@@ -30,7 +30,7 @@ def _kernel(step: Operator, _workers: int) -> AsOfJoinKernel:
 @overload
 def as_of_join(
     step_id: str,
-    clock: EngineClock[V | W] | tuple[EngineClock[V], EngineClock[W]],
+    clock: EngineClock[Any] | tuple[EngineClock[V], EngineClock[W]],
     left: Stream[tuple[K, V]],
     right: Stream[tuple[K, W]],
     *,
@@ -42,7 +42,7 @@ def as_of_join(
 @overload
 def as_of_join(
     step_id: str,
-    clock: EngineClock[V | W] | tuple[EngineClock[V], EngineClock[W]],
+    clock: EngineClock[Any] | tuple[EngineClock[V], EngineClock[W]],
     left: Stream[tuple[K, V]],
     right: Stream[tuple[K, W]],
     *,

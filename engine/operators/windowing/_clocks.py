@@ -34,6 +34,15 @@ class ClockLogic(ABC, Generic[V_contra, S]):
     these methods return the latest counts. All times must carry their time zone.
     """
 
+    __slots__ = ()
+
+    def after_outage(self) -> None:
+        """Called after `Clock.build` with a snapshot of an earlier run: the job was down since.
+
+        A key that left memory and comes back is built from a snapshot, too, without this call.
+        """
+        return
+
     def before_batch(self) -> None:
         """Called before the values of a batch: the place to look at the wall clock, once."""
         return
@@ -111,19 +120,19 @@ class Clock(ABC, Generic[V_contra, S]):
 
 
 @dataclass(frozen=True)
-class SystemClock(Clock[Any, int]):
+class SystemClock(Clock[object, int]):
     """A value's time is the wall clock's when its batch comes, and so is the watermark.
 
     So no value comes too late, unless its window was closed by an end of input: that window stays
     closed in a run that goes on. Where the wall clock is set back, time stands still.
     """
 
-    def build(self, resume_state: int | None) -> ClockLogic[Any, int]:
+    def build(self, resume_state: int | None) -> ClockLogic[object, int]:
         """Make the clock of a key."""
         return _SystemClockLogic(MIN_US if resume_state is None else resume_state)
 
 
-class _SystemClockLogic(ClockLogic[Any, int]):
+class _SystemClockLogic(ClockLogic[object, int]):
     __slots__ = ("_now_us",)
 
     def __init__(self, now_us: int) -> None:
@@ -132,7 +141,7 @@ class _SystemClockLogic(ClockLogic[Any, int]):
     def before_batch(self) -> None:
         self._now_us = max(self._now_us, event_us(utc_now(), utc_now, "utc_now"))
 
-    def on_item(self, value: Any) -> tuple[datetime, datetime]:  # noqa: ARG002 - only when it came
+    def on_item(self, value: object) -> tuple[datetime, datetime]:  # noqa: ARG002 - only when it came
         now = utc_datetime(self._now_us)
         return now, now
 
@@ -155,7 +164,7 @@ def _as_it_is(at: datetime) -> datetime | None:
 
 
 @dataclass(frozen=True)
-class EventClock(Clock[V_contra, int]):
+class EventClock(Clock[V_contra, tuple[int, int]]):
     """A value's time is in the value; the watermark follows the times that were seen.
 
     The watermark of a key is the latest of its values' times, less `wait_for_system_duration`, plus
@@ -204,21 +213,25 @@ class EventClock(Clock[V_contra, int]):
             msg = f"`scope` of `EventClock` must be 'key' or 'stream'; got {self.scope!r}"
             raise ValueError(msg)
 
-    def build(self, resume_state: int | None) -> ClockLogic[V_contra, int]:
+    def build(self, resume_state: tuple[int, int] | None) -> ClockLogic[V_contra, tuple[int, int]]:
         """Make the clock of a key."""
-        return _EventClockLogic(self, _NEVER_US if resume_state is None else resume_state)
+        return _EventClockLogic(self, resume_state)
 
 
-class _EventClockLogic(ClockLogic[V_contra, int]):
+class _EventClockLogic(ClockLogic[V_contra, tuple[int, int]]):
     """The watermark of one key: where it was at a time by the wall clock, and goes on from."""
 
     __slots__ = ("_base_us", "_clock", "_now_us", "_since_us", "_ts_getter", "_wait_us")
 
-    def __init__(self, clock: EventClock[V_contra], base_us: int) -> None:
+    def __init__(self, clock: EventClock[V_contra], resume: tuple[int, int] | None) -> None:
         self._clock = clock
         self._ts_getter = clock.ts_getter
         self._wait_us = span_us(clock.wait_for_system_duration)
-        self._base_us = base_us
+        self._now_us = self._read_us()
+        self._base_us, self._since_us = resume or (_NEVER_US, self._now_us)
+        self._now_us = max(self._now_us, self._since_us)
+
+    def after_outage(self) -> None:
         self._now_us = self._since_us = self._read_us()
 
     def before_batch(self) -> None:
@@ -253,8 +266,8 @@ class _EventClockLogic(ClockLogic[V_contra, int]):
             event_us(due, getter, "to_system_utc")
         return cast("datetime | None", due)
 
-    def snapshot(self) -> int:
-        return self._base_us
+    def snapshot(self) -> tuple[int, int]:
+        return self._base_us, self._since_us
 
     def _reached_us(self) -> int:
         return self._base_us + self._now_us - self._since_us

@@ -139,7 +139,7 @@ def collect_window(  # noqa: PLR0913 - the parameters that users know, and those
 class _Collected(CountedLogic[V, Any, "list[tuple[int, V]]"]):
     """The values of a window with their numbers, in the order of these."""
 
-    __slots__ = ("_into", "number", "values")
+    __slots__ = ("_into", "values")
 
     def __init__(self, into: type[Any], resume: list[tuple[int, V]] | None) -> None:
         self._into = into

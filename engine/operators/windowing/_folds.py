@@ -296,7 +296,8 @@ def max_window(  # noqa: PLR0913 - the parameters that users know, and those abo
 ) -> WindowOut[V, V]:
     """Find the largest value of each window, which is emitted when the window closes.
 
-    Of several that are largest the first to come counts. All else is as with `reduce_window`.
+    Of several that are largest the first to come counts; where sessions became one, that of the
+    session that began earlier. All else is as with `reduce_window`.
 
     Args:
         step_id: Name of the step.
@@ -378,7 +379,8 @@ def min_window(  # noqa: PLR0913 - the parameters that users know, and those abo
 ) -> WindowOut[V, V]:
     """Find the smallest value of each window, which is emitted when the window closes.
 
-    Of several that are smallest the first to come counts. All else is as with `reduce_window`.
+    Of several that are smallest the first to come counts; where sessions became one, that of the
+    session that began earlier. All else is as with `reduce_window`.
 
     Args:
         step_id: Name of the step.

@@ -47,7 +47,7 @@ def _kernel(step: Operator, _workers: int) -> IntervalJoinKernel:
 @overload
 def interval_join(
     step_id: str,
-    clock: EngineClock[V | W] | tuple[EngineClock[V], EngineClock[W]],
+    clock: EngineClock[Any] | tuple[EngineClock[V], EngineClock[W]],
     left: Stream[tuple[K, V]],
     right: Stream[tuple[K, W]],
     before: timedelta,
@@ -60,7 +60,7 @@ def interval_join(
 @overload
 def interval_join(
     step_id: str,
-    clock: EngineClock[V | W] | tuple[EngineClock[V], EngineClock[W]],
+    clock: EngineClock[Any] | tuple[EngineClock[V], EngineClock[W]],
     left: Stream[tuple[K, V]],
     right: Stream[tuple[K, W]],
     before: timedelta,
@@ -73,7 +73,7 @@ def interval_join(
 @overload
 def interval_join(
     step_id: str,
-    clock: EngineClock[V | W] | tuple[EngineClock[V], EngineClock[W]],
+    clock: EngineClock[Any] | tuple[EngineClock[V], EngineClock[W]],
     left: Stream[tuple[K, V]],
     right: Stream[tuple[K, W]],
     before: timedelta,
@@ -86,7 +86,7 @@ def interval_join(
 @overload
 def interval_join(
     step_id: str,
-    clock: EngineClock[V | W] | tuple[EngineClock[V], EngineClock[W]],
+    clock: EngineClock[Any] | tuple[EngineClock[V], EngineClock[W]],
     left: Stream[tuple[K, V]],
     right: Stream[tuple[K, W]],
     before: timedelta,

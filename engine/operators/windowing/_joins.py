@@ -337,6 +337,9 @@ class _LabelledClockLogic(ClockLogic[tuple[int, Any], S]):
     def __init__(self, logic: ClockLogic[Any, S]) -> None:
         self._logic = logic
 
+    def after_outage(self) -> None:
+        self._logic.after_outage()
+
     def before_batch(self) -> None:
         self._logic.before_batch()
 
@@ -359,7 +362,7 @@ class _LabelledClockLogic(ClockLogic[tuple[int, Any], S]):
 class _JoinLogic(CountedLogic[tuple[int, Any], tuple[Any, ...], Seen]):
     """The values of one window by side, with their numbers, in the order of these."""
 
-    __slots__ = ("_emit_mode", "_insert_mode", "number", "seen")
+    __slots__ = ("_emit_mode", "_insert_mode", "seen")
 
     def __init__(self, insert_mode: JoinInsertMode, emit_mode: JoinEmitMode, seen: Seen) -> None:
         self._insert_mode: JoinInsertMode = insert_mode

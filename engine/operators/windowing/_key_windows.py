@@ -39,7 +39,7 @@ Tagged: TypeAlias = tuple[int, tuple[int, Any]]
 REMEMBERED_FOR: Final = timedelta(hours=1)
 """How long a key without open windows keeps its clock, so that no closed window opens again."""
 
-_PAUSE: Final = timedelta(milliseconds=100)
+_PAUSE: Final = timedelta(seconds=1)
 """How long to wait where a clock gave a time at which its watermark had not come after all."""
 
 
@@ -68,6 +68,8 @@ class KeyState:
     watermark: datetime
     numbered: int
     touched_at: datetime
+    began_at: datetime
+    """When the run began in which it was saved."""
 
 
 class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
@@ -80,6 +82,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
     """
 
     __slots__ = (
+        "_began_at",
         "_clock",
         "_closed",
         "_logics",
@@ -94,6 +97,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
 
     def __init__(self, step: WindowStep, began_at: datetime, resume: KeyState | None) -> None:
         self._step = step
+        self._began_at = began_at
         self._notified_at: datetime | None = None
         self._logics: dict[int, Any] = {}
         if resume is None:
@@ -104,6 +108,8 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
             self._watermark, self._numbered, self._touched_at = UTC_MIN, 0, began_at
             return
         self._clock = step.clock.build(resume.clock)
+        if resume.began_at != began_at:
+            self._clock.after_outage()
         self._windower = step.windower.build(resume.windower)
         for number, saved in resume.logics:
             self._logics[number] = self._built(saved)
@@ -138,7 +144,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
         now = self._notified_at = utc_now()
         if out:
             self._touched_at = now
-        return out, self._is_idle() and self._touched_at + REMEMBERED_FOR <= now
+        return out, self._is_idle() and self._forgotten_at() <= now
 
     def on_eof(self) -> tuple[Sequence[Tagged], bool]:
         out: list[Tagged] = []
@@ -148,7 +154,7 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
 
     def notify_at(self) -> datetime | None:
         if self._is_idle():
-            return self._touched_at + REMEMBERED_FOR
+            return self._forgotten_at()
         wanted = [self._windower.notify_at()]
         if self._waiting:
             wanted.append(self._waiting[0][0])
@@ -168,10 +174,17 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
             self._watermark,
             self._numbered,
             self._touched_at,
+            self._began_at,
         )
 
     def _is_idle(self) -> bool:
         return not self._logics and not self._waiting and self._windower.is_empty()
+
+    def _forgotten_at(self) -> datetime:
+        """When an idle key goes: not while windows that an end of input closed could open again."""
+        at = self._touched_at + REMEMBERED_FOR
+        passed = self._clock.to_system_utc(max(self._closed.values())) if self._closed else None
+        return at if passed is None else max(at, passed)
 
     def _advance(self, watermark: datetime, out: list[Tagged]) -> None:
         """Do all that is due at a watermark."""

@@ -18,6 +18,8 @@ class WindowLogic(ABC, Generic[V, W, S]):
     What the methods return is emitted as `(key, (window_id, value))`.
     """
 
+    __slots__ = ()
+
     @abstractmethod
     def on_value(self, value: V) -> Iterable[W]:
         """Called with each value of the window."""
@@ -41,7 +43,9 @@ class WindowLogic(ABC, Generic[V, W, S]):
 class CountedLogic(WindowLogic[V, W, S]):
     """A logic that needs the order of values of different windows when these become one."""
 
-    number: int = 0
+    __slots__ = ("number",)
+
+    number: int
     """The place in the order of its key's values of the one that `on_value` is called with."""
 
 

@@ -57,7 +57,7 @@ class PanedState(KeyedState):
     def __init__(self) -> None:
         super().__init__()
         self.panes: dict[int, Pane] = {}
-        self.due_us: Callable[[Any, Any], int | None] = lambda _key, _entry: None
+        self.due_us: Callable[[Any], int | None] = lambda _entry: None
         self.on_forget: Callable[[Collection[Any]], None] = lambda _keys: None
         self._dropped: list[Any] = []
 
@@ -89,7 +89,7 @@ class PanedState(KeyedState):
 
     def barrier(self) -> StateChanges:
         """As in `KeyedState`, with what panes hold and no longer hold."""
-        dues_us = [self.due_us(key, entry) for key, entry in self.touched.items()]
+        dues_us = [self.due_us(entry) for entry in self.touched.values()]
         changes = super().barrier()
         due_s = [None if due_us is None else due_us / 1e6 for due_us in dues_us]
         keys, stored = changes.keys, changes.stored

@@ -51,7 +51,7 @@ class Aligned:
 
     def first_close_us(self, at_us: int) -> int:
         """When the first window closes that a time falls into: a watermark closes it then."""
-        return self.close_us(self.numbers(at_us)[0])
+        return at_us + self.offset_us - (at_us - self.align_us - self.length_us) % self.offset_us
 
     def last_close_us(self, at_us: int) -> int:
         """The latest end of a window that isn't after that time."""

@@ -45,6 +45,8 @@ class WindowMetadata:
 class WindowerLogic(ABC, Generic[S]):
     """The windows of one key. Make a subclass, and a `Windower` that builds it."""
 
+    __slots__ = ()
+
     @abstractmethod
     def open_for(self, timestamp: datetime) -> Iterable[int]:
         """The ids of the windows that a value of this time goes into; new ones open with it."""
