@@ -45,7 +45,8 @@ lives (`ttl`), and what becomes of it when its form changes (`state_version`, `m
 [state.md](state.md).
 
 **Windows** have operators of their own, in `engine.operators.windowing`: see
-[windows.md](windows.md).
+[windows.md](windows.md). So have joins and order by the times of values:
+[time_joins.md](time_joins.md).
 
 **Errors.** A mistake in building a flow is a `TypeError` or a `ValueError`, raised where it stands.
 What goes wrong while a flow runs ends the run with an `EngineRuntimeError`, whose chain of causes

@@ -26,7 +26,7 @@ KEYS = 10_000
 def graph(op: Any, left: Any, right: Any) -> Any:
     win = windowing_of(op)
     clock = win.EventClock(time_of, WAIT)
-    return win.interval_join("join", clock, left, right, BEFORE, AFTER)
+    return win.interval_join("join", clock, left, right, BEFORE, AFTER).down
 
 
 def loop(emit: Emit, left: Iterable[Batch], right: Iterable[Batch]) -> None:

@@ -11,6 +11,7 @@ A key's values of a batch are all judged and taken in (`TimedLogic.take`) before
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -87,7 +88,10 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     @abstractmethod
     def due_us(self, entry: EntryT) -> int | None:
-        """The watermark from which there is something to settle; None if nothing is open."""
+        """The watermark from which there is something to settle; None if nothing is open.
+
+        `END_US` if something is open, and no watermark alone changes that.
+        """
 
     @abstractmethod
     def to_stored(self, entry: EntryT) -> Any:
@@ -103,14 +107,19 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
     def loaded(self, key: Any, entry: EntryT) -> None:
         """An entry has come back from the store."""
         due_us = self.due_us(entry)
-        if due_us is not None:
+        if due_us is not None and due_us != END_US:
             self.timers.set(key, (due_us - entry.offset_us) / _SECOND_US)
 
     # What the runtime calls
 
     def next_due_s(self) -> float | None:
         first_s = self.timers.first_s()
-        return None if first_s is None else self.axis.wall_s(round(first_s * _SECOND_US))
+        if first_s is None or self.axis.by_stream:
+            return None
+        if first_s == -math.inf:
+            # Nobody has looked into the store yet.
+            return first_s
+        return self.axis.wall_s(round(first_s * _SECOND_US))
 
     def on_notify(self) -> list[Any]:
         self.axis.sample()
@@ -128,7 +137,8 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
             self.settle(key, entry, END_US, out)
             if self.seals_at_end:
                 entry.sealed_us = entry.closed_us
-            self._put_away(key, entry)
+            if self.due_us(entry) is None:
+                self._put_away(key, entry)
         return out
 
     # Keys
@@ -181,6 +191,9 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     def _wake_at(self, key: Any, entry: EntryT, due_us: int) -> None:
         """See to it that a key is settled once its watermark has come to that, or before."""
+        if due_us == END_US:
+            self.timers.set(key, None)
+            return
         due_s = (due_us - entry.offset_us) / _SECOND_US
         set_s = self.timers.due_s.get(key)
         if set_s is None or due_s < set_s:

@@ -17,6 +17,7 @@ from engine.connectors.kafka import operators as kop
 ROOT = Path(__file__).parents[2]
 CASES = Path(__file__).with_name("typing_cases.py")
 WINDOW_CASES = CASES.parent / "windowing/typing_cases.py"
+CLOCKED_CASES = CASES.parent / "windowing/clocked_typing_cases.py"
 KAFKA_CASES = ROOT / "tests/connectors/kafka_typing_cases.py"
 
 CHECKERS = {
@@ -26,7 +27,9 @@ CHECKERS = {
 
 
 @pytest.mark.parametrize(
-    "cases", [CASES, WINDOW_CASES, KAFKA_CASES], ids=["operators", "windowing", "kafka"]
+    "cases",
+    [CASES, WINDOW_CASES, CLOCKED_CASES, KAFKA_CASES],
+    ids=["operators", "windowing", "clocked", "kafka"],
 )
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_types_are_inferred(checker: str, cases: Path) -> None:
@@ -43,11 +46,15 @@ def test_types_are_inferred(checker: str, cases: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "cases"),
-    [(op, "op", CASES), (win, "win", WINDOW_CASES), (kop, "kop", KAFKA_CASES)],
+    [
+        (op, "op", [CASES]),
+        (win, "win", [WINDOW_CASES, CLOCKED_CASES]),
+        (kop, "kop", [KAFKA_CASES]),
+    ],
 )
-def test_every_operator_has_a_case(module: Any, name: str, cases: Path) -> None:
-    """No operator is left out of the file."""
-    text = cases.read_text(encoding="utf-8")
+def test_every_operator_has_a_case(module: Any, name: str, cases: list[Path]) -> None:
+    """No operator is left out of the files."""
+    text = "".join(file.read_text(encoding="utf-8") for file in cases)
     operators = [each for each in module.__all__ if inspect.isfunction(getattr(module, each))]
     assert operators
     assert [each for each in operators if f"{name}.{each}(" not in text] == []

@@ -17,6 +17,8 @@ when windows began and ended.
 """
 
 from engine.operators._event_time import UTC_MAX, UTC_MIN
+from engine.operators.windowing._as_of_join import as_of_join
+from engine.operators.windowing._as_of_logic import AsOfJoinHow
 from engine.operators.windowing._clocks import (
     Clock,
     ClockLogic,
@@ -32,8 +34,11 @@ from engine.operators.windowing._folds import (
     min_window,
     reduce_window,
 )
+from engine.operators.windowing._interval_join import JoinOut, interval_join
+from engine.operators.windowing._interval_logic import IntervalJoinHow
 from engine.operators.windowing._joins import join_window
 from engine.operators.windowing._logic import WindowLogic
+from engine.operators.windowing._order_by_time import OrderOut, order_by_time
 from engine.operators.windowing._window import WindowOut, window
 from engine.operators.windowing._windowers import (
     LATE_SESSION_ID,
@@ -51,10 +56,14 @@ __all__ = [
     "UTC_MAX",
     "UTC_MIN",
     "ZERO_TD",
+    "AsOfJoinHow",
     "Clock",
     "ClockLogic",
     "EventClock",
     "EventClockScope",
+    "IntervalJoinHow",
+    "JoinOut",
+    "OrderOut",
     "SessionWindower",
     "SlidingWindower",
     "SystemClock",
@@ -64,12 +73,15 @@ __all__ = [
     "WindowOut",
     "Windower",
     "WindowerLogic",
+    "as_of_join",
     "collect_window",
     "count_window",
     "fold_window",
+    "interval_join",
     "join_window",
     "max_window",
     "min_window",
+    "order_by_time",
     "reduce_window",
     "window",
 ]

@@ -15,20 +15,25 @@ import engine.operators.windowing as win
 SIGNATURES = {
     "EventClock": "ts_getter wait_for_system_duration [now_getter] [to_system_utc] "
     "* [scope] [idle_after]",
+    "JoinOut": "down late",
+    "OrderOut": "down late",
     "SessionWindower": "gap",
     "SlidingWindower": "length offset align_to",
     "SystemClock": "",
     "TumblingWindower": "length align_to",
     "WindowMetadata": "open_time close_time [merged_ids]",
     "WindowOut": "down late meta",
+    "as_of_join": "step_id clock left right * [tolerance] [how] [state_version] [migrate]",
     "collect_window": "step_id up clock windower [into] [ordered] * [state_version] [migrate]",
     "count_window": "step_id up clock windower key * [state_version] [migrate]",
     "fold_window": "step_id up clock windower builder folder merger [ordered] "
     "* [state_version] [migrate]",
+    "interval_join": "step_id clock left right before after * [how] [state_version] [migrate]",
     "join_window": "step_id clock windower *sides * [insert_mode] [emit_mode] [ordered] "
     "[state_version] [migrate]",
     "max_window": "step_id up clock windower [by] * [state_version] [migrate]",
     "min_window": "step_id up clock windower [by] * [state_version] [migrate]",
+    "order_by_time": "step_id up clock * [state_version] [migrate]",
     "reduce_window": "step_id up clock windower reducer * [state_version] [migrate]",
     "window": "step_id up clock windower builder [ordered] * [state_version] [migrate]",
 }
@@ -41,7 +46,10 @@ METHODS = {
         "open_for", "late_for", "merged", "close_for", "notify_at", "is_empty", "snapshot",
     },
 }  # fmt: skip
-OTHERS = {"EventClockScope", "LATE_SESSION_ID", "UTC_MAX", "UTC_MIN", "ZERO_TD"}
+OTHERS = {
+    "AsOfJoinHow", "EventClockScope", "IntervalJoinHow", "LATE_SESSION_ID", "UTC_MAX", "UTC_MIN",
+    "ZERO_TD",
+}  # fmt: skip
 
 
 def shown(signature: inspect.Signature) -> str:
