@@ -16,6 +16,7 @@ the watermark of a key is the greatest shifted time of its values, less the wait
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
@@ -24,7 +25,7 @@ from operator import attrgetter
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
-from engine.operators._event_time import EPOCH, UTC_MAX, UTC_MIN, utc_datetime
+from engine.operators._event_time import EPOCH, MAX_US, UTC_MAX, UTC_MIN, utc_datetime
 from engine.operators._kernels import StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
@@ -489,6 +490,9 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             self._paned.drop_part(pane, key)
             out.append((key, (number, acc)))
             entry.closed_us = max(entry.closed_us, pane.close_us)
+            if pane.close_us == MAX_US:
+                # Its values may be of the same time as the watermark.
+                entry.sealed_us = MAX_US
             if self._meta is not None:
                 times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
@@ -515,13 +519,16 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         if axis.by_stream:
             return None
         due_s = self.timers.first_s()
+        if due_s == -math.inf:
+            # Nobody has looked into the store yet.
+            return due_s
         due_us = END_US if due_s is None else round(due_s * 1e6)
         if self._next_us < END_US:
             due_us = min(due_us, axis.now_us + max(0, self._next_us - self._reached_us()))
         return None if due_us >= END_US else axis.wall_s(due_us)
 
     def on_notify(self) -> list[Any]:
-        self.axis.sample()
+        self.axis.wake()
         out: list[Any] = []
         self._advance(set(), out)
         return out
