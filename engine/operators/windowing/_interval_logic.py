@@ -245,6 +245,10 @@ class InnerIntervalJoin(IntervalJoin):
         self.batch_latest_us = max(times_us, default=None)
         return out
 
+    def on_eof(self) -> list[Any]:
+        # Nobody comes out alone, and the rest waits for values of a later run.
+        return []
+
 
 def _drop(rows: list[Any], until_us: int) -> None:
     """Drop the rows of before a time."""
