@@ -70,8 +70,12 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "stateful_flat_map",
         "stateful",
         "stateful_batch",
+        "dedupe",
+        "rolling",
+        "timeout",
         "collect",
         "join",
+        "table_join",
     ),
     "At the end of input": (
         "count_final",

@@ -7,7 +7,7 @@ inlined. It keeps for each key and side what another value can still meet.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
@@ -22,8 +22,6 @@ BEFORE = timedelta(seconds=2)
 AFTER = timedelta(seconds=2)
 KEYS = 10_000
 
-Met = tuple[str, Any, Any]
-
 
 def graph(op: Any, left: Any, right: Any) -> Any:
     win = windowing_of(op)
@@ -35,31 +33,42 @@ def loop(emit: Emit, left: Iterable[Batch], right: Iterable[Batch]) -> None:
     lefts: dict[str, Batch] = {}
     rights: dict[str, Batch] = {}
     for left_batch, right_batch in zip(left, right, strict=True):
-        out: Batch = []
-        append = out.append
-        for key, value, other in _met(left_batch, rights, BEFORE, AFTER):
-            append((key, (value, other)))
+        out = _met_by_left(left_batch, rights)
         _keep(lefts, left_batch, AFTER)
-        for key, value, other in _met(right_batch, lefts, AFTER, BEFORE):
-            append((key, (other, value)))
+        out += _met_by_right(right_batch, lefts)
         _keep(rights, right_batch, BEFORE)
         if out:
             emit(out)
 
 
-def _met(
-    batch: Batch, side: dict[str, Batch], before: timedelta, after: timedelta
-) -> Iterator[Met]:
-    """The values of a batch with those that wait on the other side for them."""
-    get = side.get
+def _met_by_left(batch: Batch, rights: dict[str, Batch]) -> Batch:
+    get = rights.get
+    met: Batch = []
+    append = met.append
     for key, value in batch:
         waiting = get(key)
         if waiting is not None:
             at = value[0]
-            earliest, latest = at - before, at + after
+            earliest, latest = at - BEFORE, at + AFTER
             for other in waiting:
                 if earliest <= other[0] <= latest:
-                    yield key, value, other
+                    append((key, (value, other)))
+    return met
+
+
+def _met_by_right(batch: Batch, lefts: dict[str, Batch]) -> Batch:
+    get = lefts.get
+    met: Batch = []
+    append = met.append
+    for key, value in batch:
+        waiting = get(key)
+        if waiting is not None:
+            at = value[0]
+            earliest, latest = at - AFTER, at + BEFORE
+            for other in waiting:
+                if earliest <= other[0] <= latest:
+                    append((key, (other, value)))
+    return met
 
 
 def _keep(side: dict[str, Batch], batch: Batch, met_until: timedelta) -> None:

@@ -108,10 +108,10 @@ WORKLOADS = (
     ),
     Windowed(
         name="w4-keys100k",
-        title="W4 mean per tumbling minute; 200,000 records of 100,000 keys",
-        feeds=lambda records: [readings(records, 100_000, apart_us=2 * APART_US)],
+        title="W4 mean per tumbling minute; 150,000 records of 100,000 keys",
+        feeds=lambda records: [readings(records, 100_000, apart_us=6 * APART_US)],
         loops={BARE_UDF: loop_udf, BARE: loop_inlined},
         graph=graph,
-        records=200_000,
+        records=150_000,
     ),
 )

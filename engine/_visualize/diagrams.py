@@ -128,8 +128,13 @@ def diagram_of_plan(plan: RenderedPlan) -> Diagram:
                 node_ids[step.step_id] = f"s{len(node_ids)}"
     ended = {e.from_step_id for e in plan.edges} & {e.to_step_id for e in plan.edges}
     prefix = f"{plan.flow_id}."
+    watermarks = _watermark_lines(plan)
     children: list[Node | Group] = [
-        Group(f"stage{stage.index}", f"stage {stage.index}", _loops(stage, node_ids, ended, prefix))
+        Group(
+            f"stage{stage.index}",
+            f"stage {stage.index}",
+            _loops(stage, node_ids, ended, prefix, watermarks),
+        )
         for stage in plan.stages
     ]
     arrows = [
@@ -145,15 +150,35 @@ def diagram_of_plan(plan: RenderedPlan) -> Diagram:
     return Diagram(f"{plan.flow_id}, planned for {workers}", plan.note, children, arrows)
 
 
+def _watermark_lines(plan: RenderedPlan) -> dict[str, list[str]]:
+    """What to say of the watermark of each step that has one: once, if all its inputs agree."""
+    lines: dict[str, list[str]] = {}
+    for watermark in plan.watermarks:
+        why = f" ({'; '.join(watermark.reasons)})" if watermark.reasons else ""
+        line = f"watermark: per {watermark.granularity}{why}"
+        said = lines.setdefault(watermark.step_id, [])
+        if line not in said:
+            said.append(line)
+    return lines
+
+
 def _loops(
-    stage: RenderedStage, node_ids: dict[str, str], inner: set[str], prefix: str
+    stage: RenderedStage,
+    node_ids: dict[str, str],
+    inner: set[str],
+    prefix: str,
+    watermarks: dict[str, list[str]],
 ) -> list[Node | Group]:
     loops: list[Node | Group] = []
     for number, run in enumerate(stage.runs):
         nodes: list[Node | Group] = [
             Node(
                 node_ids[step.step_id],
-                (step.step_id.removeprefix(prefix), f"({step.op_type})"),
+                (
+                    step.step_id.removeprefix(prefix),
+                    f"({step.op_type})",
+                    *watermarks.get(step.step_id, ()),
+                ),
                 is_end=step.step_id not in inner,
             )
             for step in run

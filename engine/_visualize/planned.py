@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.dataflow import Dataflow
-from engine.runtime import plan, runs_of
+from engine.runtime import clocks_of, plan, reasons, runs_of
 
 _ONE_WORKER = "One worker keeps all records, so there are no exchanges."
 _MANY_WORKERS = "With one worker there would be no exchanges: all records would stay on it."
@@ -42,6 +42,19 @@ class RenderedEdge:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderedWatermark:
+    """How a step with a stream clock comes to its watermark."""
+
+    step_id: str
+    inp_port: int
+    """On which of the step's inputs the clock stands."""
+    granularity: str
+    """What counts by itself: each ``partition`` of the sources, or each ``worker``."""
+    reasons: list[str]
+    """Why partitions can't be told apart, if they can't."""
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedPlan:
     """A flow as planned for a number of workers."""
 
@@ -50,6 +63,7 @@ class RenderedPlan:
     note: str
     stages: list[RenderedStage]
     edges: list[RenderedEdge]
+    watermarks: list[RenderedWatermark]
 
 
 def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
@@ -78,5 +92,14 @@ def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
         )
         for edge in planned.edges
     ]
+    watermarks = [
+        RenderedWatermark(
+            steps[clock.step].step_id,
+            clock.edge.port,
+            "partition" if clock.per_partition else "worker",
+            reasons(planned, clock),
+        )
+        for clock in clocks_of(planned)
+    ]
     note = _MANY_WORKERS if workers > 1 else _ONE_WORKER
-    return RenderedPlan(flow.flow_id, workers, note, stages, edges)
+    return RenderedPlan(flow.flow_id, workers, note, stages, edges, watermarks)

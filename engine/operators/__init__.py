@@ -18,6 +18,7 @@ operators are implemented by `engine.runtime`; all others are compositions of th
 from engine.dataflow import KeyedStream
 from engine.operators import helpers
 from engine.operators._collect import collect
+from engine.operators._dedupe import dedupe
 from engine.operators._ends import input, output
 from engine.operators._enrich import TTLCache, enrich_cached
 from engine.operators._finals import count_final, fold_final, max_final, min_final, reduce_final
@@ -34,10 +35,13 @@ from engine.operators._mapping import (
     flatten,
     map,
 )
+from engine.operators._rolling import RollingAggregate, rolling
 from engine.operators._shape import BranchOut, branch, merge, redistribute
 from engine.operators._state_options import TTL
 from engine.operators._stateful import StatefulLogic, stateful, stateful_flat_map, stateful_map
 from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
+from engine.operators._table_join import TableJoinMode, table_join
+from engine.operators._timeout import timeout
 from engine.operators._values import filter_map_value, filter_value, flat_map_value, map_value
 
 __all__ = [
@@ -47,12 +51,15 @@ __all__ = [
     "JoinInsertMode",
     "Key",
     "KeyedStream",
+    "RollingAggregate",
     "StatefulBatchLogic",
     "StatefulLogic",
     "TTLCache",
+    "TableJoinMode",
     "branch",
     "collect",
     "count_final",
+    "dedupe",
     "enrich_cached",
     "filter",
     "filter_map",
@@ -79,8 +86,11 @@ __all__ = [
     "raises",
     "redistribute",
     "reduce_final",
+    "rolling",
     "stateful",
     "stateful_batch",
     "stateful_flat_map",
     "stateful_map",
+    "table_join",
+    "timeout",
 ]

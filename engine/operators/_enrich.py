@@ -20,12 +20,14 @@ DV = TypeVar("DV")
 
 
 class TTLCache(Generic[DK, DV]):
-    """Values that are looked up once and kept for a time. It has no limit to its size.
+    """Values that are looked up once and kept for a time.
 
     Args:
         v_getter: Looks up the value of a key that isn't cached, or no longer.
         now_getter: Clock.
         ttl: How long a value is good after it was looked up.
+        max_size: How many values are kept at most: for one more, the one that was asked for the
+            longest ago is forgotten. No limit by default.
 
     >>> from datetime import UTC, datetime, timedelta
     >>> from engine.operators import TTLCache
@@ -46,12 +48,19 @@ class TTLCache(Generic[DK, DV]):
     """
 
     def __init__(
-        self, v_getter: Callable[[DK], DV], now_getter: Callable[[], datetime], ttl: timedelta
+        self,
+        v_getter: Callable[[DK], DV],
+        now_getter: Callable[[], datetime],
+        ttl: timedelta,
+        max_size: int | None = None,
     ) -> None:
         self._v_getter = v_getter
         self._now_getter = now_getter
         self._ttl = ttl
+        self._max_size = max_size
         self._cached: dict[DK, tuple[datetime, DV]] = {}
+        """When each value was looked up, and the value. With a limit, the one that was asked for
+        the longest ago comes first."""
 
     def get(self, k: DK) -> DV:
         """The value of a key, looked up if it isn't cached or is too old.
@@ -61,8 +70,14 @@ class TTLCache(Generic[DK, DV]):
         now = self._now_getter()
         cached = self._cached.get(k)
         if cached is not None and now - cached[0] <= self._ttl:
+            if self._max_size is not None:
+                self._cached[k] = self._cached.pop(k)
             return cached[1]
         value = self._v_getter(k)
+        # Taken out first, so that it comes last now.
+        self._cached.pop(k, None)
+        if len(self._cached) == self._max_size:
+            del self._cached[next(iter(self._cached))]
         self._cached[k] = (now, value)
         return value
 
@@ -79,12 +94,15 @@ def enrich_cached(
     mapper: Callable[[TTLCache[DK, DV], X], Y],
     ttl: timedelta = timedelta.max,
     _now_getter: Callable[[], datetime] = utc_now,
+    *,
+    max_size: int | None = None,
 ) -> Stream[Y]:
     """Turn each record into one other with the help of values that are looked up and cached.
 
-    Order is kept. The cache is not state: each worker has its own, it grows with the keys that are
-    asked for, and it is empty after a restart. Each batch sees one time, so a value doesn't grow
-    too old within a batch. The worker waits for the getter; if that takes long, `task` is better.
+    Order is kept. The cache is not state: each worker has its own, it is empty after a restart, and
+    it grows with the keys that are asked for, unless there is a `max_size`. Each batch sees one
+    time, so a value doesn't grow too old within a batch. The worker waits for the getter; if that
+    takes long, `task` is better.
 
     Args:
         step_id: Name of the step.
@@ -93,9 +111,15 @@ def enrich_cached(
         mapper: Called with the cache and each record; gives the record to emit. It calls
             `cache.get(key)` for whatever it needs.
         ttl: How long a value is good after it was looked up. For ever by default.
+        max_size: How many values each worker keeps at most: for one more, the one that was asked
+            for the longest ago is forgotten. No limit by default.
 
     Returns:
         Stream of what the mapper gives.
+
+    Raises:
+        TypeError: `max_size` isn't an `int`; raised while the flow is built.
+        ValueError: It is below 1; raised likewise.
 
     >>> import engine.operators as op
     >>> from engine.dataflow import Dataflow
@@ -111,7 +135,9 @@ def enrich_cached(
     """
     require_function(step_id, "getter", getter)
     require_function(step_id, "mapper", mapper)
-    caches = _WorkerCaches(getter, ttl)
+    if max_size is not None:
+        _check_max_size(step_id, max_size)
+    caches = _WorkerCaches(getter, ttl, max_size)
 
     def map_all(batch: list[X]) -> list[Y]:
         caches.now = _now_getter()
@@ -121,11 +147,20 @@ def enrich_cached(
     return _mapping.flat_map_batch("flat_map_batch", up, map_all)
 
 
+def _check_max_size(step_id: str, max_size: object) -> None:
+    if not isinstance(max_size, int) or isinstance(max_size, bool):
+        msg = f"`max_size` of step {step_id!r} must be an `int`; got {max_size!r}"
+        raise TypeError(msg)
+    if max_size < 1:
+        msg = f"`max_size` of step {step_id!r} must be at least 1; got {max_size!r}"
+        raise ValueError(msg)
+
+
 class _WorkerCaches(threading.local, Generic[DK, DV]):
     """A cache, and the time of its batch, for each worker of this process: a worker is a thread."""
 
     now: datetime
     cache: TTLCache[DK, DV]
 
-    def __init__(self, getter: Callable[[DK], DV], ttl: timedelta) -> None:
-        self.cache = TTLCache(getter, lambda: self.now, ttl)
+    def __init__(self, getter: Callable[[DK], DV], ttl: timedelta, max_size: int | None) -> None:
+        self.cache = TTLCache(getter, lambda: self.now, ttl, max_size)

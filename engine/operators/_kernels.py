@@ -21,7 +21,7 @@ because nothing else describes them, composed ones because it is faster than the
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -253,12 +253,42 @@ class OutputKernel:
     sink: Any
 
 
+class StreamClock(Protocol):
+    """How a keyed step tells the times of the records of one of its inputs.
+
+    The runtime makes one watermark for the step of it (`engine.runtime._watermarks`): of each
+    source partition the latest time less `wait_us`, and of these the lowest.
+    """
+
+    @property
+    def wait_us(self) -> int:
+        """How far records may come behind the latest one, in microseconds."""
+        ...
+
+    @property
+    def idle_after_s(self) -> float:
+        """After what silence a partition that has caught up is left out, in seconds."""
+        ...
+
+    def latest_us(self, batch: list[Any]) -> int | None:
+        """The latest time in a batch of ``(key, value)``, in microseconds since 1970 UTC.
+
+        None if no record has one.
+        """
+        ...
+
+
 class KeyedLogic(ABC):
     """A running `KeyedKernel`: one step on one worker.
 
     What its methods give goes to the first output. Where there are more it appends to
     `StepContext.asides`, which are emptied after each call.
     """
+
+    batch_latest_us: int | None = None
+    """What `StreamClock.latest_us` would say of the batch that `on_batch` was given last, so that
+    times need not be worked out twice. Read only where nothing lies between the step and the one
+    before it (`StepContext.worker_count` is 1); None before each call."""
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
@@ -276,12 +306,31 @@ class KeyedLogic(ABC):
         """Fire all timers that are due; gives what the step emits for them."""
         return []
 
+    def on_watermark(self, at_us: int) -> list[Any]:
+        """The watermark of a step with stream clocks has risen; gives what the step emits for that.
+
+        Args:
+            at_us: To this time, in microseconds since 1970 UTC.
+        """
+        raise NotImplementedError(at_us)
+
+    def resume_watermark(self, at_us: int) -> None:
+        """The watermark of a step with stream clocks was this when the last epoch was saved.
+
+        Comes before all else; not at all if none was saved.
+        """
+        raise NotImplementedError(at_us)
+
 
 class KeyedKernel(ABC):
     """A keyed step that is more than lines in a loop: several inputs, or timers."""
 
     state_options: StateOptions = DEFAULT_STATE
     """What the user says about the step's state."""
+
+    def stream_clocks(self) -> Sequence[StreamClock | None]:
+        """The clocks that make the step's watermark, by input port; none for a step without."""
+        return ()
 
     def new_state(self) -> KeyedState:
         """What a step without a time to live keeps its state in."""

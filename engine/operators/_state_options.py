@@ -116,13 +116,21 @@ def check_state(step_id: str, state_version: Any, migrate: Any, ttl: Any = None)
         raise ValueError(msg)
     if migrate is not None:
         require_function(step_id, "migrate", migrate)
-    if isinstance(ttl, TTL):
-        _check_ttl(step_id, cast("TTL[Any]", ttl))
-    elif ttl is not None:
+    if ttl is not None:
+        check_ttl(step_id, ttl)
+
+
+def check_ttl(step_id: str, ttl: Any) -> None:
+    """Refuse a time to live that makes no sense, or none where there must be one.
+
+    Raises:
+        TypeError: It is of the wrong type.
+        ValueError: It is out of range.
+    """
+    if not isinstance(ttl, TTL):
         _check_span(step_id, "ttl", ttl, "a `timedelta` or an `op.TTL`")
-
-
-def _check_ttl(step_id: str, ttl: TTL[Any]) -> None:
+        return
+    ttl = cast("TTL[Any]", ttl)
     _check_span(step_id, "ttl.after", ttl.after, "a `timedelta`")
     if ttl.event_time is not None:
         require_function(step_id, "ttl.event_time", ttl.event_time)

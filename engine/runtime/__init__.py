@@ -15,7 +15,7 @@ from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFiles, secret_of
 from engine.runtime._leader import Drain
-from engine.runtime._messages import Command, Decision, LinkEpoch, Report
+from engine.runtime._messages import CaughtUp, Command, Decision, LinkEpoch, Report, Watermark
 from engine.runtime._monitoring import monitoring
 from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Patience
 from engine.runtime._plan import (
@@ -28,6 +28,7 @@ from engine.runtime._plan import (
     plan,
     runs_of,
 )
+from engine.runtime._planned_clocks import PlannedClock, clocks_of, reasons
 from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
 from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, RunOptions, run_flow
 from engine.runtime._store import StepChanges, Store
@@ -38,6 +39,7 @@ __all__ = [
     "DEFAULT_EPOCH_INTERVAL",
     "DEFAULT_SOURCE_TIMEOUT",
     "Address",
+    "CaughtUp",
     "Clock",
     "Cluster",
     "Command",
@@ -52,6 +54,7 @@ __all__ = [
     "Network",
     "Patience",
     "Plan",
+    "PlannedClock",
     "PlannedEdge",
     "PlannedStep",
     "Report",
@@ -66,14 +69,17 @@ __all__ = [
     "SystemWaiter",
     "TlsFiles",
     "Waiter",
+    "Watermark",
     "Worker",
     "WorkerIndex",
     "WorkerSite",
+    "clocks_of",
     "closing",
     "deal_partitions",
     "explained",
     "monitoring",
     "plan",
+    "reasons",
     "run_flow",
     "runs_of",
     "secret_of",

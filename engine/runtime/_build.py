@@ -27,6 +27,7 @@ from engine.operators._keys import refuse_unkeyed
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import KeyOwners, Owners
+from engine.runtime._build_clocks import ClockBuilder
 from engine.runtime._channel import CHANNEL_BYTES_MAX, Channel, channel_room
 from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
@@ -194,6 +195,8 @@ class _StageBuilder:
         self._targets: dict[tuple[int, int], Target] = {}
         self._counts: dict[int, StepCounts] = {}
         self._reach: dict[int, list[Sender]] = {}
+        worker = site.index, site.count
+        self._clocks = ClockBuilder(plan, stage, running, worker, site.clock, site.store)
 
     def build(self) -> None:
         """Make all nodes, then the inputs that lead to them."""
@@ -212,6 +215,7 @@ class _StageBuilder:
             entry = self._input(crossing)
             self._running.inputs.append(entry)
             self._running.channels.extend((entry, channel) for channel in entry.channels)
+        self._clocks.finish()
         self._running.sources.reverse()
         self._running.timed.reverse()
 
@@ -267,6 +271,7 @@ class _StageBuilder:
             node = PassNode(first.step_id, downs[0], inputs)
             push = node.push
         self._running.nodes.append(node)
+        self._clocks.note(run, node)
         for port in range(len(first.ups)):
             to = node.port(port) if isinstance(node, KeyedNode) else push
             assert to is not None  # noqa: S101
@@ -295,7 +300,11 @@ class _StageBuilder:
                         yield due_s, key
 
             timers.attach(scan)
-        asides = list(self._asides(step, context))
+        down = self._clocks.emitted(step, down)
+        asides = [
+            (aside, self._clocks.emitted(step, target))
+            for aside, target in self._asides(step, context)
+        ]
         node = KeyedNode(context, logic, down, inputs, asides, counts)
         self._running.timed.append((node, self._reach[step.index]))
         return node
@@ -321,7 +330,7 @@ class _StageBuilder:
                 readers.append(edge.consumer if alone else None)
             else:
                 sender = self._senders[crossing.edge_id]
-                targets.append(Target(sender.push, sender.end))
+                targets.append(self._clocks.way_out(crossing, sender))
                 readers.append(None)
         target, counts = fan_out(targets), self._counts.get(step.index)
         if counts is None:
@@ -391,6 +400,7 @@ class _StageBuilder:
             endless=named and getattr(source, "discovery_interval", None) is not None,
         )
         node = SourceNode(step_id, down, site.clock, opening, counts)
+        self._clocks.watch(node, step, down)
         # First of all, so that what is opened here is closed if opening the rest fails.
         self._running.sources.append((node, self._reach[step.index]))
         owners = self._deal.sources[step_id] if named else {f"worker-{site.index}": site.index}
@@ -466,10 +476,12 @@ class _StageBuilder:
     def _input(self, crossing: StageEdge) -> StageInput:
         local = crossing.edge.route is Route.LOCAL
         senders = [self._site.index] if local else range(self._site.count)
-        return StageInput(
+        entry = StageInput(
             crossing.edge_id,
             [Channel(crossing.edge_id, WorkerIndex(sender)) for sender in senders],
             self._targets[crossing.edge.consumer, crossing.edge.port],
             self._reach[crossing.edge.consumer],
             self._counts.get(crossing.edge.consumer),
         )
+        self._clocks.way_in(crossing, entry)
+        return entry

@@ -3,19 +3,20 @@
 A channel belongs to one edge, one sender and one receiver. Its sender may send a batch while it
 has credit; the receiver gives credit back when it takes a batch out. Credit is counted in batches
 and in bytes: those of the frame between processes, an estimate where a batch is handed over as it
-is. Barriers and ends need no credit, so a full channel never holds up an epoch.
+is. Barriers, watermarks and ends need no credit, so a full channel never holds up an epoch.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from engine.errors import InternalError
 from engine.runtime._batch import kind_of
 from engine.runtime._ids import EdgeId, WorkerIndex
-from engine.runtime._messages import Barrier, End
+from engine.runtime._messages import HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, End, Watermark
 
 CHANNEL_BATCHES_MAX = 8
 """How many batches may lie in a channel; a sender may overdraw by what one batch became."""
@@ -23,6 +24,9 @@ CHANNEL_BYTES_MAX = 1 << 20
 """How many bytes; likewise."""
 _WORKER_BYTES_MAX = 16 << 20
 """How many bytes may lie in all channels of a worker together."""
+
+
+_ROOMLESS = (Barrier, Watermark, CaughtUp, End)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +65,34 @@ class Channel:
             self.ended = True
         return item
 
+    def put_watermark(self, watermark: Watermark) -> None:
+        """Add one in place of those at the end that say less: they need no credit.
+
+        So there are no more of them in the channel than batches and barriers, and a few.
+        """
+        items, at_us = self.items, watermark.at_us
+        plain = HOLD_US < at_us < LEFT_OUT_US
+        while items and items[-1].__class__ is Watermark:
+            last_us = items[-1].at_us
+            # How far it is still counts where the next one says to leave it out.
+            if HOLD_US < last_us < LEFT_OUT_US and not (plain and last_us <= at_us):
+                break
+            items.pop()
+        items.append(watermark)
+
+    def put_caught_up(self, caught_up: CaughtUp) -> None:
+        """Add it in place of the last item, if that says the same or the contrary."""
+        if self.items and self.items[-1].__class__ is CaughtUp:
+            self.items.pop()
+        self.items.append(caught_up)
+
+    def batches(self) -> Iterator[Any]:
+        """What is in it and takes room."""
+        return (item for item in self.items if item.__class__ not in _ROOMLESS)
+
     def nbytes(self) -> int:
         """About how much the batches in it take."""
-        batches = (item for item in self.items if item.__class__ not in (Barrier, End))
+        batches = self.batches()
         return sum(kind_of(batch).nbytes(batch) for batch in batches)
 
 

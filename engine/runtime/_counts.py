@@ -66,6 +66,16 @@ class StateSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class WatermarkSnapshot:
+    """How far event time is for a step now."""
+
+    at_s: float
+    """In seconds since 1970 UTC."""
+    lag_s: float
+    """How far that is behind the wall clock."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
     """What one worker has done since it began."""
 
@@ -85,6 +95,8 @@ class WorkerSnapshot:
     received_bytes: int = 0
     lags: dict[str, dict[str, Lag]] = field(default_factory=dict[str, dict[str, Lag]])
     """How far behind its partitions of sources are, by step and name; of those that say so."""
+    watermarks: dict[str, WatermarkSnapshot] = field(default_factory=dict[str, WatermarkSnapshot])
+    """By step; of those that have one."""
 
     @property
     def backlog(self) -> bool:

@@ -20,7 +20,7 @@ from prometheus_client.core import (
 )
 
 from engine.connectors import Lag
-from engine.runtime._counts import StateSnapshot, StepSnapshot, WorkerSnapshot
+from engine.runtime._counts import StateSnapshot, StepSnapshot, WatermarkSnapshot, WorkerSnapshot
 from engine.runtime._monitor import EPOCH_DURATION_BOUNDS_S, Monitor
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -146,6 +146,20 @@ _OF_STATES: tuple[_Described[StateSnapshot], ...] = (
         lambda state: state.nbytes,
     ),
 )
+_OF_WATERMARKS: tuple[_Described[WatermarkSnapshot], ...] = (
+    _Described(
+        "engine_watermark_seconds",
+        GaugeMetricFamily,
+        "Watermark of the step, in seconds since 1970.",
+        lambda watermark: watermark.at_s,
+    ),
+    _Described(
+        "engine_watermark_lag_seconds",
+        GaugeMetricFamily,
+        "How far the watermark of the step is behind the wall clock.",
+        lambda watermark: watermark.lag_s,
+    ),
+)
 _OF_PARTITIONS: tuple[_Described[Lag], ...] = (
     _Described(
         "engine_source_lag_records",
@@ -241,6 +255,13 @@ class JobCollector:
                 for step_id, state in snapshot.states.items()
             )
             yield of_state.family(["step_id", "worker_index"], states)
+        for of_watermark in _OF_WATERMARKS:
+            watermarks = (
+                ([step_id, name], watermark)
+                for name, (snapshot, _) in workers
+                for step_id, watermark in snapshot.watermarks.items()
+            )
+            yield of_watermark.family(["step_id", "worker_index"], watermarks)
         for of_partition in _OF_PARTITIONS:
             lags = (
                 ([step_id, name, partition], lag)

@@ -17,7 +17,7 @@ from zlib import crc32
 
 from engine.errors import ConnectorError, LinkError
 from engine.runtime._ids import EdgeId, Epoch
-from engine.runtime._messages import END, Barrier, End
+from engine.runtime._messages import END, Barrier, CaughtUp, End, Watermark
 
 HEADER: Final = struct.Struct(">IHBIII")
 _CHECKED: Final = struct.Struct(">IHBII")
@@ -34,6 +34,8 @@ class Kind(IntEnum):
     CREDIT = 4
     BYE = 5
     """Nothing comes after it: the sender leaves as it should."""
+    WATERMARK = 6
+    CAUGHT_UP = 7
 
 
 class Frame(NamedTuple):
@@ -42,7 +44,7 @@ class Frame(NamedTuple):
     edge: EdgeId
     kind: Kind
     item: Any
-    """The batch, barrier or end; of `CREDIT` how much it is."""
+    """The batch, barrier, watermark and so on; of `CREDIT` how much it is."""
 
 
 class TooLongError(ConnectorError):
@@ -72,6 +74,10 @@ class FrameWriter:
             return self._frame(edge, Kind.BARRIER, item.epoch.to_bytes(8, "big"))
         if kind is End:
             return self._frame(edge, Kind.END, b"")
+        if kind is Watermark:
+            return self._frame(edge, Kind.WATERMARK, item.at_us.to_bytes(8, "big", signed=True))
+        if kind is CaughtUp:
+            return self._frame(edge, Kind.CAUGHT_UP, bytes([item.yes]))
         body = pickle.dumps(item, 5)
         if len(body) > BODY_MAX:
             msg = (
@@ -166,6 +172,10 @@ def _frame_of(edge: EdgeId, number: int, body: memoryview) -> Frame:
         item = Barrier(Epoch(int.from_bytes(body, "big")))
     elif kind is Kind.END:
         item = END
+    elif kind is Kind.WATERMARK:
+        item = Watermark(int.from_bytes(body, "big", signed=True))
+    elif kind is Kind.CAUGHT_UP:
+        item = CaughtUp(bool(body[0]))
     else:
         item = int.from_bytes(body, "big")
     return Frame(edge, kind, item)

@@ -25,6 +25,30 @@ class End:
 
 END = End()
 
+HOLD_US = -(1 << 63)
+"""In place of a watermark: records of any time may come."""
+LEFT_OUT_US = (1 << 63) - 1
+"""In place of a watermark: from here nothing is waited for, until something else is said."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """In-band on the channels to a step with a stream clock: so far is event time here."""
+
+    at_us: int
+    """In microseconds since 1970 UTC; or `HOLD_US`, or `LEFT_OUT_US`, which compare as they should:
+    the lowest of several counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """In-band between stages, where clocks want it: whether all has been read that was there.
+
+    By all partitions from which records may come this way.
+    """
+
+    yes: bool
+
 
 @dataclass(frozen=True, slots=True)
 class CloseEpoch:

@@ -223,6 +223,10 @@ class PassNode(Node):
         self._down.end()
 
 
+def _no_clocks() -> None:
+    """Nothing follows."""
+
+
 class KeyedNode(Node):
     """A keyed step with inputs of its own kinds, or with timers."""
 
@@ -240,10 +244,16 @@ class KeyedNode(Node):
         self._on_notify = logic.on_notify if counts is None else counts.timing(logic.on_notify)
         self._state = step.state
         self._down = down
+        self.clocks: dict[int, Callable[[int | None], None]] = {}
+        """By port: takes the latest time of each batch, where a clock stands right before it."""
+        self.flush: Callable[[], object] = _no_clocks
+        """What follows when something has been emitted that clocks of the stage may have noted."""
         self._asides = asides
 
     def port(self, number: int) -> Push:
         """The function that takes batches of one input."""
+        if number in self.clocks:
+            return self._clocked_port(number)
         on_batch, down_push, prefetch = self.logic.on_batch, self._down.push, self._state.prefetch
         asides = self._asides
 
@@ -258,9 +268,30 @@ class KeyedNode(Node):
 
         return push
 
+    def _clocked_port(self, number: int) -> Push:
+        logic, down_push, prefetch = self.logic, self._down.push, self._state.prefetch
+        on_batch, note, asides = logic.on_batch, self.clocks[number], self._asides
+
+        def push(batch: list[Any], step_id: str = self.step_id) -> None:  # noqa: ARG001 - as above
+            prefetch(batch)
+            logic.batch_latest_us = None
+            out = on_batch(number, batch)
+            note(logic.batch_latest_us)
+            if out:
+                down_push(out)
+            if asides:
+                push_asides(asides)
+
+        return push
+
     def notify(self) -> None:
         """Fire the timers that are due."""
         self._emit(self._on_notify())
+        self.flush()
+
+    def raise_watermark(self, at_us: int) -> None:
+        """Tell the step how far event time is."""
+        self._emit(self.logic.on_watermark(at_us))
 
     def finish(self) -> None:
         """Emit what the step has to say at the end of input; its timers are of no use any more."""

@@ -31,7 +31,7 @@ class Network(Protocol):
     """Carries items between workers: in order per edge, sender and receiver; never blocks."""
 
     def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
-        """Put an item (a batch, a barrier, an end) under way to another worker's channel.
+        """Put an item (a batch, barrier, watermark or end) under way to another worker's channel.
 
         Returns:
             How many bytes it has become; 0 if it is handed over as it is.

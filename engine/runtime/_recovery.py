@@ -28,6 +28,7 @@ from engine.runtime._build import Deal
 from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
 from engine.runtime._plan import Plan
+from engine.runtime._planned_clocks import has_clocks, row_owners
 from engine.runtime._sink_node import Job
 from engine.runtime._store import StepChanges
 from engine.runtime._store_start import (
@@ -54,7 +55,8 @@ class RunStart:
     deal: Deal
     """Which worker has which partition."""
     positions: dict[str, bytes]
-    """The newest positions of each source's and sink's partitions, whichever worker saved them."""
+    """The newest positions of each source's and sink's partitions, and what clocks have saved,
+    whichever worker did."""
     kept: dict[str, dict[str, list[bytes]]]
     """What shards of sinks gave away in the last committed epoch, by step and shard."""
     stale: list[dict[str, list[str]]]
@@ -71,6 +73,7 @@ class JobStore:
 
     def __init__(self, opened: OpenStore, wanted: RecoveredJob, world: StoreWorld) -> None:
         planned, deal = wanted.planned, wanted.deal
+        clocked = [step.step_id for step in planned.steps if has_clocks(step)]
         manifest = opened.folder.started()
         self._folder = opened.folder
         self._stores = opened.workers
@@ -82,9 +85,9 @@ class JobStore:
             manifest,
             Job(manifest.job_id, manifest.generation),
             deal,
-            {step_id: self._positions(step_id) for step_id in ends},
+            {step_id: self._positions(step_id) for step_id in (*ends, *clocked)},
             {step_id: self._kept_rows(step_id) for step_id in ends},
-            self._stale_partitions(deal),
+            self._stale_partitions(planned, deal),
         )
         """What workers go on from."""
         self.workers = [
@@ -124,9 +127,15 @@ class JobStore:
         """Which worker has which partition."""
         return self.start.deal
 
-    def _stale_partitions(self, deal: Deal) -> list[dict[str, list[str]]]:
+    def _stale_partitions(self, planned: Plan, deal: Deal) -> list[dict[str, list[str]]]:
         """They are deleted in the first epoch, in which the other worker saves its own."""
         stale: list[dict[str, list[str]]] = [{} for _ in self._stores]
+        for step_id, readers in row_owners(planned, deal.sources).items():
+            # Those that nobody has any more are of workers that there were, or of other plans.
+            for worker, store in enumerate(self._stores):
+                names = [n for n in store.partitions(step_id) if readers.get(n) != worker]
+                if names:
+                    stale[worker][step_id] = names
         if len(stale) == 1:
             return stale
         for step_id, dealt in (*deal.sources.items(), *deal.sinks.items()):

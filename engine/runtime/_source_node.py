@@ -17,9 +17,10 @@ from engine.errors import ConnectorError
 from engine.operators._shown import shown
 from engine.runtime._counts import StepCounts
 from engine.runtime._failure import blaming
-from engine.runtime._nodes import Node, Target
+from engine.runtime._nodes import Node, Push, Target
 from engine.runtime._outage import Outage, Patience
 from engine.runtime._ports import Clock
+from engine.runtime._watermarks import SourceWatch
 
 IDLE_POLL_S = 0.001
 """How soon a source that had nothing, and doesn't say when it will, is asked again."""
@@ -51,17 +52,23 @@ class _Reader:
 
     __slots__ = (
         "due_s",
+        "empty_polls",
         "had_records",
         "name",
         "next_batch",
         "outage",
         "paced",
         "part",
+        "push",
+        "step_id",
         "wait_s_max",
     )
 
-    def __init__(self, name: str, next_batch: Callable[[], Any]) -> None:
+    def __init__(self, step_id: str, name: str, next_batch: Callable[[], Any], push: Push) -> None:
+        self.step_id = step_id
         self.name = name
+        self.push = push
+        """Takes its batches."""
         self.part: SourcePartition[Any, Any] | None = None
         self.next_batch = next_batch
         """What a poll calls: the partition's own, unless it can't be reached."""
@@ -70,6 +77,7 @@ class _Reader:
         self.wait_s_max = math.inf
         """If `due_s` is our own choice, it can't lie further ahead."""
         self.had_records = True
+        self.empty_polls = 0
         self.outage: Outage | None = None
 
     def take(self, part: SourcePartition[Any, Any]) -> None:
@@ -83,6 +91,14 @@ class _Reader:
         """Tell the partition, if it is open, that what it had read up to there is durable."""
         if self.part is not None:
             self.part.on_commit(state)
+
+    def caught_up(self) -> bool:
+        """Whether it can be read, and there is nothing more to read right now."""
+        if self.part is None or self.outage is not None:
+            return False
+        # For `engine.runtime._failure` to find.
+        step_id = self.step_id  # noqa: F841 # pyright: ignore[reportUnusedVariable]
+        return self.part.caught_up()
 
     def wait_s(self, now_s: float) -> float:
         """In how many seconds to poll it; 0 at once."""
@@ -120,13 +136,19 @@ class SourceNode(Node):
         self._live: list[_Reader] = []
         self._turn = 0
         self._down = down
-        self._down_push = down.push
+        self.watch: SourceWatch | None = None
+        """Hears of the partitions, where clocks tell them apart."""
         self._clock = clock
         self._time_s = clock.time_s
 
     def build(self, name: str, *, found: bool = False) -> None:
         """Open a partition, now or once it can be reached; it was `found` while the flow runs."""
-        reader = _Reader(name, lambda: self._open_late(reader, found=found))
+        reader = _Reader(
+            self.step_id, name, lambda: self._open_late(reader, found=found), self._down.push
+        )
+        if self.watch is not None:
+            reader.push = functools.partial(self.watch.push, reader)
+            self.watch.opened(reader)
         self._readers.append(reader)
         self._live.append(reader)
         with blaming(self.step_id, "opening its source"):
@@ -182,11 +204,12 @@ class SourceNode(Node):
             reader.tell_commit(positions[reader.name])
         return []
 
-    @staticmethod
-    def _reached(reader: _Reader) -> None:
+    def _reached(self, reader: _Reader) -> None:
         if reader.outage is not None:
             reader.outage.over()
             reader.outage = None
+            if self.watch is not None:
+                self.watch.reached(reader)
 
     # Reading
 
@@ -233,7 +256,9 @@ class SourceNode(Node):
     def _without_batch(self, reader: _Reader, why: StopIteration | UnavailableError) -> float:
         """The partition whose turn it is has ended or can't be reached; gives when it is due."""
         if isinstance(why, StopIteration):
-            del self._live[self._turn]
+            reader = self._live.pop(self._turn)
+            if self.watch is not None:
+                self.watch.ended(reader)
             return math.inf
         self._turn += 1
         return self._wait_for(reader, why)
@@ -252,12 +277,13 @@ class SourceNode(Node):
             batch = self._as_list(reader, batch)
         if batch:
             reader.had_records = True
-            self._down_push(batch)
+            reader.push(batch)
             if not reader.paced:
                 reader.due_s = 0.0
                 return 0.0
         else:
             reader.had_records = False
+            reader.empty_polls += 1
         return self._schedule(reader)
 
     def _as_list(self, reader: _Reader, batch: Any) -> list[Any]:

@@ -16,11 +16,12 @@ from engine.runtime._channel import Channel, Credit, Room
 from engine.runtime._counts import StepCounts
 from engine.runtime._frames import TooLongError
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
-from engine.runtime._messages import END, Barrier, End
+from engine.runtime._messages import END, LEFT_OUT_US, Barrier, CaughtUp, End, Watermark
 from engine.runtime._nodes import KeyedNode, Node, Target
 from engine.runtime._ports import Network
 from engine.runtime._sink_node import SinkNode
 from engine.runtime._source_node import SourceNode
+from engine.runtime._watermarks import StageClocks, StepWatermark
 
 _RECORDS_MAX = 1000
 """Larger batches go to other workers in pieces, so that those can begin with the first."""
@@ -142,8 +143,8 @@ class Sender:
         """Tell all receivers that no more records will come."""
         self.broadcast(END)
 
-    def broadcast(self, item: Barrier | End) -> None:
-        """Send a barrier or the end to all receivers."""
+    def broadcast(self, item: Barrier | Watermark | CaughtUp | End) -> None:
+        """Send something that needs no room to all receivers."""
         for receiver in self._receivers:
             self._network.send(self.edge, self._worker, receiver, item)
 
@@ -159,6 +160,8 @@ class StageInput:
     """The outgoing edges that a batch from here may reach."""
     counts: StepCounts | None = None
     """Of the step that it leads to; None where nobody counts."""
+    watermark: StepWatermark | None = None
+    """Of the step that it leads to, if a clock stands at the other end."""
 
     def ready(self, channel: Channel) -> bool:
         """Whether the first item may be taken out: it needs no room, or there is room for it."""
@@ -203,6 +206,8 @@ class RunningStage:
         default_factory=list[tuple[StageInput, Channel]]
     )
     """Those of all inputs."""
+    clocks: StageClocks | None = None
+    """Where watermarks are made or listened to."""
     _turn: int = 0
 
     def ready_channels(self) -> Iterator[tuple[StageInput, Channel]]:
@@ -230,11 +235,23 @@ class RunningStage:
                 counts.barrier(aligned=aligned)
             return aligned
         if kind is End:
+            if entry.watermark is not None:
+                entry.watermark.say(channel, LEFT_OUT_US)
+            if self.clocks is not None:
+                self.clocks.upstream.say(channel, caught_up=True)
             if all(c.ended for c in entry.channels):
                 entry.target.end()
-            return False
-        network.return_credit(channel.edge, channel.sender, me)
-        entry.target.push(item)
+        elif kind is Watermark:
+            assert entry.watermark is not None  # noqa: S101
+            entry.watermark.say(channel, item.at_us)
+        elif kind is CaughtUp:
+            assert self.clocks is not None  # noqa: S101
+            self.clocks.upstream.say(channel, caught_up=item.yes)
+        else:
+            network.return_credit(channel.edge, channel.sender, me)
+            entry.target.push(item)
+        if self.clocks is not None:
+            self.clocks.flush()
         return False
 
     def close(self) -> list[Exception]:

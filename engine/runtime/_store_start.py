@@ -39,7 +39,9 @@ from engine.recovery._worker_store import StoreOptions, WorkerSpot, WorkerStore
 from engine.runtime._build import Deal
 from engine.runtime._evolving import evolution_of
 from engine.runtime._ids import Epoch
+from engine.runtime._ids import WorkerIndex as RunWorker
 from engine.runtime._plan import Plan, is_keyed
+from engine.runtime._planned_clocks import row_owners
 from engine.runtime._ports import Clock, Entropy, SystemWaiter, Waiter, log
 from engine.runtime._settling import KnownShard, OldShard, settle
 
@@ -116,6 +118,11 @@ def partitions_of(stores: list[WorkerStore], step_id: str) -> dict[str, StoredPa
     return {name: stored[worker][name] for name, worker in owners.items()}
 
 
+def rows_dealt(planned: Plan, deal: Deal) -> dict[str, dict[str, RunWorker]]:
+    """Which worker will have the rows of partitions, by step: of sources, sinks and clocks."""
+    return {**deal.sources, **deal.sinks, **row_owners(planned, deal.sources)}
+
+
 class _Start:
     """One start, step by step."""
 
@@ -133,6 +140,7 @@ class _Start:
         self._world = world
         self._folder = folder
         self._deal = wanted.deal
+        self._dealt = rows_dealt(wanted.planned, wanted.deal)
         self._stack = stack
 
     @property
@@ -290,7 +298,7 @@ class _Start:
 
     def _owner(self, step_id: str, name: str) -> StoredWorker:
         """The worker that will have a partition; the first has those that are gone."""
-        dealt = self._deal.sources.get(step_id) or self._deal.sinks.get(step_id) or {}
+        dealt = self._dealt.get(step_id, {})
         return StoredWorker(dealt.get(name, 0))
 
 

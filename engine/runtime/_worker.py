@@ -16,10 +16,11 @@ from typing import Any
 
 from engine.errors import InternalError
 from engine.runtime._build import Deal, WorkerSite, build_stages
-from engine.runtime._counts import StepCounts, WorkerSnapshot
+from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
+    CaughtUp,
     CloseEpoch,
     Command,
     CommitEpoch,
@@ -30,6 +31,7 @@ from engine.runtime._messages import (
     Published,
     Report,
     Stop,
+    Watermark,
 )
 from engine.runtime._nodes import KeyedNode
 from engine.runtime._plan import Plan
@@ -37,6 +39,7 @@ from engine.runtime._ports import Network
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
 from engine.runtime._store import StepChanges
+from engine.runtime._watermarks import StageClocks
 
 _ITEMS_PER_ROUND_MAX = 16
 _BATCHES_PER_POLL_MAX = 1_000_000_000
@@ -72,6 +75,7 @@ class Worker:
         self._fed = [stage for stage in reversed(self.stages) if stage.inputs]
         self._sources = [source for stage in self.stages for source in stage.sources]
         self._timed = [timed for stage in reversed(self.stages) for timed in stage.timed]
+        self._clocked = [(s.clocks, s.senders) for s in self.stages if s.clocks is not None]
         self._time_s = site.clock.time_s
         self.tally = site.tally
         self._inbox: deque[Command] = deque()
@@ -103,7 +107,14 @@ class Worker:
 
     def receive(self, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
         """Queue what came over the network."""
-        self.channels[edge, sender].items.append(item)
+        channel = self.channels[edge, sender]
+        kind = item.__class__
+        if kind is Watermark:
+            channel.put_watermark(item)
+        elif kind is CaughtUp:
+            channel.put_caught_up(item)
+        else:
+            channel.items.append(item)
 
     def credit(self, edge: EdgeId, receiver: WorkerIndex, batches: int = 1) -> None:
         """Take back credit for batches that the receiver has taken."""
@@ -159,8 +170,18 @@ class Worker:
         waiting = self._settling is not None or self._publishing is not None
         lags = {node.step_id: node.lags() for node, _ in self._sources}
         return WorkerSnapshot(
-            self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged, lags=lags
+            *(self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged),
+            lags=lags,
+            watermarks=dict(self._watermarks()),
         )
+
+    def _watermarks(self) -> Iterator[tuple[str, WatermarkSnapshot]]:
+        now_s = self._time_s()
+        for clocks, _ in self._clocked:
+            for step_id, watermark in clocks.steps:
+                if watermark.at_us is not None:
+                    at_s = watermark.at_us / 1_000_000
+                    yield step_id, WatermarkSnapshot(at_s, now_s - at_s)
 
     def close(self) -> list[Exception]:
         """Close all sources and sinks; gives the errors of those that would not."""
@@ -206,6 +227,9 @@ class Worker:
             due_s = node.logic.next_due_s()
             if due_s is not None and not node.ended and have_room(senders):
                 yield due_s - self._time_s(), functools.partial(self._notify, node)
+        for clocks, senders in self._clocked:
+            if have_room(senders):
+                yield clocks.wait_s(), functools.partial(self._leave_out, clocks)
         for source, senders in () if self._hold or self._crowded else self._sources:
             if not source.ended and have_room(senders):
                 yield source.wait_s(), functools.partial(self._poll_one, source, senders)
@@ -233,6 +257,8 @@ class Worker:
 
     def _fire_timers(self) -> float:
         """Fire the timers that are due where there is room for what they emit."""
+        # There is a step that may have timers wherever there is a clock.
+        clocks_wait_s = self._look_at_clocks() if self._clocked else math.inf
         first_s = math.inf
         for node, senders in self._timed:
             due_s = node.logic.next_due_s()
@@ -244,7 +270,7 @@ class Worker:
                 if due_s is None:
                     continue
             first_s = min(first_s, due_s)
-        return max(0.0, first_s - self._time_s()) if first_s < math.inf else math.inf
+        return min(clocks_wait_s, max(0.0, first_s - self._time_s()))
 
     def _poll(self) -> float:
         """Poll each source that has room downstream, in declaration order."""
@@ -289,6 +315,21 @@ class Worker:
         """Fire a step's timers that are due."""
         node.notify()
         if self._epoch_per_batch:
+            self.reports.append(EpochRequest())
+
+    def _look_at_clocks(self) -> float:
+        """See which partitions clocks needn't wait for; in how many seconds to look again."""
+        first_s = math.inf
+        for clocks, senders in self._clocked:
+            # Steps may emit for it.
+            if have_room(senders):
+                if clocks.wait_s() <= 0.0:
+                    self._leave_out(clocks)
+                first_s = min(first_s, clocks.wait_s())
+        return first_s
+
+    def _leave_out(self, clocks: StageClocks) -> None:
+        if clocks.on_time() and self._epoch_per_batch:
             self.reports.append(EpochRequest())
 
     def _look_at_memory(self, memory: StateMemory) -> None:
@@ -345,7 +386,15 @@ class Worker:
             expiring.expire()
         if self._store is not None:
             states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
-            self._store.append(epoch, [*states, *(sink.changes() for sink in stage.sinks)])
+            times = {} if stage.clocks is None else stage.clocks.changes()
+            self._store.append(
+                epoch,
+                [
+                    *states,
+                    *(StepChanges(step, positions=rows) for step, rows in times.items()),
+                    *(sink.changes() for sink in stage.sinks),
+                ],
+            )
             if self._memory is not None:
                 self._memory.make_room(stage.states.values())
         stage.pass_barrier(epoch)

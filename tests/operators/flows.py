@@ -44,10 +44,12 @@ def emitted_by_all(
     return out
 
 
-def emitted_in_time(build: Build, *inputs: Iterable[Any], batch_size: int = 1) -> list[Any]:
+def emitted_in_time(
+    build: Build, *inputs: Iterable[Any], batch_size: int = 1, kernels: bool = True
+) -> list[Any]:
     """What comes out of a simulation, where pauses in the input take no real time."""
     flow, out = flow_of(build, *inputs, batch_size=batch_size)
-    simulate(flow, 0)
+    simulate(flow, 0, SimOptions(kernels=kernels))
     return out
 
 

@@ -33,6 +33,8 @@ TAKES = {
     ("inspect_debug", "inspector"): lambda s, fn: op.inspect_debug("s", s, fn),
     ("enrich_cached", "getter"): lambda s, fn: op.enrich_cached("s", s, fn, print),
     ("enrich_cached", "mapper"): lambda s, fn: op.enrich_cached("s", s, print, fn),
+    ("dedupe", "key"): lambda s, fn: op.dedupe("s", s, fn, timedelta(1)),
+    ("rolling", "by"): lambda s, fn: op.rolling("s", s, 2, "sum", by=fn),
     ("stateful_batch", "builder"): lambda s, fn: op.stateful_batch("s", s, fn),
     ("stateful", "builder"): lambda s, fn: op.stateful("s", s, fn),
     ("stateful_map", "mapper"): lambda s, fn: op.stateful_map("s", s, fn),

@@ -90,3 +90,47 @@ def test_the_time_is_taken_once_per_batch() -> None:
         batch_size=2,
     )
     assert out == ["a #1", "a #1", "a #2", "a #2"]
+
+
+def test_a_full_cache_forgets_what_was_asked_for_the_longest_ago() -> None:
+    """Being asked for keeps a value; being looked up again when too old does so as well."""
+    table, clock = Table(), TimeTestingGetter(START)
+    cache = TTLCache(table.get, clock.get, timedelta(seconds=10), 2)
+    assert [cache.get(key) for key in "aba"] == ["a #1", "b #2", "a #1"]
+    assert [cache.get(key) for key in "ca"] == ["c #3", "a #1"]
+    clock.advance(timedelta(seconds=11))
+    assert [cache.get(key) for key in "cdc"] == ["c #4", "d #5", "c #4"]
+    assert table.asked == ["a", "b", "c", "c", "d"]
+
+
+def test_a_value_that_is_looked_up_again_pushes_no_other_out() -> None:
+    """It has had its place."""
+    table, clock = Table(), TimeTestingGetter(START)
+    cache = TTLCache(table.get, clock.get, timedelta(seconds=10), 2)
+    cache.get("c")
+    clock.advance(timedelta(seconds=6))
+    assert [cache.get(key) for key in "ac"] == ["a #2", "c #1"]
+    clock.advance(timedelta(seconds=6))
+    assert [cache.get(key) for key in "ca"] == ["c #3", "a #2"]
+
+
+@pytest.mark.parametrize(("max_size", "lookups"), [(1, 4), (2, 2), (None, 2)])
+def test_a_bounded_cache_of_a_step(max_size: int | None, lookups: int) -> None:
+    """It gives the same records, with more look-ups the smaller it is."""
+    table = Table()
+    emitted(
+        lambda s: op.enrich_cached(
+            "e", s, table.get, lambda cache, x: cache.get(x), max_size=max_size
+        ),
+        ["a", "b", "a", "b"],
+    )
+    assert len(table.asked) == lookups
+
+
+@pytest.mark.parametrize(
+    ("max_size", "error"), [("5", TypeError), (True, TypeError), (0, ValueError)]
+)
+def test_the_size_of_the_cache_is_checked(max_size: object, error: type[Exception]) -> None:
+    """A wrong one is refused while the flow is built."""
+    with pytest.raises(error, match="`max_size` of step 'flow.e' must be"):
+        emitted(lambda s: op.enrich_cached("e", s, len, print, max_size=max_size), [])  # type: ignore[arg-type]

@@ -78,6 +78,8 @@ KEYED: dict[str, Callable[..., Any]] = {
     "stateful_flat_map": lambda s: op.stateful_flat_map("s", s, spreading),
     "fold_final": lambda s: op.fold_final("s", s, int, fold),
     "reduce_final": lambda s: op.reduce_final("s", s, max),
+    "rolling": lambda s: op.rolling("s", s, 3, "mean", by=lambda x: 12 // x),
+    "timeout": lambda s: op.timeout("s", s, timedelta(days=1)),
 }
 JOINS = {
     ("join", insert, emit): lambda *s, i=insert, e=emit: op.join(
@@ -85,6 +87,13 @@ JOINS = {
     )
     for insert in ("first", "last", "product")
     for emit in ("complete", "running", "final")
+}
+
+JOINS |= {
+    ("table_join", how): lambda *s, how=how: op.table_join(
+        "s", s[0], op.map_value("rows", s[-1], lambda x: None if x == 5 else x), how
+    )
+    for how in ("inner", "left")
 }
 
 ITEMS = st.lists(st.integers(0, 9) | st.integers(1, 6), max_size=12)
@@ -179,6 +188,13 @@ AGING: dict[str, Callable[..., Any]] = {
     "fold_final": lambda s, ttl: op.fold_final("s", s, int, lambda n, v: fold(n, v[1]), ttl=ttl),
     "reduce_final": lambda s, ttl: op.reduce_final("s", s, max, ttl=ttl),
     "count_final": lambda s, ttl: op.count_final("s", op.key_rm("rm", s), lambda v: v[1], ttl=ttl),
+    "rolling": lambda s, ttl: op.rolling("s", s, 3, tuple, by=lambda v: v[1], ttl=ttl),
+    "table_join": lambda s, ttl: op.table_join(
+        "s",
+        op.filter_value("values", s, lambda v: v[1] % 2 == 0),
+        op.map_value("rows", s, lambda v: None if v[1] == 5 else v),
+        ttl=ttl,
+    ),
     **{
         "-".join(name): lambda s, ttl, i=name[1], e=name[2]: op.join(
             "s",
@@ -190,6 +206,7 @@ AGING: dict[str, Callable[..., Any]] = {
             ttl=ttl,
         )
         for name in JOINS
+        if name[0] == "join"
     },
 }
 GAPS = st.integers(0, 6)
@@ -244,8 +261,9 @@ def test_every_kernel_is_compared() -> None:
     core = {"branch", "flat_map_batch", "input", "inspect_debug", "merge", "output"}
     core |= {"redistribute", "stateful_batch"}
     compositions = {"collect", "enrich_cached", "max_final", "min_final", "raises", "stateful"}
+    compositions |= {"dedupe"}
     operators = {name for name in op.__all__ if inspect.isfunction(getattr(op, name))}
-    compared = {*STATELESS, *KEYED, "join"}
+    compared = {*STATELESS, *KEYED, "join", "table_join"}
     assert operators - core - compositions == compared
     keyed = {n for n in compared if "ttl" in inspect.signature(getattr(op, n)).parameters}
     assert {name.partition("-")[0] for name in AGING} == keyed

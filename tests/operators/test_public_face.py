@@ -16,7 +16,8 @@ SIGNATURES = {
     "branch": "up predicate",
     "collect": "up timeout max_size [state_version] [migrate]",
     "count_final": "up key [ttl] [state_version] [migrate]",
-    "enrich_cached": "up getter mapper [ttl] [_now_getter]",
+    "dedupe": "up key ttl",
+    "enrich_cached": "up getter mapper [ttl] [_now_getter] [max_size]",
     "filter": "up predicate",
     "filter_map": "up mapper",
     "filter_map_value": "up mapper",
@@ -41,10 +42,13 @@ SIGNATURES = {
     "raises": "up",
     "redistribute": "up",
     "reduce_final": "up reducer [ttl] [state_version] [migrate]",
+    "rolling": "up size how [by] [event_time] [ttl] [state_version] [migrate]",
     "stateful": "up builder [ttl] [state_version] [migrate]",
     "stateful_batch": "up builder [ttl] [state_version] [migrate]",
     "stateful_flat_map": "up mapper [ttl] [state_version] [migrate]",
     "stateful_map": "up mapper [ttl] [state_version] [migrate]",
+    "table_join": "stream table [how] [ttl] [state_version] [migrate]",
+    "timeout": "up after [state_version] [migrate]",
 }
 OTHERS = {
     "BranchOut",
@@ -52,10 +56,12 @@ OTHERS = {
     "JoinInsertMode",
     "Key",
     "KeyedStream",
+    "RollingAggregate",
     "StatefulBatchLogic",
     "StatefulLogic",
     "TTL",
     "TTLCache",
+    "TableJoinMode",
     "helpers",
 }
 
@@ -71,7 +77,7 @@ def test_what_says_something_about_state_is_a_keyword(parameter: str) -> None:
     """Arguments that calls written for Bytewax don't have can't be in the way of theirs."""
     for name in SIGNATURES:
         found = inspect.signature(getattr(op, name)).parameters.get(parameter)
-        if found is not None and name != "enrich_cached":
+        if found is not None and name not in {"enrich_cached", "dedupe"}:
             assert found.kind is inspect.Parameter.KEYWORD_ONLY
 
 

@@ -225,6 +225,36 @@ def joins(
     op.join("mode", a, b, emit_mode="sometimes")  # type: ignore
 
 
+def spread(amounts: list[float]) -> float:
+    return max(amounts) - min(amounts)
+
+
+def more(
+    s: KeyedStream[Order], amounts: KeyedStream[float], names: KeyedStream[str | None]
+) -> None:
+    hour = timedelta(hours=1)
+    records = op.key_rm("records", s)
+    assert_type(op.dedupe("once", records, lambda o: o.amount.hex(), hour), Stream[Order])
+    by_event = op.TTL(hour, event_time=placed_at)
+    assert_type(op.dedupe("once_by_time", records, str, by_event), Stream[Order])
+    op.dedupe("no_ttl", records, str)  # type: ignore
+    op.dedupe("no_key", records, lambda o: o.amount, hour)  # type: ignore
+    assert_type(op.timeout("silent", s, hour), KeyedStream[Order])
+    assert_type(op.table_join("named", s, names), KeyedStream[tuple[Order, str]])
+    assert_type(op.table_join("all", s, names, "left"), KeyedStream[tuple[Order, str | None]])
+    op.table_join("outer", s, names, "outer")  # type: ignore
+    assert_type(op.rolling("count", s, 5, "count"), KeyedStream[int])
+    assert_type(op.rolling("mean", amounts, hour, "mean"), KeyedStream[float])
+    assert_type(op.rolling("max", amounts, 5, "max"), KeyedStream[float])
+    amount = op.rolling("sum", s, hour, "sum", by=lambda o: o.amount, event_time=placed_at)
+    assert_type(amount, KeyedStream[float])
+    assert_type(op.rolling("all", s, 5, len), KeyedStream[int])
+    assert_type(op.rolling("spread", s, 5, spread, by=lambda o: o.amount), KeyedStream[float])
+    op.rolling("median", s, 5, "median")  # type: ignore
+    cached = op.enrich_cached("e", records, str.upper, lambda c, _o: c.get("a"), max_size=9)
+    assert_type(cached, Stream[str])
+
+
 def chained(flow: Dataflow) -> None:
     s = op.input("in", flow, TestingSource([1]))
     assert_type(s.then(op.map, "m", lambda x: f"{x}"), Stream[str])

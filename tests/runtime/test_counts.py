@@ -432,7 +432,8 @@ def test_without_metrics_nothing_is_in_the_way_of_a_batch():
         [stage] = worker.stages
         [(source, _)] = stage.sources
         [sink] = stage.sinks
-        return source._down_push == sink.push, source.counts
+        [reader] = source._readers
+        return reader.push == sink.push, source.counts
 
     assert pushed_to(None) == (True, None)
     own, counts = pushed_to(Tally(time.monotonic_s))

@@ -15,12 +15,13 @@ import engine.operators as op
 from engine.connectors import Lag
 from engine.dataflow import Dataflow
 from engine.runtime import RunOptions, run_flow
-from engine.runtime._counts import StateSnapshot, StepSnapshot
+from engine.runtime._counts import StateSnapshot, StepSnapshot, WatermarkSnapshot
 from engine.runtime._exposition import exposition
 from engine.runtime._monitor import Monitor
 from engine.testing import TestingSink, TestingSource
 from tests.runtime.scripted import FakeTime
 from tests.runtime.test_monitor import Watched, said
+from tests.runtime.watermarked import watermarked
 from tests.tidy.tree import ROOT
 
 ROW = re.compile(r"^\| `(engine_\w+)` \| (\w+) \|([^|]*)\| .+ \|$", re.MULTILINE)
@@ -55,6 +56,7 @@ def ran(workers: int = 1) -> Monitor:
     flow, time = Dataflow("flow"), FakeTime()
     keyed = op.key_on("key", op.input("in", flow, Lagging(range(100), 10)), str)
     op.output("out", op.stateful_map("n", keyed, lambda _, n: (1, n)), TestingSink([]))
+    op.output("marked", watermarked("mark", keyed), TestingSink([]))
     monitor = Monitor(time.monotonic_s)
     run_flow(flow, RunOptions(workers=workers, monitor=monitor))
     return monitor
@@ -68,7 +70,10 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
     )
     states = {"flow.state": StateSnapshot(3, 4000)}
     lags = {"flow.in": {"0-a": Lag(12, None), "1-a": Lag(None, 0.0), "2-a": Lag(0, 3.5)}}
-    watched.monitor.counted(said(0, step, states=states, busy_s=8.5, sent_bytes=9, lags=lags))
+    marks = {"flow.window": WatermarkSnapshot(1e9, 12.5)}
+    watched.monitor.counted(
+        said(0, step, states=states, busy_s=8.5, sent_bytes=9, lags=lags, watermarks=marks)
+    )
     watched.time.now_s += 2.0
     families = parsed(watched.monitor)
     labels = ("flow.step", "0")
@@ -79,6 +84,8 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
     assert values(families["engine_alignment_seconds"], "_total") == {labels: 2.5}
     assert values(families["engine_state_keys"]) == {("flow.state", "0"): 3.0}
     assert values(families["engine_state_bytes"]) == {("flow.state", "0"): 4000.0}
+    assert values(families["engine_watermark_seconds"]) == {("flow.window", "0"): 1e9}
+    assert values(families["engine_watermark_lag_seconds"]) == {("flow.window", "0"): 12.5}
     assert values(families["engine_source_lag_records"]) == {
         ("0-a", "flow.in", "0"): 12.0,
         ("2-a", "flow.in", "0"): 0.0,
@@ -140,7 +147,8 @@ def test_no_worker_lacks_in_the_samples_of_a_run():
     taken = values(families["engine_items_in"], "_total")
     assert sum(n for (step, _), n in taken.items() if step == "flow.n") == 100.0
     assert {worker for step, worker in taken if step == "flow.n"} == {"0", "1", "2"}
-    assert sum(values(families["engine_state_keys"]).values()) == 100.0
+    keys = values(families["engine_state_keys"])
+    assert sum(n for (step, _), n in keys.items() if step == "flow.n") == 100.0
     assert values(families["engine_epoch_duration_seconds"], "_count") == {(): 1.0}
 
 

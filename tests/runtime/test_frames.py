@@ -12,9 +12,19 @@ from engine.errors import LinkError
 from engine.runtime import _frames
 from engine.runtime._frames import HEADER, FrameReader, FrameWriter, Kind, TooLongError
 from engine.runtime._ids import EdgeId, Epoch
-from engine.runtime._messages import END, Barrier
+from engine.runtime._messages import END, HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, Watermark
 
-ITEMS: list[Any] = [[("a", 1), ("b", None)], Barrier(Epoch(2**40)), END, [(1, {"x": (1, 2)})]]
+ITEMS: list[Any] = [
+    [("a", 1), ("b", None)],
+    Barrier(Epoch(2**40)),
+    END,
+    [(1, {"x": (1, 2)})],
+    Watermark(-5),
+    Watermark(HOLD_US),
+    Watermark(LEFT_OUT_US),
+    CaughtUp(True),
+    CaughtUp(False),
+]
 
 
 def written(generation: int = 7) -> bytes:
@@ -39,6 +49,8 @@ WANTED = [
     (1, Kind.BARRIER, ITEMS[1]),
     (2, Kind.END, END),
     (3, Kind.BATCH, ITEMS[3]),
+    *((n, Kind.WATERMARK, ITEMS[n]) for n in (4, 5, 6)),
+    *((n, Kind.CAUGHT_UP, ITEMS[n]) for n in (7, 8)),
     (3, Kind.CREDIT, 5),
     (0, Kind.BYE, 0),
 ]

@@ -31,6 +31,7 @@ from engine.connectors import (
 )
 from engine.dataflow import Dataflow
 from engine.errors import FencedError
+from tests.runtime.watermarked import NumberClock, watermarked
 
 KEYS = 7
 ITEMS = [(f"k{i % KEYS}", i) for i in range(24)]
@@ -262,7 +263,8 @@ class MarkedPart(StatelessSinkPartition[Any]):
 
 
 EXTRAS = ("list", "collect", "join", "total", "recent")
-"""Steps that a job may have besides the one that counts."""
+"""Steps that a job may have besides the one that counts. There is "clock" too, which is never
+drawn: it is for the seeds of a model of its own."""
 
 
 def flow_of(outside: Outside) -> Dataflow:
@@ -284,6 +286,11 @@ def flow_of(outside: Outside) -> Dataflow:
     if "recent" in extras:
         ttl = op.TTL(timedelta(seconds=TTL_S), event_time=_time, lateness=timedelta(0))
         rows.append(op.stateful_map("recent", s, _count_recent, ttl=ttl))
+    if "clock" in extras:
+        clock = NumberClock(idle_after_s=1e9)
+        timed = watermarked("clock", s, clocks=(clock,))
+        timed = op.filter("timed", timed, lambda kv: kv[1][0] == "record")
+        rows.append(op.map_value("marked", timed, lambda v: {"at": v[1], "mark": v[2]}))
     shown = op.map("show", op.merge("lines", *lines), lambda kv: (kv[0], kv))
     op.output("files", shown, CutSink(outside))
     op.output("table", op.merge("rows", *rows), MarkedSink(outside))
@@ -354,6 +361,11 @@ def _check_table(rows: list[Any], wanted: list[int], extras: Collection[str]) ->
     _same("collect", collected, wanted if "collect" in extras else [])
     recents = [row for row in rows if isinstance(row, str)]
     _same("recent", recents, _recents(wanted) if "recent" in extras else [])
+    marked = [row for row in rows if isinstance(row, dict)]
+    _same("clock", [row["at"] for row in marked], wanted if "clock" in extras else [])
+    marks = [row["mark"] for row in marked]
+    assert marks == sorted(marks), f"the watermark went back: {marks}"
+    assert all(row["at"] >= row["mark"] for row in marked), f"records were late: {marked}"
 
 
 def _recents(wanted: list[int]) -> list[str]:

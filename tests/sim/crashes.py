@@ -16,7 +16,7 @@ All of it is drawn from one seed, so `python -m tests.sim.replay store SEED` sho
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -61,6 +61,13 @@ TURNS_MAX = 15_000
 ZOMBIES_MAX = 2
 
 
+def check_clocked_store(seed: int) -> Counter[str]:
+    """As `check_store`, where the job has a step with a stream clock."""
+    run = CrashRun(seed, ["clock"])
+    run.run()
+    return run.counts
+
+
 def check_store(seed: int) -> Counter[str]:
     """Run the job of a seed to its end and check it; gives what happened, counted."""
     run = CrashRun(seed)
@@ -71,12 +78,16 @@ def check_store(seed: int) -> Counter[str]:
 class CrashRun:
     """The job's whole history.
 
+    Args:
+        seed: Draws it.
+        extras: What the job has besides what is drawn.
+
     Attributes:
         counts: How many crashes, rescales and so on there have been.
         log: What happened, for people.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, extras: Sequence[str] = ()) -> None:
         self.counts: Counter[str] = Counter()
         self.log: list[str] = []
         self.lives: list[Life] = []
@@ -87,7 +98,7 @@ class CrashRun:
         self._disk = FakeDisk()
         self._clock = FakeClock(datetime(2024, 1, 1, tzinfo=UTC).timestamp())
         self._chain = ChainWatch(self._disk, ROOT)
-        extras = rng.sample(EXTRAS, rng.choice((0, 1, 1, 2)))
+        extras = [*extras, *rng.sample(EXTRAS, rng.choice((0, 1, 1, 2)))]
         # Half of the seeds are without outages, to go straight for what crashes alone do.
         weather = Random(str(seed)) if seed % 2 else None
         self._outside = Outside(rng, extras, self._chain.durable_epoch, weather)

@@ -13,7 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
 from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queues
-from tests.sim.crashes import check_store
+from tests.sim.clocks import check_clocks
+from tests.sim.crashes import check_clocked_store, check_store
 
 MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "store": check_store,
@@ -21,6 +22,8 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "cuts": check_cuts,
     "abort": check_abort,
     "queues": check_queues,
+    "clocks": check_clocks,
+    "clocked": check_clocked_store,
 }
 
 _AT_A_TIME = 20

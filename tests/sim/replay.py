@@ -1,6 +1,7 @@
 """Shows what a seed does: `python -m tests.sim.replay MODEL SEED`.
 
-For the model "store" it tells what was drawn and happened, and at a failure what was said last.
+For the models "store" and "clocked" it tells what was drawn and happened, and at a failure what was
+said last.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("seed", type=int)
     wanted = parser.parse_args(argv)
-    run = CrashRun(wanted.seed) if wanted.model == "store" else None
+    extras = {"store": [], "clocked": ["clock"]}.get(wanted.model)
+    run = None if extras is None else CrashRun(wanted.seed, extras)
     try:
         if run is None:
             MODELS[wanted.model](wanted.seed)

@@ -9,7 +9,15 @@ import pytest
 
 from tests.sim.models import SeedError, run_many, run_seeds, told
 
-SEEDS = {"store": 500, "outcome": 220, "cuts": 220, "abort": 60, "queues": 60}
+SEEDS = {
+    "store": 500,
+    "outcome": 220,
+    "cuts": 220,
+    "abort": 60,
+    "queues": 60,
+    "clocks": 150,
+    "clocked": 100,
+}
 PARTS = 10
 
 

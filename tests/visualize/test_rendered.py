@@ -6,8 +6,16 @@ import json
 
 import engine.operators as op
 from engine.dataflow import Dataflow
-from engine.testing import TestingSource
-from engine.visualize import RenderedDataflow, RenderedOperator, RenderedPort, to_json, to_rendered
+from engine.testing import TestingSink, TestingSource
+from engine.visualize import (
+    RenderedDataflow,
+    RenderedOperator,
+    RenderedPort,
+    to_json,
+    to_mermaid,
+    to_rendered,
+)
+from tests.runtime.watermarked import NumberClock, watermarked
 from tests.visualize.flows import counting, orders
 
 
@@ -118,3 +126,36 @@ def test_one_worker_has_no_exchange():
     assert len(parsed["stages"]) == 1
     assert {edge["route"] for edge in parsed["edges"]} == {"local"}
     assert "no exchanges" in parsed["note"]
+
+
+def watermarks_of(workers: int) -> list[tuple[str, int, str, list[str]]]:
+    """What the plan says of a step with two clocks, one of them behind a redistribution."""
+    flow = Dataflow("f")
+    left = op.input("left", flow, TestingSource([("a", 1)]))
+    right = op.redistribute("deal", op.input("right", flow, TestingSource([("a", 1)])))
+    clocks = (NumberClock(), NumberClock())
+    first = watermarked("first", left, right, clocks=clocks)
+    op.output("out", watermarked("second", first, clocks=clocks[:1]), TestingSink([]))
+    rendered = json.loads(to_json(flow, workers=workers))["watermarks"]
+    drawn = to_mermaid(flow, workers=workers)
+    assert "first<br>(watermarked)<br>watermark: per partition" in drawn
+    return [(w["step_id"], w["inp_port"], w["granularity"], w["reasons"]) for w in rendered]
+
+
+def test_the_plan_says_what_watermarks_are_made_of():
+    """Of each partition; or of each worker, and why."""
+    dealt = "records change workers before f.deal"
+    assert watermarks_of(2) == [
+        ("f.first", 0, "partition", []),
+        ("f.first", 1, "worker", [dealt]),
+        ("f.second", 0, "worker", ["f.first emits on its own time"]),
+    ]
+
+
+def test_with_one_worker_all_partitions_are_told_apart():
+    """But for those behind a step that emits on its own time."""
+    assert watermarks_of(1) == [
+        ("f.first", 0, "partition", []),
+        ("f.first", 1, "partition", []),
+        ("f.second", 0, "worker", ["f.first emits on its own time"]),
+    ]

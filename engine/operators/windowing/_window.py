@@ -77,7 +77,8 @@ def window(  # noqa: PLR0913 - the parameters that users know, and those about s
     windows; then windows merge; then windows close, in the order in which they were opened, each
     with what it emits and its metadata. The state of a key is its clock, its open windows and the
     values that wait for the watermark; it is dropped an hour (by the wall clock) after the last
-    window closed and the last value came.
+    window closed and the last value came, and not before windows that an end of input closed early
+    would have been over.
 
     Args:
         step_id: Name of the step.

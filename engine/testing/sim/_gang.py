@@ -19,6 +19,7 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 from engine.runtime import (
+    CaughtUp,
     Command,
     Coordinator,
     Decision,
@@ -27,6 +28,7 @@ from engine.runtime import (
     Patience,
     Plan,
     Report,
+    Watermark,
     Worker,
     WorkerIndex,
     WorkerSite,
@@ -258,7 +260,11 @@ class Gang:
 
     def _note_queues(self) -> None:
         longest = max(map(len, self._queues), default=0)
-        self.result.queued_max = max(self.result.queued_max, longest)
+        if longest > self.result.queued_max:
+            # Watermarks need no room.
+            free = (Watermark, CaughtUp)
+            longest = max(sum(i.__class__ not in free for i in q) for q in self._queues)
+            self.result.queued_max = max(self.result.queued_max, longest)
 
     def _note(self, what: str) -> None:
         self.trace.append((self._clock.monotonic_s(), what))

@@ -53,7 +53,8 @@ class SimResult:
     elapsed: timedelta = timedelta(0)
     """Simulated time from start to end."""
     queued_max: int = 0
-    """The most items that lay in one channel between two stages, barriers included."""
+    """The most items that lay in one channel between two stages, barriers included and watermarks
+    not."""
     queued_bytes_max: int = 0
     """The most bytes that lay in one channel from another worker."""
     aborted: bool = False

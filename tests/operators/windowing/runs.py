@@ -32,7 +32,7 @@ START = timed.START
 ZERO = timedelta(0)
 BERLIN = ZoneInfo("Europe/Berlin")
 
-WAYS = {"composition": False}
+WAYS = {"composition": False, "kernel": True}
 """Of running a flow: whether with kernels."""
 
 

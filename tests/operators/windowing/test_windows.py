@@ -182,7 +182,9 @@ def merged(one: Any, other: Any) -> Any:
     return ["merged", one, other]
 
 
-def closing_times(clock: Callable[[], win.Clock[Any, Any]], *items: Any) -> list[tuple[float, Any]]:
+def closing_times(
+    clock: Callable[[], win.Clock[Any, Any]], *items: Any, kernels: bool
+) -> list[tuple[float, Any]]:
     """When sessions with a gap of 3 seconds close, in seconds after the first value."""
     began: list[datetime] = []
 
@@ -197,31 +199,34 @@ def closing_times(clock: Callable[[], win.Clock[Any, Any]], *items: Any) -> list
         values = op.map("came", s, came_now)
         return op.map("seen", win.collect_window("w", values, clock(), session(3)).down, seen_now)
 
-    return emitted_in_time(build, items)
+    return emitted_in_time(build, items, kernels=kernels)
 
 
 def as_it_comes(_value: Any) -> datetime:
     return utc_now()
 
 
-def test_windows_close_by_the_wall_clock() -> None:
+@EACH_WAY
+def test_windows_close_by_the_wall_clock(kernels: bool) -> None:
     """Where no value comes time goes on all the same: a window closes when it is due."""
     items = [("a", 1), pause(1), ("a", 2), pause(60), ("b", 3)]
     waits = lambda: win.EventClock(as_it_comes, timedelta(seconds=5))  # noqa: E731
-    assert closing_times(waits, *items) == [(9.0, [1, 2]), (61.0, [3])]
-    assert closing_times(win.SystemClock, *items) == [(4.0, [1, 2]), (61.0, [3])]
+    assert closing_times(waits, *items, kernels=kernels) == [(9.0, [1, 2]), (61.0, [3])]
+    assert closing_times(win.SystemClock, *items, kernels=kernels) == [(4.0, [1, 2]), (61.0, [3])]
 
 
-def test_a_clock_may_have_no_time_by_the_wall_clock() -> None:
+@EACH_WAY
+def test_a_clock_may_have_no_time_by_the_wall_clock(kernels: bool) -> None:
     """Then windows close by values, or at the end."""
     items = [("a", 1), pause(60), ("b", 3)]
     clock = lambda: win.EventClock(  # noqa: E731
         as_it_comes, timedelta(seconds=5), to_system_utc=lambda _at: None
     )
-    assert closing_times(clock, *items) == [(60.0, [1]), (60.0, [3])]
+    assert closing_times(clock, *items, kernels=kernels) == [(60.0, [1]), (60.0, [3])]
 
 
-def test_a_clock_of_another_pace_is_asked_again() -> None:
+@EACH_WAY
+def test_a_clock_of_another_pace_is_asked_again(kernels: bool) -> None:
     """A time by the wall clock that comes too early isn't waited for in vain, or in haste."""
     asked = []
 
@@ -231,7 +236,7 @@ def test_a_clock_of_another_pace_is_asked_again() -> None:
 
     items = [("a", 1), pause(60), ("b", 3)]
     clock = lambda: win.EventClock(as_it_comes, timedelta(seconds=5), to_system_utc=slowed)  # noqa: E731
-    [(first_s, first), _] = closing_times(clock, *items)
+    [(first_s, first), _] = closing_times(clock, *items, kernels=kernels)
     assert first == [1]
     assert 8 <= first_s <= 9
     assert len(asked) < 50
@@ -273,15 +278,21 @@ def test_a_key_with_open_windows_is_not_forgotten(kernels: bool) -> None:
 
 
 @EACH_WAY
-def test_an_outage_is_not_event_time(kernels: bool, store: RecoveryConfig) -> None:
+@pytest.mark.parametrize(
+    ("operator_", "result"), [(collected, [4, 5, 5.5, 6]), (joined, (6,))], ids=["one", "join"]
+)
+def test_an_outage_is_not_event_time(
+    kernels: bool, store: RecoveryConfig, operator_: Any, result: Any
+) -> None:
     """After an hour in which the job was down nothing is late that wasn't before."""
     batches = [(0, of_a(5)), (0, CRASH), (3600, of_a(4, 6)), (3601, of_a(5.5))]
-    run = Run(collected(event_clock(2), tumbling(60)), batches, kernels=kernels, recovery=store)
+    build = operator_(event_clock(2), tumbling(60))
+    run = Run(build, batches, kernels=kernels, recovery=store)
     assert run.run() == {}
     run.line.clock.seconds = 3600
     out = run.run()["a"]
     assert out.late == []
-    assert out.down == [(0, [4, 5, 5.5, 6])]
+    assert out.down == [(0, result)]
 
 
 @EACH_WAY
