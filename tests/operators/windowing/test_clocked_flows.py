@@ -193,6 +193,32 @@ def test_workers_share_keys(build: Build) -> None:
     assert sorted(map(repr, found)) == sorted(map(repr, wanted))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+@ALL
+def test_with_one_watermark_comes_out_the_same(build: Build, workers: int) -> None:
+    """Where nothing is late the definitions don't ask whose watermark it is."""
+    values, stream = records(3, "abcdefgh", 200), replace(CLOCK, scope="stream")
+    wanted = emitted(both(build), values)
+    found = emitted_by_all(both(lambda s: build(s, stream)), values, workers=workers)
+    assert sorted(map(repr, found)) == sorted(map(repr, wanted))
+
+
+def test_one_watermark_lets_values_of_all_keys_out() -> None:
+    """What comes for one key lets out what waits for another, long before the end."""
+    stream = replace(CLOCK, scope="stream")
+    seen: list[Any] = []
+    values = [("a", (1, LEFT, 0)), ("b", (30, LEFT, 1)), ("c", (31, LEFT, 2)), ("a", (2, LEFT, 3))]
+
+    def build(s: Stream[Any]) -> Stream[Any]:
+        s = op.inspect("came", s, lambda _step, record: seen.append(("came", record[0])))
+        out = op.map_value("number", order(s, stream).down, lambda value: value[2])
+        return op.inspect("went", out, lambda _step, record: seen.append(("out", record[0])))
+
+    emitted(build, values)
+    assert seen.index(("out", "a")) < seen.index(("came", "c"))
+    assert seen.count(("out", "a")) == 1
+
+
 @ALL
 def test_a_crash_changes_nothing(build: Build, tmp_path: Path) -> None:
     """What comes out of all runs together is what comes out of one that nothing disturbed.
