@@ -243,7 +243,7 @@ class InnerIntervalJoin(IntervalJoin):
                 entry.right = row
             if other:
                 if other.__class__ is tuple:
-                    other = (other,)
+                    other = [other]
                 elif other[0][0] < watermark_us - other_reach_us:
                     _drop(other, watermark_us - other_reach_us)
                 first_us, last_us = at_us - other_reach_us, at_us + reach_us

@@ -270,13 +270,16 @@ PARTS = {f"p{n}": records(n, keys, 60) for n, keys in enumerate(("abc", "de", "f
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scope", ["key", "stream"])
 @ALL
-def test_crashes_and_other_numbers_of_workers_change_nothing(build: Build, seed: int) -> None:
+def test_crashes_and_other_numbers_of_workers_change_nothing(
+    build: Build, scope: Any, seed: int
+) -> None:
     """A job on 1 worker crashes, then on 3, and is finished by 2; each value counts once."""
 
     def flow_of(outside: Outside) -> Dataflow:
         flow = Dataflow("flow")
-        out = build(op.input("in", flow, Source(outside)))
+        out = build(op.input("in", flow, Source(outside)), replace(CLOCK, scope=scope))
         op.output("table", out.down, Table(outside))
         op.output("late", out.late, Table(outside))
         return flow
