@@ -198,8 +198,8 @@ class IntervalJoin(TimedLogic[Meetings]):
 class InnerIntervalJoin(IntervalJoin):
     """An interval join that emits pairs only: at once, so that no key has to be settled in time.
 
-    Rows that have expired go when the next value of their key comes, or when its timer rings, which
-    may be somewhat later than the watermark says.
+    Rows that have expired go when the next value of their key comes. If none does, a timer rings
+    when all of the key's rows have.
     """
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: C901, PLR0912 - one pass
@@ -259,9 +259,10 @@ class InnerIntervalJoin(IntervalJoin):
         return []
 
     def due_us(self, entry: Meetings) -> int | None:
-        _unfolded(entry, 0)
-        _unfolded(entry, 1)
-        return super().due_us(entry)
+        # When all of it has expired: what comes before sees to the rest.
+        sides = enumerate((_unfolded(entry, 0), _unfolded(entry, 1)))
+        last_us = [rows[-1][0] + self._reach_us[port] for port, rows in sides if rows]
+        return max(last_us) + 1 if last_us else None
 
     def to_stored(self, entry: Meetings) -> Any:
         return [_unfolded(entry, 0) or [], _unfolded(entry, 1) or []]
