@@ -240,6 +240,17 @@ def test_a_crash_changes_nothing(build: Build, tmp_path: Path) -> None:
     assert set(map(repr, found)) == set(map(repr, calm.run()))
 
 
+def test_a_watermark_of_the_step_outlives_a_crash(tmp_path: Path) -> None:
+    """What is late before it is late afterwards, also for a key that is new."""
+    batches: list[Any] = [(0.0, [("a", (20, LEFT, 0))]), (0.0, CRASH), (0.0, [("b", (5, LEFT, 1))])]
+    recovery = RecoveryConfig(tmp_path / "store", create=True)
+    stream = replace(CLOCK, scope="stream")
+    build = both(lambda s: order(s, stream))
+    line = Timeline(build, batches, epochs=EACH_BATCH, recovery=recovery)
+    line.run()
+    assert line.run() == [("b", ("late", (5, LEFT, 1))), ("a", ("down", (20, LEFT, 0)))]
+
+
 @ALL
 def test_what_an_end_of_input_let_out_does_not_come_again(build: Build, tmp_path: Path) -> None:
     """A later run goes on with what it finds, and repeats nothing."""
