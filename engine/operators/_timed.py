@@ -137,6 +137,10 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         self.axis.advance(at_us)
         return self._settle_due()
 
+    def resume_watermark(self, at_us: int) -> None:
+        """The watermark of the stream was this when it was saved."""
+        self.axis.resume(at_us)
+
     def on_eof(self) -> list[Any]:
         out: list[Any] = []
         for key in self._state.keys_at_end():
