@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from engine.operators._event_time import MAX_US
 from engine.operators._kernels import KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
 from engine.operators._state import StateForm
@@ -107,7 +108,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
     def loaded(self, key: Any, entry: EntryT) -> None:
         """An entry has come back from the store."""
         due_us = self.due_us(entry)
-        if due_us is not None and due_us != END_US:
+        if due_us is not None and due_us < MAX_US:
             self.timers.set(key, (due_us - entry.offset_us) / _SECOND_US)
 
     # What the runtime calls
@@ -203,7 +204,8 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     def _wake_at(self, key: Any, entry: EntryT, due_us: int) -> None:
         """See to it that a key is settled once its watermark has come to that, or before."""
-        if due_us == END_US:
+        if due_us >= MAX_US:
+            # No clock comes there by itself.
             self.timers.set(key, None)
             return
         due_s = (due_us - entry.offset_us) / _SECOND_US
@@ -293,7 +295,8 @@ class TimedLogic(TimedKeys[EntryT]):
                 offset_us = at_us - times.wait_us - now_us
                 if offset_us > entry.offset_us:  # noqa: PLR1730 - a call less per record
                     entry.offset_us = offset_us
-            if late_too or at_us >= entry.offset_us + now_us:
+            # No watermark passes the end of time.
+            if late_too or at_us >= entry.offset_us + now_us or at_us == MAX_US:
                 take(its_key, entry, port, at_us, new)
             else:
                 self.refuse(its_key, entry, port, at_us, new)

@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
-from engine.operators._event_time import EPOCH, MAX_US, UTC_MIN, utc_datetime
+from engine.operators._event_time import EPOCH, MAX_US, UTC_MAX, UTC_MIN, utc_datetime
 from engine.operators._kernels import StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
@@ -152,7 +152,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         getter = times.getter
         ats: list[Any] = [getter(value) for _, value in batch]
         try:
-            zones = set(map(_zone_of, ats))
+            zones: set[Any] = set(map(_zone_of, ats))
         except AttributeError:
             zones = set()
         if zones == {UTC}:
@@ -209,7 +209,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
                 entry.high = shifted
                 if shifted >= mark:
                     risen.append(key)
-            elif entry.high - shifted > wait:
+            elif entry.high - shifted > wait and at < UTC_MAX:
                 late.append(place)
         return late
 
@@ -507,7 +507,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
     def _offset_us(self, entry: KeyEntry) -> int:
         if entry.high == UTC_MIN:
             return NEVER_US
-        return _us(entry.high) - self._wait_us - self._began_us
+        return max(NEVER_US, _us(entry.high) - self._wait_us - self._began_us)
 
     # Time
 
@@ -520,7 +520,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             # Nobody has looked into the store yet.
             return due_s
         due_us = END_US if due_s is None else round(due_s * 1e6)
-        if self._next_us < END_US:
+        if self._next_us < MAX_US:
             due_us = min(due_us, axis.now_us + max(0, self._next_us - self._reached_us()))
         return None if due_us >= END_US else axis.wall_s(due_us)
 
