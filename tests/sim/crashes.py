@@ -88,6 +88,8 @@ class CrashRun:
     """
 
     workers_max = 3
+    batches_of_one = 1
+    """What a batch may become on its way to another stage."""
 
     def __init__(self, seed: int, extras: Sequence[str] = ()) -> None:
         self.counts: Counter[str] = Counter()
@@ -266,7 +268,7 @@ class CrashRun:
             life.busy = False
         if life.gang is not None:
             # One more batch for what a batch or the end became, then a barrier, and the end.
-            bound = self._options.channel_batches + 3
+            bound = self._options.channel_batches + self.batches_of_one + 2
             assert life.gang.result.queued_max <= bound, "a queue is longer than its bound"
 
     def _may_fail(self, life: Life, error: Exception) -> bool:

@@ -17,12 +17,13 @@ import engine.operators.windowing as win
 from engine.dataflow import Stream
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
-STEP_S = 100
+STEP_S = 20
 """Between two records of a partition, on average."""
-DISORDER_S = 150
-WAIT = timedelta(seconds=1500)
+DISORDER_S = 30
+STEPS_MAX = 3
+WAIT = timedelta(seconds=200)
 """What a clock waits: the disorder, and all the wall time that a job of the simulator takes."""
-WAIT_FOR_SIDES = timedelta(days=1)
+WAIT_FOR_SIDES = timedelta(seconds=1500)
 """The same where two sides have one clock, of which one may be far ahead."""
 
 Row = tuple[Any, ...]
@@ -131,7 +132,7 @@ class Step:
         return self.times[abs(value)]
 
     def __str__(self) -> str:
-        return self.step_id
+        return f"{type(self).__name__} {self.step_id}"
 
 
 class WindowStep(Step):
@@ -244,12 +245,12 @@ class JoinStep(Step):
     def draw(self, rng: Random) -> None:
         self._how = rng.choice(("join_window", "interval_join", "as_of_join"))
         self._windows = draw_windows(rng)
-        self._span = timedelta(seconds=rng.choice((150, 500, 2000)))
+        self._span = timedelta(seconds=rng.choice((30, 100, 400)))
         self.in_order = self._how == "as_of_join"
         self.times = {**self.times}
         for value in list(self.times):
             # Never at the same time as one on the left.
-            self.times[-value] = self.times[value] + timedelta(seconds=rng.randint(-400, 400), microseconds=1)
+            self.times[-value] = self.times[value] + timedelta(seconds=rng.randint(-80, 80), microseconds=1)
 
     def __str__(self) -> str:
         return f"{self._how}({self._windows.windower}, {self._span})"
@@ -348,8 +349,6 @@ class RollingStep(Step):
 class DedupeStep(Step):
     """The first of several records that are the same."""
 
-    in_order = True
-
     def draw(self, rng: Random) -> None:
         self._each = rng.choice((2, 3))
 
@@ -408,13 +407,13 @@ def draw_windows(rng: Random) -> Windows:
     """Windows of any kind, some of them empty, some with gaps between."""
     kind = rng.choice(("tumbling", "sliding", "sliding", "session"))
     if kind == "session":
-        gap = timedelta(seconds=rng.choice((0, 200, 700)))
+        gap = timedelta(seconds=rng.choice((0, 40, 140)))
         return Windows(win.SessionWindower(gap), sessions=True)
-    align_to = START + timedelta(seconds=rng.randint(-9999, 9999))
-    length = timedelta(seconds=rng.choice((300, 1000, 2500)))
+    align_to = START + timedelta(seconds=rng.randint(-2000, 2000))
+    length = timedelta(seconds=rng.choice((60, 200, 500)))
     if kind == "tumbling":
         return Windows(win.TumblingWindower(length, align_to))
-    offset = timedelta(seconds=rng.choice((200, 300, 700)))
+    offset = timedelta(seconds=rng.choice((40, 60, 140)))
     return Windows(win.SlidingWindower(length, min(offset, length), align_to))
 
 
@@ -426,6 +425,6 @@ _KINDS: tuple[type[Step], ...] = (
 
 def draw_steps(rng: Random, times: Times) -> list[Step]:
     """Some steps of any kind."""
-    kinds = [rng.choice(_KINDS) for _ in range(rng.choice((1, 2, 3)))]
+    kinds = [rng.choice(_KINDS) for _ in range(rng.randint(1, STEPS_MAX))]
     return [kind(f"step{n}", rng, times) for n, kind in enumerate(kinds)]
 

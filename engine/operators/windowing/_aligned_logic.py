@@ -16,6 +16,7 @@ the watermark of a key is the greatest shifted time of its values, less the wait
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
@@ -515,6 +516,9 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         if axis.by_stream:
             return None
         due_s = self.timers.first_s()
+        if due_s == -math.inf:
+            # Nobody has looked into the store yet.
+            return due_s
         due_us = END_US if due_s is None else round(due_s * 1e6)
         if self._next_us < END_US:
             due_us = min(due_us, axis.now_us + max(0, self._next_us - self._reached_us()))
