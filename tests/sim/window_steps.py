@@ -45,6 +45,8 @@ class Window:
     close_us: int
     values: list[int] = field(default_factory=list[int])
     merged: set[int] = field(default_factory=set[int])
+    entered: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    """The values, each with the id of the window that it went into, which may have merged since."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Windows:
                 first = windower.align_to + number * offset
                 window = found.setdefault(number, Window(number, us(first), us(first + length)))
                 window.values.append(value)
+                window.entered.append((window.number, value))
                 number -= 1
         return found
 
@@ -82,16 +85,19 @@ class Windows:
             at_us = us(times[value])
             near = [w for w in found.values() if w.open_us - gap_us <= at_us <= w.close_us + gap_us]
             if not near:
-                found[opened] = Window(opened, at_us, at_us, [value])
+                entered = [(opened, value)]
+                found[opened] = Window(opened, at_us, at_us, [value], entered=entered)
                 opened += 1
                 continue
             into, *others = sorted(near, key=lambda window: window.open_us)
             for other in others:
                 del found[other.number]
                 into.values += other.values
+                into.entered += other.entered
                 into.close_us = max(into.close_us, other.close_us)
                 into.merged |= {other.number, *other.merged}
             into.values.append(value)
+            into.entered.append((into.number, value))
             into.open_us, into.close_us = min(into.open_us, at_us), max(into.close_us, at_us)
         return found
 
@@ -203,7 +209,7 @@ class WindowStep(Step):
             elif not self._ordered:
                 given = sorted(given, key=values.index if self._how == "collect" else None)
             if self._how == "window":
-                rows += [("down", window.number, [value]) for value in window.values]
+                rows += [("down", number, [value]) for number, value in window.entered]
             rows.append(("down", window.number, given))
             rows.append(("meta", window.number, window.open_us, window.close_us, merged))
         return rows

@@ -82,10 +82,14 @@ class Windowed(Outside):
             found[row[0], key].append(row[1])
         return found
 
-    def has_all(self) -> bool:
-        """Whether as much has come out as must."""
+    def missing(self) -> dict[tuple[str, str], list[Row]]:
+        """What must still come."""
         found = self.found()
-        return all(len(found[place]) >= len(rows) for place, rows in self.wanted.items())
+        return {
+            place: [row for row in wanted if row not in found[place]]
+            for place, wanted in self.wanted.items()
+            if len(found[place]) < len(wanted)
+        }
 
 
 class HeldNumbers(Numbers):
@@ -115,11 +119,11 @@ class HeldPart(NumbersPart):
         try:
             return super().next_batch()
         except StopIteration:
-            if self._windowed.has_all():
+            if not self._windowed.missing():
                 raise
         now = utc_now()
         self._deadline = getattr(self, "_deadline", now + timedelta(seconds=HELD_S))
-        assert now < self._deadline, "the wall clock has not closed what it should have"
+        assert now < self._deadline, f"the wall clock has not closed {self._windowed.missing()}"
         self._until = now + timedelta(seconds=30)
         return []
 
