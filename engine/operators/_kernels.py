@@ -306,6 +306,17 @@ class KeyedLogic(ABC):
         """Fire all timers that are due; gives what the step emits for them."""
         return []
 
+    def step_state(self) -> Any:
+        """What each worker saves with an epoch for the step as a whole, if the kernel does so."""
+        raise NotImplementedError
+
+    def resume_step(self, states: list[Any]) -> None:
+        """Go on from what the workers of the last run have saved by `step_state`; at least one has.
+
+        Comes before all else; not at all if nothing was saved.
+        """
+        raise NotImplementedError(states)
+
     def on_watermark(self, at_us: int) -> list[Any]:
         """The watermark of a step with stream clocks has risen; gives what the step emits for that.
 
@@ -327,6 +338,8 @@ class KeyedKernel(ABC):
 
     state_options: StateOptions = DEFAULT_STATE
     """What the user says about the step's state."""
+    saves_step = False
+    """Whether each worker saves something for the step as a whole."""
 
     def stream_clocks(self) -> Sequence[StreamClock | None]:
         """The clocks that make the step's watermark, by input port; none for a step without."""

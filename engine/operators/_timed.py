@@ -112,6 +112,13 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     # What the runtime calls
 
+    def step_state(self) -> Any:
+        return self.axis.now_us, self.floor_us
+
+    def resume_step(self, states: list[Any]) -> None:
+        self.axis.resume(max(now_us for now_us, _ in states))
+        self.floor_us = max(floor_us for _, floor_us in states)
+
     def next_due_s(self) -> float | None:
         first_s = self.timers.first_s()
         if first_s is None or self.axis.by_stream:
@@ -122,13 +129,17 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         return self.axis.wall_s(round(first_s * _SECOND_US))
 
     def on_notify(self) -> list[Any]:
-        self.axis.sample()
+        self.axis.wake()
         return self._settle_due()
 
     def on_watermark(self, at_us: int) -> list[Any]:
         """The watermark of the stream has risen to that; gives what the step emits."""
         self.axis.advance(at_us)
         return self._settle_due()
+
+    def resume_watermark(self, at_us: int) -> None:
+        """The watermark of the stream was this when it was saved."""
+        self.axis.resume(at_us)
 
     def on_eof(self) -> list[Any]:
         out: list[Any] = []
@@ -157,8 +168,9 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     def _settle_due(self) -> list[Any]:
         out: list[Any] = []
-        for key, entry in self._woken():
-            self._settle(key, entry, out)
+        woken = dict(self._woken())
+        for key in sorted_keys(woken):
+            self._settle(key, woken[key], out)
         return out
 
     def _woken(self) -> Iterator[tuple[Any, EntryT]]:

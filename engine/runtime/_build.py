@@ -62,6 +62,7 @@ from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode,
 from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
+from engine.runtime._watermarks import step_row
 
 _UNNAMED = Job("")
 
@@ -292,6 +293,15 @@ class _StageBuilder:
         context = self._context(step)
         logic: KeyedLogic = step.kernel.start(context)
         store, timers = self._site.store, context.state.form.timers
+        if store is not None and step.kernel.saves_step:
+            saved = [
+                state
+                for row, state in store.positions(step.step_id).items()
+                if row.startswith(step_row(""))
+            ]
+            if saved:
+                logic.resume_step(saved)
+            self._running.saved_steps[step.step_id] = logic.step_state
         if store is not None and timers is not None:
 
             def scan(until_s: float) -> Iterator[tuple[float, Any]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from engine.operators._kernels import InputKernel, KeyedKernel, RecordKernel, StreamClock
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._plan import Plan, PlannedEdge, PlannedStep, Route
-from engine.runtime._watermarks import partition_row, watermark_row, worker_row
+from engine.runtime._watermarks import partition_row, step_row, watermark_row, worker_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,12 @@ def clocks_of(plan: Plan) -> list[PlannedClock]:
     ]
 
 
+def saves_rows(step: PlannedStep) -> bool:
+    """Whether a step saves rows that aren't states of keys."""
+    kernel = step.kernel
+    return isinstance(kernel, KeyedKernel) and (kernel.saves_step or has_clocks(step))
+
+
 def has_clocks(step: PlannedStep) -> bool:
     """Whether a step has a watermark."""
     kernel = step.kernel
@@ -87,6 +93,9 @@ def row_owners(
     workers = [WorkerIndex(index) for index in range(plan.workers)]
     own = {f"worker-{index}": index for index in workers}
     owners: dict[str, dict[str, WorkerIndex]] = {}
+    for step in plan.steps:
+        if isinstance(step.kernel, KeyedKernel) and step.kernel.saves_step:
+            owners[step.step_id] = {step_row(index): index for index in workers}
     for clock in clocks_of(plan):
         rows = owners.setdefault(plan.steps[clock.step].step_id, {})
         rows.update((watermark_row(index), index) for index in workers)

@@ -28,7 +28,7 @@ from engine.runtime._build import Deal
 from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
 from engine.runtime._plan import Plan
-from engine.runtime._planned_clocks import has_clocks, row_owners
+from engine.runtime._planned_clocks import row_owners, saves_rows
 from engine.runtime._sink_node import Job
 from engine.runtime._store import StepChanges
 from engine.runtime._store_start import (
@@ -73,7 +73,7 @@ class JobStore:
 
     def __init__(self, opened: OpenStore, wanted: RecoveredJob, world: StoreWorld) -> None:
         planned, deal = wanted.planned, wanted.deal
-        clocked = [step.step_id for step in planned.steps if has_clocks(step)]
+        clocked = [step.step_id for step in planned.steps if saves_rows(step)]
         manifest = opened.folder.started()
         self._folder = opened.folder
         self._stores = opened.workers

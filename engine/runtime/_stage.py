@@ -202,6 +202,8 @@ class RunningStage:
     """Of the keyed steps, by step id, with a store."""
     expiring: list[ExpiringState] = field(default_factory=list[ExpiringState])
     """Of the keyed steps with a time to live, store or no store."""
+    saved_steps: dict[str, Callable[[], Any]] = field(default_factory=dict[str, Callable[[], Any]])
+    """What steps save as a whole, by step id, with a store."""
     channels: list[tuple[StageInput, Channel]] = field(
         default_factory=list[tuple[StageInput, Channel]]
     )

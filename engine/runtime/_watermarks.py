@@ -76,6 +76,11 @@ def watermark_row(worker: int) -> str:
     return f"\0{worker}"
 
 
+def step_row(worker: int | str) -> str:
+    """Under which name a worker saves something for a step as a whole; no clock's is like it."""
+    return f"step\0{worker}"
+
+
 class Upstream:
     """All that records of a stage may come from: its own partitions, and those behind channels.
 

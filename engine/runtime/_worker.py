@@ -39,7 +39,7 @@ from engine.runtime._ports import Network
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
 from engine.runtime._store import StepChanges
-from engine.runtime._watermarks import StageClocks
+from engine.runtime._watermarks import StageClocks, step_row
 
 _ITEMS_PER_ROUND_MAX = 16
 _BATCHES_PER_POLL_MAX = 1_000_000_000
@@ -387,6 +387,8 @@ class Worker:
         if self._store is not None:
             states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
             times = {} if stage.clocks is None else stage.clocks.changes()
+            for step_id, save in stage.saved_steps.items():
+                times.setdefault(step_id, {})[step_row(self.index)] = save()
             self._store.append(
                 epoch,
                 [

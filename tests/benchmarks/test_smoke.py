@@ -13,7 +13,6 @@ PACED = ("w8-", "exchange-latency", "window-latency")
 HERE = [workload for workload in WORKLOADS.values() if not workload.name.startswith(kafka.PREFIX)]
 """Those that need no broker; `tests/kafka/test_benchmarks.py` has the others."""
 TO_COME = {
-    ("interval-join", "engine"): AttributeError,
     ("window-memory", "engine-stream"): ValueError,
 }
 """What the engine hasn't got yet, with the error that it raises; to be taken out when it has."""

@@ -25,7 +25,7 @@ from operator import attrgetter
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
-from engine.operators._event_time import EPOCH, UTC_MAX, UTC_MIN, utc_datetime
+from engine.operators._event_time import EPOCH, MAX_US, UTC_MIN, utc_datetime
 from engine.operators._kernels import StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
@@ -35,10 +35,6 @@ from engine.operators.windowing._shapes import Aligned
 from engine.operators.windowing._windowers import WindowMetadata
 from engine.operators.windowing._works import Folding
 
-_FAR: Final = timedelta(days=365_000)
-_SAFE_MIN: Final = UTC_MIN + _FAR
-_SAFE_MAX: Final = UTC_MAX - _FAR
-"""Between these a time can be shifted and is still a `datetime`."""
 _REFUSED: Final = object()
 _QUEUED_MIN: Final = 1 << 14
 _QUEUED_MAX: Final = 1 << 18
@@ -172,10 +168,11 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
         Keys that have come so far that they have something to close are added to `risen`.
         """
-        if low < _SAFE_MIN or top > _SAFE_MAX:
-            ats = [min(max(at, _SAFE_MIN), _SAFE_MAX) for at in ats]
-            low, top = min(ats), max(ats)
         shift = timedelta(microseconds=self._shift_us())
+        if low < UTC_MIN + shift:
+            # So long ago that the shifted time would be no `datetime`.
+            low, top = UTC_MIN + shift, max(top, UTC_MIN + shift)
+            ats = [max(at, low) for at in ats]
         self._high = max(self._high, top - shift)
         mark = utc_datetime(self._next_us + self._wait_us - self._shift_us())
         if self._high - (low - shift) > self._wait:
@@ -490,6 +487,9 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             self._paned.drop_part(pane, key)
             out.append((key, (number, acc)))
             entry.closed_us = max(entry.closed_us, pane.close_us)
+            if pane.close_us == MAX_US:
+                # Its values may be of the same time as the watermark.
+                entry.sealed_us = MAX_US
             if self._meta is not None:
                 times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
@@ -525,7 +525,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         return None if due_us >= END_US else axis.wall_s(due_us)
 
     def on_notify(self) -> list[Any]:
-        self.axis.sample()
+        self.axis.wake()
         out: list[Any] = []
         self._advance(set(), out)
         return out
@@ -545,6 +545,10 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         return out
 
     # State
+
+    def resume_step(self, states: list[Any]) -> None:
+        super().resume_step(states)
+        self._began_us = self.axis.now_us if self.axis.by_key else 0
 
     def begin(self) -> KeyEntry:
         return KeyEntry()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from abc import abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, TypeVar, cast
 
 from engine.errors import UserCodeError
 from engine.operators._event_time import EPOCH, event_us
-from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
+from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext, StreamClock
 from engine.operators._keys import check_key, refuse_unkeyed
 from engine.operators._shown import shown
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
@@ -35,16 +35,43 @@ time_of = itemgetter(0)
 
 
 @dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """How the watermark of a step is told from the records of one input."""
+
+    times: EventTimes
+    idle_after_s: float
+
+    @property
+    def wait_us(self) -> int:
+        """How far records may come behind the latest one, in microseconds."""
+        return self.times.wait_us
+
+    def latest_us(self, batch: list[Any]) -> int | None:
+        """The latest time in a batch."""
+        return max(times_of_batch(batch, self.times, 0), default=None)
+
+
+@dataclass(frozen=True, slots=True)
 class ClockedKernel(KeyedKernel):
     """A step with a clock for each of its inputs."""
 
     clocks: tuple[EngineClock[Any], ...]
     _: KW_ONLY
     state_options: StateOptions = DEFAULT_STATE
+    saves_step = True
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
         return self.logic(step, axis_of(self.clocks[0], step), [times_of(c) for c in self.clocks])
+
+    def stream_clocks(self) -> Sequence[StreamClock | None]:
+        """The clock of each input, if the step has one watermark."""
+        return [
+            StreamTimes(times, clock.idle_after.total_seconds())
+            for clock in self.clocks
+            if isinstance(clock, EventClock) and clock.scope == "stream"
+            if (times := times_of(clock)) is not None
+        ]
 
     @abstractmethod
     def logic(

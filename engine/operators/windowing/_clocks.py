@@ -159,7 +159,8 @@ class _SystemClockLogic(ClockLogic[object, int]):
         return self._now_us
 
 
-def _as_it_is(at: datetime) -> datetime | None:
+def as_it_is(at: datetime) -> datetime | None:
+    """What `to_system_utc` is by default: the clock goes by the system's."""
     return at
 
 
@@ -198,7 +199,7 @@ class EventClock(Clock[V_contra, tuple[int, int]]):
     ts_getter: Callable[[V_contra], datetime]
     wait_for_system_duration: timedelta
     now_getter: Callable[[], datetime] = utc_now
-    to_system_utc: Callable[[datetime], datetime | None] = _as_it_is
+    to_system_utc: Callable[[datetime], datetime | None] = as_it_is
     _: KW_ONLY
     scope: EventClockScope = "key"
     idle_after: timedelta = timedelta(seconds=10)

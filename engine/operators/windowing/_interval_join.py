@@ -127,9 +127,10 @@ def interval_join(  # noqa: PLR0913 - what each side may meet, and what all keye
     batch, in the order in which the watermark passes what could have met them. Between keys no
     order is promised.
 
-    The state of a key is the values for which others may still come that aren't late. They stay
-    over an end of input: a later run goes on with them, but for those that the end made come out
-    alone.
+    The state of a key is the values for which others may still come that aren't late. (With "inner"
+    the others go when the next value of the key comes, or when none of its values is needed.) They
+    stay over an end of input: a later run goes on with them, but for those that the end made come
+    out alone.
 
     Args:
         step_id: Name of the step.

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from engine.operators._event_time import MAX_US
+
 
 class OpenWindow:
     """A window of one key that holds something."""
@@ -46,12 +48,13 @@ class Aligned:
         return self.align_us + number * self.offset_us
 
     def close_us(self, number: int) -> int:
-        """When it closes."""
-        return self.align_us + number * self.offset_us + self.length_us
+        """When it closes; not after the end of time, which no watermark passes."""
+        return min(self.align_us + number * self.offset_us + self.length_us, MAX_US)
 
     def first_close_us(self, at_us: int) -> int:
         """When the first window closes that a time falls into: a watermark closes it then."""
-        return at_us + self.offset_us - (at_us - self.align_us - self.length_us) % self.offset_us
+        since_us = (at_us - self.align_us - self.length_us) % self.offset_us
+        return min(at_us + self.offset_us - since_us, MAX_US)
 
     def last_close_us(self, at_us: int) -> int:
         """The latest end of a window that isn't after that time."""
@@ -70,11 +73,11 @@ class Sessions:
 
     def first_close_us(self, at_us: int) -> int:
         """The first watermark that could close a session with a value of that time."""
-        return at_us + self.gap_us + 1
+        return min(at_us + self.gap_us + 1, MAX_US)
 
     def closing_us(self, window: OpenWindow) -> int:
         """The first watermark that closes a session."""
-        return window.close_us + self.gap_us + 1
+        return min(window.close_us + self.gap_us + 1, MAX_US)
 
     def near(self, windows: Iterable[OpenWindow], at_us: int) -> list[OpenWindow]:
         """The sessions that a time is near enough to, the one that begins earliest first."""

@@ -18,7 +18,7 @@ from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions, state_options
 from engine.operators._time_axis import EventTimes, TimeAxis, seconds_of
 from engine.operators.windowing._aligned_logic import AlignedLogic
-from engine.operators.windowing._clocks import Clock, EventClock, SystemClock
+from engine.operators.windowing._clocks import Clock, EventClock, SystemClock, as_it_is
 from engine.operators.windowing._panes import PanedState
 from engine.operators.windowing._shapes import Aligned, Sessions, Shape
 from engine.operators.windowing._windowers import (
@@ -38,6 +38,7 @@ class WindowKernel(KeyedKernel):
     clock: EventClock[Any] | SystemClock
     spec: WindowSpec
     state_options: StateOptions = DEFAULT_STATE
+    saves_step = True
 
     @property
     def _folding(self) -> Folding | None:
@@ -111,7 +112,8 @@ def axis_of(clock: Clock[Any, Any], step: StepContext) -> TimeAxis:
     if clock.scope == "stream":
         return TimeAxis(step.now_s, by_stream=True)
     clock_s = None if clock.now_getter is utc_now else seconds_of(clock.now_getter)
-    return TimeAxis(step.now_s, clock_s, by_key=True)
+    to_wall = None if clock.to_system_utc is as_it_is else clock.to_system_utc
+    return TimeAxis(step.now_s, clock_s, to_wall, by_key=True)
 
 
 def times_of(clock: Clock[Any, Any]) -> EventTimes | None:
@@ -125,7 +127,14 @@ def _migrate_windows(migrate: Callable[[int, Any], Any]) -> Callable[[int, Any],
     """What brings a stored key to the present version; the user's function sees one window."""
 
     def migrated(version: int, stored: Any) -> Any:
-        *times, (next_number, taken, queue, windows) = cast("tuple[Any, ...]", stored)
+        if len(stored) == 1:
+            # What a pane holds of a key.
+            return (migrate(version, stored[0]),)
+        *times, rest = cast("tuple[Any, ...]", stored)
+        if len(rest) != 4:
+            # What is known of a key whose windows are in panes.
+            return stored
+        next_number, taken, queue, windows = rest
         migrated = [(*window, migrate(version, acc)) for *window, acc in windows]
         return (*times, (next_number, taken, queue, migrated))
 

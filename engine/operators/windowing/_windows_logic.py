@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any, Final, cast
 
-from engine.operators._event_time import span_us, utc_datetime
+from engine.operators._event_time import MAX_US, span_us, utc_datetime
 from engine.operators._kernels import StepContext
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
 from engine.operators._timed import Entry, TimedLogic
@@ -259,6 +259,9 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
                 window.fired = True
                 emit.closed(window, self._work)
                 entry.closed_us = max(entry.closed_us, window.close_us)
+                if window.close_us == MAX_US and self.seals_at_end:
+                    # Its values may be of the same time as the watermark.
+                    entry.sealed_us = MAX_US
                 if self._meta is not None:
                     self._meta.append((emit.key, (number, _metadata(window))))
             if closing_us + late_us <= watermark_us:
@@ -299,6 +302,13 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         return out
 
     # State
+
+    def step_state(self) -> Any:
+        return (*super().step_state(), self._floor_number)
+
+    def resume_step(self, states: list[Any]) -> None:
+        super().resume_step([state[:2] for state in states])
+        self._floor_number = max(number for _, _, number in states)
 
     def to_stored(self, entry: WindowsEntry) -> Any:
         to_stored = self._work.to_stored

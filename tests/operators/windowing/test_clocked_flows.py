@@ -193,6 +193,32 @@ def test_workers_share_keys(build: Build) -> None:
     assert sorted(map(repr, found)) == sorted(map(repr, wanted))
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+@ALL
+def test_with_one_watermark_comes_out_the_same(build: Build, workers: int) -> None:
+    """Where nothing is late the definitions don't ask whose watermark it is."""
+    values, stream = records(3, "abcdefgh", 200), replace(CLOCK, scope="stream")
+    wanted = emitted(both(build), values)
+    found = emitted_by_all(both(lambda s: build(s, stream)), values, workers=workers)
+    assert sorted(map(repr, found)) == sorted(map(repr, wanted))
+
+
+def test_one_watermark_lets_values_of_all_keys_out() -> None:
+    """What comes for one key lets out what waits for another, long before the end."""
+    stream = replace(CLOCK, scope="stream")
+    seen: list[Any] = []
+    values = [("a", (1, LEFT, 0)), ("b", (30, LEFT, 1)), ("c", (31, LEFT, 2)), ("a", (2, LEFT, 3))]
+
+    def build(s: Stream[Any]) -> Stream[Any]:
+        s = op.inspect("came", s, lambda _step, record: seen.append(("came", record[0])))
+        out = op.map_value("number", order(s, stream).down, lambda value: value[2])
+        return op.inspect("went", out, lambda _step, record: seen.append(("out", record[0])))
+
+    emitted(build, values)
+    assert seen.index(("out", "a")) < seen.index(("came", "c"))
+    assert seen.count(("out", "a")) == 1
+
+
 @ALL
 def test_a_crash_changes_nothing(build: Build, tmp_path: Path) -> None:
     """What comes out of all runs together is what comes out of one that nothing disturbed.
@@ -212,6 +238,17 @@ def test_a_crash_changes_nothing(build: Build, tmp_path: Path) -> None:
     for _ in range(len(values) // 7 + 1):
         found += line.run()
     assert set(map(repr, found)) == set(map(repr, calm.run()))
+
+
+def test_a_watermark_of_the_step_outlives_a_crash(tmp_path: Path) -> None:
+    """What is late before it is late afterwards, also for a key that is new."""
+    batches: list[Any] = [(0.0, [("a", (20, LEFT, 0))]), (0.0, CRASH), (0.0, [("b", (5, LEFT, 1))])]
+    recovery = RecoveryConfig(tmp_path / "store", create=True)
+    stream = replace(CLOCK, scope="stream")
+    build = both(lambda s: order(s, stream))
+    line = Timeline(build, batches, epochs=EACH_BATCH, recovery=recovery)
+    line.run()
+    assert line.run() == [("b", ("late", (5, LEFT, 1))), ("a", ("down", (20, LEFT, 0)))]
 
 
 @ALL
@@ -244,13 +281,16 @@ PARTS = {f"p{n}": records(n, keys, 60) for n, keys in enumerate(("abc", "de", "f
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("scope", ["key", "stream"])
 @ALL
-def test_crashes_and_other_numbers_of_workers_change_nothing(build: Build, seed: int) -> None:
+def test_crashes_and_other_numbers_of_workers_change_nothing(
+    build: Build, scope: Any, seed: int
+) -> None:
     """A job on 1 worker crashes, then on 3, and is finished by 2; each value counts once."""
 
     def flow_of(outside: Outside) -> Dataflow:
         flow = Dataflow("flow")
-        out = build(op.input("in", flow, Source(outside)))
+        out = build(op.input("in", flow, Source(outside)), replace(CLOCK, scope=scope))
         op.output("table", out.down, Table(outside))
         op.output("late", out.late, Table(outside))
         return flow

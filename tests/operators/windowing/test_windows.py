@@ -239,7 +239,7 @@ def test_a_clock_of_another_pace_is_asked_again(kernels: bool) -> None:
     [(first_s, first), _] = closing_times(clock, *items, kernels=kernels)
     assert first == [1]
     assert 8 <= first_s <= 9
-    assert len(asked) < 50
+    assert len(asked) < 100
 
 
 # Defects that windows elsewhere have.
@@ -260,9 +260,10 @@ def test_a_closed_window_is_never_opened_again(kernels: bool) -> None:
 def test_a_key_is_forgotten_after_an_hour(kernels: bool) -> None:
     """An hour after its last window closed and its last value came: no key stays for ever.
 
-    Seen here by the ids of sessions, which begin anew.
+    Seen here by the ids of sessions, which begin anew; by kernels they go on from the highest that
+    any forgotten key had.
     """
-    for silence, then in [(3599, 1), (3601, 0)]:
+    for silence, then in [(3599, 1), (3601, 1 if kernels else 0)]:
         batches = [(0, of_a(1)), (20, [("b", 1)]), (20 + silence, [("b", 1)])]
         batches.append((20 + silence, of_a(9000)))
         out = came(collected(event_clock(), session(3)), batches, kernels=kernels)["a"]
