@@ -124,7 +124,7 @@ class HeldPart(NumbersPart):
         now = utc_now()
         self._deadline = getattr(self, "_deadline", now + timedelta(seconds=HELD_S))
         assert now < self._deadline, f"the wall clock has not closed {self._windowed.missing()}"
-        self._until = now + timedelta(seconds=30)
+        self._until = now + timedelta(seconds=100)
         return []
 
     def next_awake(self) -> datetime | None:
@@ -174,7 +174,7 @@ class WindowedRun(CrashRun):
             return options
         # Hours go by, and epochs are to be few.
         interval = timedelta(seconds=self._rng.choice((0, 50)))
-        return replace(options, epoch_interval=interval, steps_max=4 * options.steps_max)
+        return replace(options, epoch_interval=interval, steps_max=10 * options.steps_max)
 
     def _flow(self) -> Dataflow:
         flow, outside = Dataflow("f"), self._windowed
