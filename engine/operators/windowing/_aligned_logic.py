@@ -590,6 +590,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
     def loaded(self, key: Any, entry: KeyEntry) -> None:
         if self.axis.by_key and entry.offset_us != NEVER_US:
             entry.high = utc_datetime(entry.offset_us + self._wait_us + self._began_us)
+            self._high = max(self._high, entry.high)
         due_us = self.due_us(entry)
         if due_us is not None:
             self._live[key] = entry
