@@ -108,7 +108,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
     def loaded(self, key: Any, entry: EntryT) -> None:
         """An entry has come back from the store."""
         due_us = self.due_us(entry)
-        if due_us is not None and due_us < MAX_US:
+        if due_us is not None and due_us != END_US:
             self.timers.set(key, (due_us - entry.offset_us) / _SECOND_US)
 
     # What the runtime calls
@@ -204,8 +204,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     def _wake_at(self, key: Any, entry: EntryT, due_us: int) -> None:
         """See to it that a key is settled once its watermark has come to that, or before."""
-        if due_us >= MAX_US:
-            # No clock comes there by itself.
+        if due_us == END_US:
             self.timers.set(key, None)
             return
         due_s = (due_us - entry.offset_us) / _SECOND_US

@@ -520,7 +520,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             # Nobody has looked into the store yet.
             return due_s
         due_us = END_US if due_s is None else round(due_s * 1e6)
-        if self._next_us < MAX_US:
+        if self._next_us < END_US:
             due_us = min(due_us, axis.now_us + max(0, self._next_us - self._reached_us()))
         return None if due_us >= END_US else axis.wall_s(due_us)
 
