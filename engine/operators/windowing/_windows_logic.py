@@ -91,7 +91,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         self.counts_up = self._sessions is not None
         # Whether values may wait for a window to close: nobody sees the difference.
         by_value = spec.tells_causes or spec.work.emits_values
-        self._lazy = not by_value and (spec.ordered or self._sessions is None)
+        self._lazy = not by_value and spec.ordered
         self._late, self._meta = step.asides
         self._floor_number = 0
         self._now_s = step.now_s
@@ -345,7 +345,8 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         trigger = self._spec.trigger
         if isinstance(trigger, OnInterval):
             for window in entry.windows.values():
-                if window.fresh and not window.fired:
+                awaited = (key, window.number) in self._intervals.due_s
+                if window.fresh and not window.fired and not awaited:
                     self._await_interval(key, window, trigger)
 
     def forgotten(self, entry: WindowsEntry) -> None:
