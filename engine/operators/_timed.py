@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from engine.operators._event_time import MAX_US
 from engine.operators._kernels import KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
 from engine.operators._state import StateForm
@@ -293,7 +294,8 @@ class TimedLogic(TimedKeys[EntryT]):
                 offset_us = at_us - times.wait_us - now_us
                 if offset_us > entry.offset_us:  # noqa: PLR1730 - a call less per record
                     entry.offset_us = offset_us
-            if late_too or at_us >= entry.offset_us + now_us:
+            # No watermark passes the end of time.
+            if late_too or at_us >= entry.offset_us + now_us or at_us == MAX_US:
                 take(its_key, entry, port, at_us, new)
             else:
                 self.refuse(its_key, entry, port, at_us, new)

@@ -87,6 +87,10 @@ class CrashRun:
         log: What happened, for people.
     """
 
+    workers_max = 3
+    batches_of_one = 1
+    """What a batch may become on its way to another stage."""
+
     def __init__(self, seed: int, extras: Sequence[str] = ()) -> None:
         self.counts: Counter[str] = Counter()
         self.log: list[str] = []
@@ -101,9 +105,9 @@ class CrashRun:
         extras = [*extras, *rng.sample(EXTRAS, rng.choice((0, 1, 1, 2)))]
         # Half of the seeds are without outages, to go straight for what crashes alone do.
         weather = Random(str(seed)) if seed % 2 else None
-        self._outside = Outside(rng, extras, self._chain.durable_epoch, weather)
-        self._workers = rng.randint(1, 3)
-        self._options = _draw_options(rng)
+        self._outside = self._make_outside(seed, extras, weather)
+        self._workers = rng.randint(1, self.workers_max)
+        self._options = self._draw_options()
         self._zombies = rng.random() < 0.7
         self._zombie_share = rng.choice((0.1, 0.3, 0.6))
         self._store_options = small_store(rng, self._clock, backups=not self._zombies)
@@ -146,12 +150,32 @@ class CrashRun:
         self._chain.look()
         assert self._chain.newest is not None
         self.counts["epochs"] = self._chain.newest.epoch
-        check_output(self._outside)
+        self._check_output()
         last = Life(0, self._workers, self._disk.shared())
         recovery = self._open_store(last)
-        check_ended(recovery, self._outside)
+        self._check_ended(recovery)
         recovery.close()
         check_sound(last.disk, ROOT)
+
+    # The job
+
+    def _make_outside(self, seed: int, extras: Sequence[str], weather: Random | None) -> Outside:  # noqa: ARG002 - for other jobs
+        return Outside(self._rng, extras, self._chain.durable_epoch, weather)
+
+    def _draw_options(self) -> SimOptions:
+        return _draw_options(self._rng)
+
+    def _flow(self) -> Dataflow:
+        return flow_of(self._outside)
+
+    def _check_opened(self, recovery: JobStore) -> None:
+        check_opened(recovery, self._outside)
+
+    def _check_ended(self, recovery: JobStore) -> None:
+        check_ended(recovery, self._outside)
+
+    def _check_output(self) -> None:
+        check_output(self._outside)
 
     # Lives
 
@@ -167,7 +191,7 @@ class CrashRun:
         """Begin a new life, which may not get far."""
         rng = self._rng
         if rng.random() < 0.4:
-            self._workers = rng.randint(1, 3)
+            self._workers = rng.randint(1, self.workers_max)
         self.counts["lives"] += 1
         life = Life(self.counts["lives"], self._workers, self._disk.shared())
         life.met_others = bool(self.lives)
@@ -189,7 +213,7 @@ class CrashRun:
         life.recovery = self._open_store(life)
         if life is self.current:
             # A zombie that gets so far sees some of what came after it. It can't do any harm.
-            check_opened(life.recovery, self._outside)
+            self._check_opened(life.recovery)
         if before is not None and before.workers != life.workers:
             self.counts["rescales"] += 1
         options = replace(self._options, workers=life.workers)
@@ -213,7 +237,7 @@ class CrashRun:
 
     def _planned(self, workers: int) -> tuple[Dataflow, Plan]:
         if workers not in self._plans:
-            flow = flow_of(self._outside)
+            flow = self._flow()
             self._plans[workers] = flow, plan(flow, workers)
         return self._plans[workers]
 
@@ -244,7 +268,7 @@ class CrashRun:
             life.busy = False
         if life.gang is not None:
             # One more batch for what a batch or the end became, then a barrier, and the end.
-            bound = self._options.channel_batches + 3
+            bound = self._options.channel_batches + self.batches_of_one + 2
             assert life.gang.result.queued_max <= bound, "a queue is longer than its bound"
 
     def _may_fail(self, life: Life, error: Exception) -> bool:

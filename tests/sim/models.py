@@ -15,6 +15,7 @@ from itertools import repeat
 from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queues
 from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
+from tests.sim.windows import check_windowed_store
 
 MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "store": check_store,
@@ -24,6 +25,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "queues": check_queues,
     "clocks": check_clocks,
     "clocked": check_clocked_store,
+    "windows": check_windowed_store,
 }
 
 _AT_A_TIME = 20

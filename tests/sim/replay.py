@@ -1,6 +1,6 @@
 """Shows what a seed does: `python -m tests.sim.replay MODEL SEED`.
 
-For the models "store" and "clocked" it tells what was drawn and happened, and at a failure what was
+For the models "store", "clocked" and "windows" it tells what was drawn and happened, and at a failure what was
 said last.
 """
 
@@ -9,11 +9,18 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
+from collections.abc import Callable
 
 from tests.sim.crashes import CrashRun
 from tests.sim.models import MODELS, told
+from tests.sim.windows import WindowedRun
 
 _LAST = 25
+_HISTORIES: dict[str, Callable[[int], CrashRun]] = {
+    "store": CrashRun,
+    "clocked": lambda seed: CrashRun(seed, ["clock"]),
+    "windows": WindowedRun,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,8 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("model", choices=MODELS)
     parser.add_argument("seed", type=int)
     wanted = parser.parse_args(argv)
-    extras = {"store": [], "clocked": ["clock"]}.get(wanted.model)
-    run = None if extras is None else CrashRun(wanted.seed, extras)
+    run = _HISTORIES[wanted.model](wanted.seed) if wanted.model in _HISTORIES else None
     try:
         if run is None:
             MODELS[wanted.model](wanted.seed)

@@ -10,13 +10,14 @@ import pytest
 from tests.sim.models import SeedError, run_many, run_seeds, told
 
 SEEDS = {
-    "store": 500,
+    "store": 400,
     "outcome": 220,
     "cuts": 220,
     "abort": 60,
     "queues": 60,
     "clocks": 150,
     "clocked": 100,
+    "windows": 100,
 }
 PARTS = 10
 

@@ -35,10 +35,6 @@ from engine.operators.windowing._shapes import Aligned
 from engine.operators.windowing._windowers import WindowMetadata
 from engine.operators.windowing._works import Folding
 
-_FAR: Final = timedelta(days=365_000)
-_SAFE_MIN: Final = UTC_MIN + _FAR
-_SAFE_MAX: Final = UTC_MAX - _FAR
-"""Between these a time can be shifted and is still a `datetime`."""
 _REFUSED: Final = object()
 _QUEUED_MIN: Final = 1 << 14
 _QUEUED_MAX: Final = 1 << 18
@@ -156,7 +152,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         getter = times.getter
         ats: list[Any] = [getter(value) for _, value in batch]
         try:
-            zones = set(map(_zone_of, ats))
+            zones: set[Any] = set(map(_zone_of, ats))
         except AttributeError:
             zones = set()
         if zones == {UTC}:
@@ -172,10 +168,11 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
         Keys that have come so far that they have something to close are added to `risen`.
         """
-        if low < _SAFE_MIN or top > _SAFE_MAX:
-            ats = [min(max(at, _SAFE_MIN), _SAFE_MAX) for at in ats]
-            low, top = min(ats), max(ats)
         shift = timedelta(microseconds=self._shift_us())
+        if low < UTC_MIN + shift:
+            # So long ago that the shifted time would be no `datetime`.
+            low, top = UTC_MIN + shift, max(top, UTC_MIN + shift)
+            ats = [max(at, low) for at in ats]
         self._high = max(self._high, top - shift)
         mark = utc_datetime(self._next_us + self._wait_us - self._shift_us())
         if self._high - (low - shift) > self._wait:
@@ -212,7 +209,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
                 entry.high = shifted
                 if shifted >= mark:
                     risen.append(key)
-            elif entry.high - shifted > wait:
+            elif entry.high - shifted > wait and at < UTC_MAX:
                 late.append(place)
         return late
 
@@ -510,7 +507,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
     def _offset_us(self, entry: KeyEntry) -> int:
         if entry.high == UTC_MIN:
             return NEVER_US
-        return _us(entry.high) - self._wait_us - self._began_us
+        return max(NEVER_US, _us(entry.high) - self._wait_us - self._began_us)
 
     # Time
 
@@ -548,6 +545,10 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         return out
 
     # State
+
+    def resume_step(self, states: list[Any]) -> None:
+        super().resume_step(states)
+        self._began_us = self.axis.now_us if self.axis.by_key else 0
 
     def begin(self) -> KeyEntry:
         return KeyEntry()
@@ -589,6 +590,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
     def loaded(self, key: Any, entry: KeyEntry) -> None:
         if self.axis.by_key and entry.offset_us != NEVER_US:
             entry.high = utc_datetime(entry.offset_us + self._wait_us + self._began_us)
+            self._high = max(self._high, entry.high)
         due_us = self.due_us(entry)
         if due_us is not None:
             self._live[key] = entry

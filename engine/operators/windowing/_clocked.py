@@ -38,6 +38,7 @@ class ClockedKernel(KeyedKernel):
     clocks: tuple[EngineClock[Any], ...]
     _: KW_ONLY
     state_options: StateOptions = DEFAULT_STATE
+    saves_step = True
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""

@@ -75,7 +75,7 @@ def checked_emits(logic: Any, method: str, emitted: Any) -> Iterable[Any]:
         UserCodeError: It isn't iterable.
     """
     if not isinstance(emitted, Iterable):
-        kind = type(logic)
+        kind: type[Any] = type(cast("object", logic))
         msg = f"`{kind.__qualname__}.{method}` must return the values to emit; got {shown(emitted)}"
         hint = "return a list, an empty one for nothing"
         raise UserCodeError(msg, function=kind, hint=hint)

@@ -1,0 +1,172 @@
+"""Ways to break windows and their state, each of which a seed must bring to light."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+from zlib import crc32
+
+import pytest
+
+from engine.keys import KEY_GROUPS, encode_key
+from engine.operators._state import StateChanges
+from engine.operators._time_axis import TimeAxis
+from engine.operators._timed import EntryForm, TimedKeys
+from engine.operators._timers import Timers
+from engine.operators.windowing._aligned_logic import AlignedLogic
+from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
+from engine.operators.windowing._windows_logic import WindowsLogic
+from engine.recovery import _rescale
+from tests.sim.mutant import Mutant
+from tests.sim.windows import check_windowed_store
+
+Patch = pytest.MonkeyPatch
+
+
+def _changed(patch: Patch, change: Any) -> None:
+    """What is saved of paned windows is changed."""
+    barrier = PanedState.barrier
+    patch.setattr(PanedState, "barrier", lambda self: change(barrier(self)))
+
+
+def _is_part(key: Any) -> bool:
+    return isinstance(key, tuple) and len(key) == 3 and key[1] is None
+
+
+def _rows_of_windows_not_saved(patch: Patch) -> None:
+    def keys_only(changes: StateChanges) -> StateChanges:
+        kept = [place for place, key in enumerate(changes.keys) if not _is_part(key)]
+        return replace(
+            changes,
+            keys=[changes.keys[place] for place in kept],
+            stored=[changes.stored[place] for place in kept],
+            due_s=[changes.due_s[place] for place in kept],
+        )
+
+    _changed(patch, keys_only)
+
+
+def _rows_of_closed_windows_not_deleted(patch: Patch) -> None:
+    def kept(changes: StateChanges) -> StateChanges:
+        return replace(changes, gone=[key for key in changes.gone if not _is_part(key)])
+
+    _changed(patch, kept)
+
+
+def _keys_saved_without_their_queue(patch: Patch) -> None:
+    to_stored = AlignedLogic.to_stored
+    patch.setattr(AlignedLogic, "to_stored", lambda self, entry: (to_stored(self, entry)[0], ()))
+
+
+def _queues_of_sessions_not_saved(patch: Patch) -> None:
+    to_stored = WindowsLogic.to_stored
+
+    def without(self: WindowsLogic, entry: Any) -> Any:
+        number, taken, _, windows = to_stored(self, entry)
+        return number, taken, [], windows
+
+    patch.setattr(WindowsLogic, "to_stored", without)
+
+
+def _ids_of_sessions_begin_again(patch: Patch) -> None:
+    from_stored = WindowsLogic.from_stored
+
+    def anew(self: WindowsLogic, stored: Any) -> Any:
+        entry = from_stored(self, stored)
+        entry.next_number = max(entry.windows, default=-1) + 1
+        return entry
+
+    patch.setattr(WindowsLogic, "from_stored", anew)
+
+
+def _keys_saved_without_when_they_are_due(patch: Patch) -> None:
+    def never(changes: StateChanges) -> StateChanges:
+        return replace(changes, due_s=[None] * len(changes.keys))
+
+    _changed(patch, never)
+
+
+def _timers_in_the_store_not_looked_for(patch: Patch) -> None:
+    patch.setattr(Timers, "attach", lambda *_: None)
+
+
+def _rows_of_windows_dealt_by_themselves(patch: Patch) -> None:
+    """A window's row goes where its own hash says, and not to its key."""
+    patch.setattr(_rescale, "key_group", lambda key: crc32(encode_key(key)) % KEY_GROUPS)
+
+
+def _watermarks_not_restored(patch: Patch) -> None:
+    from_stored = EntryForm.from_stored
+
+    def anew(self: EntryForm, key: Any, stored: Any) -> Any:
+        return from_stored(self, key, (-(1 << 62), *stored[1:]))
+
+    patch.setattr(EntryForm, "from_stored", anew)
+
+
+def _rows_of_windows_forgotten_on_rotation(patch: Patch) -> None:
+    """What panes hold leaves memory before it is saved."""
+    rotate = PanedState.rotate
+
+    def forget(self: PanedState) -> None:
+        rotate(self)
+        for pane in self.panes.values():
+            pane.touched.clear()
+            pane.rest.clear()
+
+    patch.setattr(PanedState, "rotate", forget)
+
+
+def _saved_windows_not_looked_for(patch: Patch) -> None:
+    patch.setattr(PanedState, "load_part", lambda *_: NO_ACC)
+
+
+def _rows_of_loaded_windows_not_known(patch: Patch) -> None:
+    """A window that came back from the store isn't known to have a row there."""
+    loaded = AlignedLogic._loaded
+
+    def unknown(self: AlignedLogic, pane: Pane, key: Any) -> Any:
+        acc = loaded(self, pane, key)
+        pane.saved.discard(key)
+        return acc
+
+    patch.setattr(AlignedLogic, "_loaded", unknown)
+
+
+def _keys_stay_in_the_lists_of_the_live(patch: Patch) -> None:
+    def stay(self: AlignedLogic, keys: Collection[Any]) -> None:
+        """Nothing leaves."""
+
+    patch.setattr(AlignedLogic, "_leave", stay)
+
+
+def _time_goes_on_while_the_job_is_down(patch: Patch) -> None:
+    patch.setattr(TimeAxis, "resume", lambda *_: None)
+
+
+def _keys_from_the_store_not_woken(patch: Patch) -> None:
+    patch.setattr(TimedKeys, "loaded", lambda *_: None)
+    patch.setattr(AlignedLogic, "loaded", lambda *_: None)
+
+
+WINDOW_MUTANTS = [
+    Mutant(function.__name__.strip("_").replace("_", " "), function, check_windowed_store, seed)
+    for function, seed in (
+        (_rows_of_windows_not_saved, 0),
+        (_rows_of_closed_windows_not_deleted, 0),
+        (_keys_saved_without_their_queue, 0),
+        (_queues_of_sessions_not_saved, 0),
+        (_ids_of_sessions_begin_again, 0),
+        (_keys_saved_without_when_they_are_due, 0),
+        (_timers_in_the_store_not_looked_for, 0),
+        (_rows_of_windows_dealt_by_themselves, 0),
+        (_watermarks_not_restored, 0),
+        (_rows_of_windows_forgotten_on_rotation, 0),
+        (_saved_windows_not_looked_for, 0),
+        (_rows_of_loaded_windows_not_known, 0),
+        (_keys_stay_in_the_lists_of_the_live, 0),
+        (_time_goes_on_while_the_job_is_down, 0),
+        (_keys_from_the_store_not_woken, 0),
+    )
+]
