@@ -183,10 +183,13 @@ def _fusible_with(plan: Plan, stage: Stage, step: PlannedStep) -> PlannedStep | 
 def _flatten(
     operators: list[Operator], workers: int, *, kernels: bool
 ) -> Iterator[tuple[Operator, Any]]:
-    """The steps that will run: those with a kernel, compositions being descended into."""
+    """The steps that will run: those with a kernel, compositions being descended into.
+
+    What only a kernel can do has no composition.
+    """
     for op in operators:
         kernel = None
-        if op.kernel is not None and (kernels or op.core):
+        if op.kernel is not None and (kernels or op.core or not op.substeps):
             kernel = op.kernel(op, workers)
         if kernel is not None:
             yield op, kernel

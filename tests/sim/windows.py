@@ -29,7 +29,6 @@ from tests.sim.window_steps import (
     Row,
     Step,
     WindowStep,
-
     draw_steps,
 )
 
@@ -259,5 +258,3 @@ def _check_rows(states: dict[Any, Any]) -> None:
         for number in _open_of(state)
     }
     assert parts == wanted, f"rows of windows {parts}, where keys have open {wanted}"
-
-

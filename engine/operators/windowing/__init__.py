@@ -27,13 +27,16 @@ from engine.operators.windowing._clocks import (
     SystemClock,
 )
 from engine.operators.windowing._collections import collect_window
-from engine.operators.windowing._folds import (
-    count_window,
-    fold_window,
-    max_window,
-    min_window,
-    reduce_window,
+from engine.operators.windowing._emitting import (
+    Cause,
+    Emission,
+    OnCount,
+    OnInterval,
+    OnUpdate,
+    Trigger,
 )
+from engine.operators.windowing._extremes import count_window, max_window, min_window
+from engine.operators.windowing._folds import fold_window, reduce_window
 from engine.operators.windowing._interval_join import JoinOut, interval_join
 from engine.operators.windowing._interval_logic import IntervalJoinHow
 from engine.operators.windowing._joins import join_window
@@ -57,16 +60,22 @@ __all__ = [
     "UTC_MIN",
     "ZERO_TD",
     "AsOfJoinHow",
+    "Cause",
     "Clock",
     "ClockLogic",
+    "Emission",
     "EventClock",
     "EventClockScope",
     "IntervalJoinHow",
     "JoinOut",
+    "OnCount",
+    "OnInterval",
+    "OnUpdate",
     "OrderOut",
     "SessionWindower",
     "SlidingWindower",
     "SystemClock",
+    "Trigger",
     "TumblingWindower",
     "WindowLogic",
     "WindowMetadata",

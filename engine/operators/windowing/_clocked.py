@@ -11,19 +11,16 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from datetime import UTC, datetime
 from operator import itemgetter
 from typing import Any, TypeAlias, TypeVar, cast
 
 from engine.errors import UserCodeError
-from engine.operators._event_time import EPOCH, event_us
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext, StreamClock
-from engine.operators._keys import check_key, refuse_unkeyed
 from engine.operators._shown import shown
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators._time_axis import EventTimes, TimeAxis
 from engine.operators.windowing._clocks import Clock, EventClock, SystemClock
-from engine.operators.windowing._window_kernel import axis_of, times_of
+from engine.operators.windowing._engine_clocks import axis_of, stream_clocks_of, times_of
 
 V_contra = TypeVar("V_contra", contravariant=True)
 
@@ -32,23 +29,6 @@ EngineClock: TypeAlias = EventClock[V_contra] | SystemClock
 
 time_of = itemgetter(0)
 """The time of a row: of a value that is kept, with its time before it."""
-
-
-@dataclass(frozen=True, slots=True)
-class StreamTimes:
-    """How the watermark of a step is told from the records of one input."""
-
-    times: EventTimes
-    idle_after_s: float
-
-    @property
-    def wait_us(self) -> int:
-        """How far records may come behind the latest one, in microseconds."""
-        return self.times.wait_us
-
-    def latest_us(self, batch: list[Any]) -> int | None:
-        """The latest time in a batch."""
-        return max(times_of_batch(batch, self.times, 0), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +46,7 @@ class ClockedKernel(KeyedKernel):
 
     def stream_clocks(self) -> Sequence[StreamClock | None]:
         """The clock of each input, if the step has one watermark."""
-        return [
-            StreamTimes(times, clock.idle_after.total_seconds())
-            for clock in self.clocks
-            if isinstance(clock, EventClock) and clock.scope == "stream"
-            if (times := times_of(clock)) is not None
-        ]
+        return stream_clocks_of(self.clocks)
 
     @abstractmethod
     def logic(
@@ -160,31 +135,3 @@ def insert(rows: list[Any], at_us: int, row: Any) -> None:
         rows.append(row)
     else:
         rows.insert(bisect_right(rows, at_us, key=time_of), row)
-
-
-def times_of_batch(batch: list[Any], times: EventTimes | None, now_us: int) -> list[int]:
-    """When the records of a batch happened, which are made sure to be ``(key, value)``.
-
-    Raises:
-        UserCodeError: A record isn't of that form, or its time can't be told.
-    """
-    getter = None if times is None else times.getter
-    times_us: list[int] = []
-    for record in batch:
-        if record.__class__ is not tuple or len(record) != 2:
-            refuse_unkeyed(record)
-        its_key, new = record
-        if its_key.__class__ is not str:
-            check_key(its_key)
-        if getter is None:
-            times_us.append(now_us)
-            continue
-        at = getter(new)
-        if at.__class__ is datetime and at.tzinfo is UTC:
-            # As `event_us` does it, which asks for more.
-            since = at - EPOCH
-            seconds = since.days * 86_400 + since.seconds
-            times_us.append(seconds * 1_000_000 + since.microseconds)
-        else:
-            times_us.append(event_us(at, getter, "ts_getter"))
-    return times_us

@@ -14,7 +14,8 @@ from typing import Any, Final, Literal, TypeAlias
 from engine.operators._kernels import StepContext
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
 from engine.operators._timed import Entry, TimedLogic
-from engine.operators.windowing._clocked import ClockedKernel, insert, time_of, times_of_batch
+from engine.operators.windowing._clocked import ClockedKernel, insert, time_of
+from engine.operators.windowing._engine_clocks import times_of_batch
 
 IntervalJoinHow: TypeAlias = Literal["inner", "left", "right", "outer"]
 """Which values of an interval join come out that meet none of the other side."""

@@ -9,7 +9,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any, Literal, TypeVar, cast, overload
 
-from engine.dataflow import Stream, operator
+from engine.dataflow import Operator, Stream, operator
 from engine.errors import UserCodeError
 from engine.operators._join_state import (
     INSERTS,
@@ -28,14 +28,28 @@ from engine.operators._types import S
 from engine.operators._values import map_value
 from engine.operators.windowing._clocks import Clock, ClockLogic
 from engine.operators.windowing._logic import CountedLogic
-from engine.operators.windowing._window import WindowOut, check_windows, window
+from engine.operators.windowing._window import (
+    WindowOut,
+    by_kernel_only,
+    check_windows,
+    kernel_out,
+    window,
+)
+from engine.operators.windowing._window_kernel import WindowKernel, window_kernel
 from engine.operators.windowing._windowers import Windower
+from engine.operators.windowing._works import LogicWork, Migrate
 
 V1 = TypeVar("V1")
 V2 = TypeVar("V2")
 V3 = TypeVar("V3")
 V4 = TypeVar("V4")
 V5 = TypeVar("V5")
+
+
+def _kernel(step: Operator, _workers: int) -> WindowKernel | None:
+    params, sides = step.params, len(step.ups["sides"].stream_ids)
+    work = _JoinWork(params["insert_mode"], params["emit_mode"], sides)
+    return window_kernel(step, work, sides=sides)
 
 
 @overload
@@ -230,7 +244,7 @@ def join_window(
     state_version: int = 1,
     migrate: Callable[[int, Any], Any] | None = None,
 ) -> WindowOut[Any, tuple[Any, ...]]: ...
-@operator
+@operator(kernel=_kernel)
 def join_window(  # noqa: PLR0913 - the parameters that users know, and those about state
     step_id: str,
     clock: Clock[Any, Any],
@@ -299,6 +313,8 @@ def join_window(  # noqa: PLR0913 - the parameters that users know, and those ab
     check_windows(step_id, clock, windower, ordered=ordered)
     check_state(step_id, state_version, migrate)
     count = len(sides)
+    if sides and by_kernel_only(clock):
+        return kernel_out(step_id, sides[0])
 
     def build(resume: Seen | None) -> _JoinLogic:
         return _JoinLogic(insert_mode, emit_mode, resume or _no_values(count))
@@ -312,7 +328,7 @@ def join_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         build,
         ordered,
         state_version=state_version,
-        migrate=_migrate_numbered(migrate),
+        migrate=None if migrate is None else _migrate_numbered(migrate),
     )
     late = map_value("late", out.late, _unlabelled)
     return WindowOut(out.down, late, out.meta)
@@ -402,12 +418,21 @@ class _JoinLogic(CountedLogic[tuple[int, Any], tuple[Any, ...], Seen]):
         return rows([[value for _, value in values] for values in self.seen])
 
 
-def _migrate_numbered(
-    migrate: Callable[[int, Any], list[list[Any]]] | None,
-) -> Callable[[int, Seen], Seen] | None:
+class _JoinWork(LogicWork):
+    """The same for kernels, which say the side of a value by the input that it came from."""
+
+    def __init__(self, insert_mode: JoinInsertMode, emit_mode: JoinEmitMode, sides: int) -> None:
+        def build(resume: Seen | None) -> _JoinLogic:
+            return _JoinLogic(insert_mode, emit_mode, resume or _no_values(sides))
+
+        super().__init__(build, emits_values=emit_mode != "final")
+
+    def migrating(self, migrate: Migrate) -> Migrate:
+        return _migrate_numbered(migrate)
+
+
+def _migrate_numbered(migrate: Migrate) -> Callable[[int, Seen], Seen]:
     """What brings the values of a window to the present version; the user's function sees these."""
-    if migrate is None:
-        return None
 
     @functools.wraps(migrate)
     def migrated(version: int, stored: Seen) -> Seen:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from engine.clock import utc_now
 from engine.dataflow import Operator, Stream, operator
+from engine.dataflow._operator import new_stream
 from engine.operators._checks import require_function
 from engine.operators._keys import Key
 from engine.operators._state_options import check_state
@@ -17,6 +18,7 @@ from engine.operators._stateful_batch_kernel import BuilderOfRun
 from engine.operators._types import S, V, W
 from engine.operators._values import filter_map_value
 from engine.operators.windowing._clocks import Clock, EventClock
+from engine.operators.windowing._emitting import check_emitting
 from engine.operators.windowing._key_windows import (
     DOWN,
     LATE,
@@ -27,7 +29,12 @@ from engine.operators.windowing._key_windows import (
     WindowStep,
 )
 from engine.operators.windowing._logic import WindowLogic
-from engine.operators.windowing._window_kernel import WindowKernel, window_kernel
+from engine.operators.windowing._window_kernel import (
+    WindowKernel,
+    is_ours,
+    shape_of,
+    window_kernel,
+)
 from engine.operators.windowing._windowers import Windower, WindowMetadata
 from engine.operators.windowing._works import LogicWork
 
@@ -140,6 +147,8 @@ def window(  # noqa: PLR0913 - the parameters that users know, and those about s
     check_windows(step_id, clock, windower, ordered=ordered)
     require_function(step_id, "builder", builder)
     check_state(step_id, state_version, migrate)
+    if by_kernel_only(clock):
+        return kernel_out(step_id, up)
     tagged = stateful_batch(
         "stateful_batch",
         up,
@@ -183,12 +192,31 @@ def _migrate_windows(
     return migrated
 
 
-def check_windows(step_id: str, clock: Any, windower: Any, *, ordered: Any = False) -> None:
+def by_kernel_only(clock: Any, allowed_lateness: Any = None, trigger: Any = None) -> bool:
+    """Whether windows are to do what only the kernels can, which know the engine's own clocks."""
+    by_stream = isinstance(clock, EventClock) and clock.scope == "stream"
+    return by_stream or allowed_lateness is not None or trigger is not None
+
+
+def kernel_out(step_id: str, up: Stream[Any]) -> WindowOut[Any, Any]:
+    """What comes out of a step that isn't composed."""
+    return WindowOut(*[new_stream(step_id, up, name) for name in ("down", "late", "meta")])
+
+
+def check_windows(
+    step_id: str,
+    clock: Any,
+    windower: Any,
+    *,
+    ordered: Any = False,
+    allowed_lateness: Any = None,
+    trigger: Any = None,
+) -> None:
     """Refuse what is no clock or no windower; called by each operator with windows.
 
     Raises:
         TypeError: An argument is of a wrong type.
-        ValueError: The clock is one that the step can't have.
+        ValueError: They don't go together, or make no sense.
     """
     for name, given, kind in (("clock", clock, Clock), ("windower", windower, Windower)):
         if not isinstance(given, kind):
@@ -197,6 +225,11 @@ def check_windows(step_id: str, clock: Any, windower: Any, *, ordered: Any = Fal
     if not isinstance(ordered, bool):
         msg = f"`ordered` of step {step_id!r} must be a `bool`; got {ordered!r}"
         raise TypeError(msg)
-    if isinstance(clock, EventClock) and clock.scope == "stream":
-        msg = f"step {step_id!r} can't have a clock with `scope='stream'`; make it 'key'"
+    check_emitting(step_id, trigger, allowed_lateness)
+    ours = is_ours(clock) and shape_of(windower) is not None
+    if not ours and by_kernel_only(clock, allowed_lateness, trigger):
+        msg = (
+            f"`allowed_lateness`, `trigger` and `scope='stream'` of step {step_id!r} need a clock "
+            f"and a windower of the engine; got {clock!r} and {windower!r}"
+        )
         raise ValueError(msg)

@@ -6,19 +6,18 @@ as they are composed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
-from engine.clock import utc_now
 from engine.dataflow import Operator
 from engine.operators._event_time import EPOCH, span_us
-from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
+from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext, StreamClock
 from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions, state_options
-from engine.operators._time_axis import EventTimes, TimeAxis, seconds_of
 from engine.operators.windowing._aligned_logic import AlignedLogic
-from engine.operators.windowing._clocks import Clock, EventClock, SystemClock, as_it_is
+from engine.operators.windowing._clocks import EventClock, SystemClock
+from engine.operators.windowing._engine_clocks import axis_of, stream_clocks_of, times_of
 from engine.operators.windowing._panes import PanedState
 from engine.operators.windowing._shapes import Aligned, Sessions, Shape
 from engine.operators.windowing._windowers import (
@@ -28,7 +27,7 @@ from engine.operators.windowing._windowers import (
     Windower,
 )
 from engine.operators.windowing._windows_logic import WindowsLogic, WindowSpec
-from engine.operators.windowing._works import Folding, Work
+from engine.operators.windowing._works import Folding, Migrate, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,10 @@ class WindowKernel(KeyedKernel):
         if spec.tells_causes or isinstance(spec.shape, Sessions):
             return None
         return spec.work.folding()
+
+    def stream_clocks(self) -> Sequence[StreamClock | None]:
+        """The clock of each input, if the step has one watermark."""
+        return stream_clocks_of([self.clock] * max(1, self.spec.sides))
 
     def new_state(self) -> KeyedState:
         """State by key that fits the way in which it runs."""
@@ -74,7 +77,7 @@ def window_kernel(
     """
     params = step.params
     clock, shape = params["clock"], shape_of(params["windower"])
-    if shape is None or type(clock) not in (EventClock, SystemClock):
+    if shape is None or not is_ours(clock):
         return None
     lateness = params.get("allowed_lateness")
     spec = WindowSpec(
@@ -88,8 +91,13 @@ def window_kernel(
     options = state_options(params)
     migrate = options.migrate
     if migrate is not None:
-        options = replace(options, migrate=_migrate_windows(migrate))
+        options = replace(options, migrate=_migrate_windows(migrate, work))
     return WindowKernel(clock, spec, options)
+
+
+def is_ours(clock: Any) -> bool:
+    """Whether a clock is one of the engine's."""
+    return type(clock) in (EventClock, SystemClock)
 
 
 def shape_of(windower: Windower[Any]) -> Shape | None:
@@ -105,37 +113,22 @@ def shape_of(windower: Windower[Any]) -> Shape | None:
     return Aligned(length_us, offset_us, span_us(windower.align_to - EPOCH))
 
 
-def axis_of(clock: Clock[Any, Any], step: StepContext) -> TimeAxis:
-    """The time axis of a step with one of the engine's clocks."""
-    if not isinstance(clock, EventClock):
-        return TimeAxis(step.now_s)
-    if clock.scope == "stream":
-        return TimeAxis(step.now_s, by_stream=True)
-    clock_s = None if clock.now_getter is utc_now else seconds_of(clock.now_getter)
-    to_wall = None if clock.to_system_utc is as_it_is else clock.to_system_utc
-    return TimeAxis(step.now_s, clock_s, to_wall, by_key=True)
-
-
-def times_of(clock: Clock[Any, Any]) -> EventTimes | None:
-    """How values say their time to one of the engine's clocks."""
-    if not isinstance(clock, EventClock):
-        return None
-    return EventTimes(clock.ts_getter, span_us(clock.wait_for_system_duration))
-
-
-def _migrate_windows(migrate: Callable[[int, Any], Any]) -> Callable[[int, Any], Any]:
+def _migrate_windows(migrate: Migrate, work: Work) -> Migrate:
     """What brings a stored key to the present version; the user's function sees one window."""
+    folding = work.folding()
+    in_pane = migrate if folding is None else folding.migrating(migrate)
+    in_window = work.migrating(migrate)
 
     def migrated(version: int, stored: Any) -> Any:
         if len(stored) == 1:
             # What a pane holds of a key.
-            return (migrate(version, stored[0]),)
+            return (in_pane(version, stored[0]),)
         *times, rest = cast("tuple[Any, ...]", stored)
         if len(rest) != 5:
             # What is known of a key whose windows are in panes.
             return stored
         *others, windows = rest
-        migrated = [(*window, migrate(version, acc)) for *window, acc in windows]
+        migrated = [(*window, in_window(version, acc)) for *window, acc in windows]
         return (*times, (*others, migrated))
 
     return migrated

@@ -8,6 +8,7 @@ windows, for which speed counts, have a kernel of their own (`_aligned_logic`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import itemgetter
@@ -92,7 +93,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         self.seals_at_end = False
         # Whether values may wait for a window to close: nobody sees the difference.
         by_value = spec.tells_causes or spec.work.emits_values
-        self._lazy = not by_value and (spec.ordered or self._sessions is None)
+        self._lazy = not by_value and spec.ordered
         self._late, self._meta = step.asides
         self._floor_number = 0
         self._now_s = step.now_s
@@ -170,12 +171,12 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         shape, late_us = self._shape, self._spec.lateness_us or 0
         assert not isinstance(shape, Sessions)  # noqa: S101
         for number in shape.numbers(at_us):
-            window = entry.windows.get(number)
+            window, close_us = entry.windows.get(number), shape.close_us(number)
+            shut = window is None and self._is_shut(entry, number, close_us)
+            if shut or close_us + late_us <= met_us:
+                self._refuse_one(emit.key, number, value)
+                continue
             if window is None:
-                close_us = shape.close_us(number)
-                if self._is_shut(entry, number, close_us) or close_us + late_us <= met_us:
-                    self._refuse_one(emit.key, number, value)
-                    continue
                 window = OpenWindow(number, shape.open_us(number), close_us, self._work.begin())
                 entry.windows[number] = window
             self._add(entry, window, value, emit)
@@ -193,7 +194,12 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         """
         shape, late_us = self._sessions, self._spec.lateness_us or 0
         assert shape is not None  # noqa: S101
-        near = shape.near(entry.windows.values(), at_us)
+        near = [
+            window
+            for window in shape.near(entry.windows.values(), at_us)
+            # Those that it is too late for are about to be dropped.
+            if met_us == NEVER_US or shape.closing_us(window) + late_us > met_us
+        ]
         if not near:
             if at_us <= entry.sealed_us or shape.first_close_us(at_us) + late_us <= met_us:
                 return None
@@ -227,19 +233,21 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         window.acc, emits = work.add(window.acc, value, entry.taken)
         if emits:
             emit.all(window.number, emits)
-        trigger = self._spec.trigger
         if window.fired:
             emit.result(window, work, "late")
             return
         window.fresh += 1
-        if trigger is None:
-            return
+        self._trigger(window, emit)
+
+    def _trigger(self, window: OpenWindow, emit: _Emitter) -> None:
+        """A window has changed: emit what it holds, if it is time for that."""
+        trigger = self._spec.trigger
         if isinstance(trigger, OnUpdate):
-            emit.result(window, work, "update")
+            emit.result(window, self._work, "update")
         elif isinstance(trigger, OnCount):
             if window.fresh >= trigger.count:
-                emit.result(window, work, "count")
-        elif window.fresh == 1:
+                emit.result(window, self._work, "count")
+        elif trigger is not None and (emit.key, window.number) not in self._intervals.due_s:
             self._await_interval(emit.key, window, trigger)
 
     # Windows
@@ -252,6 +260,8 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         into.fresh += other.fresh
         if into.fired:
             emit.result(into, self._work, "late")
+        else:
+            self._trigger(into, emit)
 
     def _close(self, entry: WindowsEntry, watermark_us: int, emit: _Emitter) -> None:
         """Close the windows whose time has come, in the order in which they were opened."""
@@ -347,6 +357,15 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
             entry.windows[number] = window
         return entry
 
+    def loaded(self, key: Any, entry: WindowsEntry) -> None:
+        super().loaded(key, entry)
+        trigger = self._spec.trigger
+        if isinstance(trigger, OnInterval):
+            for window in entry.windows.values():
+                awaited = (key, window.number) in self._intervals.due_s
+                if window.fresh and not window.fired and not awaited:
+                    self._await_interval(key, window, trigger)
+
     def forgotten(self, entry: WindowsEntry) -> None:
         self._floor_number = max(self._floor_number, entry.next_number)
 
@@ -369,8 +388,8 @@ class _Emitter:
         """What a window holds, before it closes or after that."""
         window.fresh = 0
         for result in work.results(window.acc):
-            copied = result.copy() if result.__class__ in (list, set, dict) else result
-            self._out.append((self.key, (window.number, Emission(copied, cause))))
+            # What the window holds may change yet.
+            self._out.append((self.key, (window.number, Emission(copy.copy(result), cause))))
 
     def closed(self, window: OpenWindow, work: Work) -> None:
         """What a window holds as it closes."""

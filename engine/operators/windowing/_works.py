@@ -13,6 +13,11 @@ from typing import Any
 from engine.operators.windowing._logic import built_logic, checked_emits, number_value
 
 Nothing = tuple[()]
+Migrate = Callable[[int, Any], Any]
+
+
+def _as_it_is(migrate: Migrate) -> Migrate:
+    return migrate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class Folding:
     """Given the first value, makes what a window holds."""
     folder: Callable[[Any, Any], Any]
     """Adds a value to what it holds."""
+    migrating: Callable[[Migrate], Migrate] = _as_it_is
+    """Given the user's function, what brings what a window holds to the present version."""
 
 
 class Work(ABC):
@@ -53,6 +60,10 @@ class Work(ABC):
     def folding(self) -> Folding | None:
         """The work in its simplest form: all that it does is to fold values; None if it isn't."""
         return None
+
+    def migrating(self, migrate: Migrate) -> Migrate:
+        """Given the user's function, what brings a stored accumulator to the present version."""
+        return migrate
 
     def to_stored(self, acc: Any) -> Any:
         """What to store of an accumulator."""
@@ -122,14 +133,16 @@ class ReduceWork(Work):
     def results(self, acc: tuple[Any] | None) -> Iterable[Any]:
         return () if acc is None else acc
 
+    def migrating(self, migrate: Migrate) -> Migrate:
+        return lambda version, stored: (migrate(version, stored[0]),)
+
 
 class LogicWork(Work):
     """`window`: an object of the user's own for each window."""
 
-    emits_values = True
-
-    def __init__(self, builder: Callable[[Any], Any]) -> None:
+    def __init__(self, builder: Callable[[Any], Any], *, emits_values: bool = True) -> None:
         self._builder = builder
+        self.emits_values = emits_values
 
     def begin(self) -> Any:
         return built_logic(self._builder, None)

@@ -90,6 +90,35 @@ class EventTime:
         return min(watermark, LATEST_US)
 
 
+class StreamTime:
+    """The event clock with one watermark for the stream, of which each side is a partition.
+
+    It is the largest time of each side's values less the wait, and the least of these; a batch is
+    held against the one before it.
+    """
+
+    def __init__(self, time_of: Callable[[Any], datetime], wait: timedelta, sides: int) -> None:
+        self.time_of, self.wait_us, self.sides = time_of, us(wait), sides
+
+    def judged(self, batches: list[Batch], b: int, i: int) -> tuple[int, float]:
+        value = batches[b].records[i][1]
+        return since_epoch(self.time_of(value)), self.reached(batches, b - 1, None)
+
+    def reached(self, batches: list[Batch], b: int, key: Any) -> float:
+        values = [value for batch in batches[: b + 1] for _, value in batch.records]
+        return min(
+            max(
+                (
+                    since_epoch(self.time_of(value)) - self.wait_us
+                    for value in values
+                    if self.sides == 1 or value.side == side
+                ),
+                default=-math.inf,
+            )
+            for side in range(self.sides)
+        )
+
+
 class SystemTime:
     """The system clock: all is as the wall clock says when the batch comes."""
 

@@ -31,6 +31,7 @@ from tests.operators.windowing.oracle import (
     FoldModel,
     JoinModel,
     Sessions,
+    StreamTime,
     SystemTime,
 )
 from tests.operators.windowing.runs import BERLIN, START, WAYS, ZERO, OwnClock, Run, came, of_oracle
@@ -215,8 +216,12 @@ class Case:
     windower: win.Windower[Any]
     ordered: bool
     batches: list[Any]
+    scope: Any = "key"
 
     def clock(self) -> win.Clock[Any, Any]:
+        if self.wait is not None and self.scope == "stream":
+            never = timedelta(days=1000)
+            return win.EventClock(time_of, self.wait, scope="stream", idle_after=never)
         return win.SystemClock() if self.wait is None else win.EventClock(time_of, self.wait)
 
     def windows(self) -> Any:
@@ -229,7 +234,11 @@ class Case:
         return Aligned(w.length, w.length, w.align_to)
 
     def expected(self, operator: Operator, batches: list[Any]) -> dict[Any, Expected]:
-        clock = SystemTime() if self.wait is None else EventTime(time_of, self.wait)
+        clock: Any = SystemTime()
+        if self.wait is not None and self.scope == "stream":
+            clock = StreamTime(time_of, self.wait, operator.sides)
+        elif self.wait is not None:
+            clock = EventTime(time_of, self.wait)
         ordered = self.ordered and not operator.by_arrival
         return of_oracle(batches, clock, self.windows, operator.make, ordered=ordered)
 
@@ -298,7 +307,7 @@ def check(out: dict[Any, Any], wanted: dict[Any, Expected]) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=40)
+@settings(max_examples=10)
 @given(wait=WAITS | st.none(), windower=WINDOWERS, ordered=st.booleans(), steps=STEPS)
 def test_what_comes_out(
     way: str, name: str, wait: Any, windower: Any, ordered: bool, steps: Any
@@ -308,6 +317,34 @@ def test_what_comes_out(
     batches = made(steps, operator.sides)
     case = Case(wait, windower, ordered, batches)
     out = came(case.build(operator), batches, kernels=WAYS[way], sides=operator.sides)
+    check(out, case.expected(operator, [*batches, END]))
+
+
+def before_the_end(steps: list[Any]) -> bool:
+    """Nothing is of the last moment of all, of which nobody can say what is late."""
+    return all(at < win.UTC_MAX for _, records, _ in steps for _, at, _ in records)
+
+
+BY_STREAM = [name for name in OPERATORS if name not in {"count", "dict"}]
+"""Those that have the engine's clocks here."""
+
+
+@pytest.mark.parametrize("name", BY_STREAM)
+@settings(max_examples=10)
+@given(
+    wait=WAITS,
+    windower=WINDOWERS,
+    ordered=st.booleans(),
+    steps=STEPS.filter(before_the_end),
+)
+def test_what_comes_out_with_one_watermark(
+    name: str, wait: Any, windower: Any, ordered: bool, steps: Any
+) -> None:
+    """With a watermark for the stream, which each batch moves for the next one."""
+    operator = OPERATORS[name]
+    batches = made(steps, operator.sides)
+    case = Case(wait, windower, ordered, batches, "stream")
+    out = came(case.build(operator), batches, kernels=True, sides=operator.sides)
     check(out, case.expected(operator, [*batches, END]))
 
 
@@ -332,7 +369,7 @@ MERGING = st.lists(
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", OPERATORS)
-@settings(max_examples=20)
+@settings(max_examples=6)
 @given(gap=seconds(3, 6), wait=seconds(45, 30), steps=MERGING)
 def test_what_comes_of_sessions_that_merge(
     way: str, name: str, gap: Any, wait: Any, steps: Any
@@ -349,7 +386,7 @@ STOPS = st.sampled_from([None, None, CRASH, END])
 
 
 @pytest.mark.parametrize("way", WAYS)
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(
     name=st.sampled_from(sorted(OPERATORS)),
     wait=WAITS | st.none(),

@@ -91,6 +91,15 @@ def test_clocks_and_windowers_look_at_their_arguments(
 
 CLOCK: Any = event_clock()
 TENS: Any = tumbling(10)
+
+
+class OwnWindower(win.Windower[Any]):
+    """A user's own."""
+
+    def build(self, resume_state: Any) -> Any:
+        raise NotImplementedError
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "window": lambda s, c, w, **kw: win.window("w", s, c, w, lambda _: None, **kw),
     "fold": lambda s, c, w, **kw: win.fold_window("w", s, c, w, int, max, max, **kw),
@@ -107,16 +116,27 @@ OPERATORS: dict[str, Callable[..., Any]] = {
 def test_operators_look_at_their_arguments(name: str) -> None:
     """While the flow is built; the message names the step that the user wrote."""
     by_stream = win.EventClock(second, HOUR, scope="stream")
+    ours = "`allowed_lateness`, `trigger` and `scope='stream'` of step 'flow.w' need a clock and"
+    own = OwnClock(CLOCK, lambda value: value)
     cases: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
         (5, TENS, {}, TypeError, "`clock` of step 'flow.w' must be a `Clock`; got 5"),
         (CLOCK, HOUR, {}, TypeError, "`windower` of step 'flow.w' must be a `Windower`; got"),
-        (by_stream, TENS, {}, ValueError, "step 'flow.w' can't have a clock with `scope='stream'`"),
+        (by_stream, OwnWindower(), {}, ValueError, ours),
         (CLOCK, TENS, {"state_version": 0}, ValueError, "`state_version` of step 'flow.w' must"),
         (CLOCK, TENS, {"migrate": 5}, TypeError, "`migrate` of step 'flow.w' must be a function"),
     ]
     if name in {"window", "fold", "collect", "join"}:
         wrong = "`ordered` of step 'flow.w' must be a `bool`; got 1"
         cases.append((CLOCK, TENS, {"ordered": 1}, TypeError, wrong))
+    if name not in {"window", "join"}:
+        cases += [
+            (own, TENS, {"allowed_lateness": HOUR}, ValueError, ours),
+            (own, TENS, {"trigger": win.OnUpdate()}, ValueError, ours),
+            (CLOCK, OwnWindower(), {"trigger": win.OnCount(2)}, ValueError, ours),
+            (CLOCK, TENS, {"allowed_lateness": -HOUR}, ValueError, "must be 0 or more; got"),
+            (CLOCK, TENS, {"allowed_lateness": 5}, TypeError, "must be a `timedelta`; got 5"),
+            (CLOCK, TENS, {"trigger": 5}, TypeError, "`trigger` of step 'flow.w' must be `OnUpd"),
+        ]
     for clock, windower, more, error, message in cases:
         build = functools.partial(OPERATORS[name], c=clock, w=windower, **more)
         with pytest.raises(error) as caught:

@@ -12,7 +12,12 @@ import pytest
 import engine.operators.windowing as win
 
 # Parameters, with those that have a default in brackets and those by name only behind a star.
+EMITTING = "* [allowed_lateness] [trigger] [state_version] [migrate]"
 SIGNATURES = {
+    "Emission": "value cause",
+    "OnCount": "count",
+    "OnInterval": "interval",
+    "OnUpdate": "",
     "EventClock": "ts_getter wait_for_system_duration [now_getter] [to_system_utc] "
     "* [scope] [idle_after]",
     "JoinOut": "down late",
@@ -24,17 +29,16 @@ SIGNATURES = {
     "WindowMetadata": "open_time close_time [merged_ids]",
     "WindowOut": "down late meta",
     "as_of_join": "step_id clock left right * [tolerance] [how] [state_version] [migrate]",
-    "collect_window": "step_id up clock windower [into] [ordered] * [state_version] [migrate]",
-    "count_window": "step_id up clock windower key * [state_version] [migrate]",
-    "fold_window": "step_id up clock windower builder folder merger [ordered] "
-    "* [state_version] [migrate]",
+    "collect_window": "step_id up clock windower [into] [ordered] " + EMITTING,
+    "count_window": "step_id up clock windower key " + EMITTING,
+    "fold_window": "step_id up clock windower builder folder merger [ordered] " + EMITTING,
     "interval_join": "step_id clock left right before after * [how] [state_version] [migrate]",
     "join_window": "step_id clock windower *sides * [insert_mode] [emit_mode] [ordered] "
     "[state_version] [migrate]",
-    "max_window": "step_id up clock windower [by] * [state_version] [migrate]",
-    "min_window": "step_id up clock windower [by] * [state_version] [migrate]",
+    "max_window": "step_id up clock windower [by] " + EMITTING,
+    "min_window": "step_id up clock windower [by] " + EMITTING,
     "order_by_time": "step_id up clock * [state_version] [migrate]",
-    "reduce_window": "step_id up clock windower reducer * [state_version] [migrate]",
+    "reduce_window": "step_id up clock windower reducer " + EMITTING,
     "window": "step_id up clock windower builder [ordered] * [state_version] [migrate]",
 }
 METHODS = {
@@ -47,8 +51,8 @@ METHODS = {
     },
 }  # fmt: skip
 OTHERS = {
-    "AsOfJoinHow", "EventClockScope", "IntervalJoinHow", "LATE_SESSION_ID", "UTC_MAX", "UTC_MIN",
-    "ZERO_TD",
+    "AsOfJoinHow", "Cause", "EventClockScope", "IntervalJoinHow", "LATE_SESSION_ID", "Trigger",
+    "UTC_MAX", "UTC_MIN", "ZERO_TD",
 }  # fmt: skip
 
 

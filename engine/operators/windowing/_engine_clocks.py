@@ -1,0 +1,87 @@
+"""The engine's clocks, for kernels: the time that a step goes by, and those of its records."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from engine.clock import utc_now
+from engine.operators._event_time import EPOCH, MAX_US, MIN_US, span_us
+from engine.operators._kernels import StepContext, StreamClock
+from engine.operators._keys import check_key, refuse_unkeyed
+from engine.operators._time_axis import EventTimes, TimeAxis, seconds_of
+from engine.operators.windowing._clocks import Clock, EventClock, as_it_is
+
+
+def axis_of(clock: Clock[Any, Any], step: StepContext) -> TimeAxis:
+    """The time axis of a step with one of the engine's clocks."""
+    if not isinstance(clock, EventClock):
+        return TimeAxis(step.now_s)
+    if clock.scope == "stream":
+        return TimeAxis(step.now_s, by_stream=True)
+    clock_s = None if clock.now_getter is utc_now else seconds_of(clock.now_getter)
+    to_wall = None if clock.to_system_utc is as_it_is else clock.to_system_utc
+    return TimeAxis(step.now_s, clock_s, to_wall, by_key=True)
+
+
+def times_of(clock: Clock[Any, Any]) -> EventTimes | None:
+    """How values say their time to one of the engine's clocks."""
+    if not isinstance(clock, EventClock):
+        return None
+    return EventTimes(clock.ts_getter, span_us(clock.wait_for_system_duration))
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """How the watermark of a step is told from the records of one input."""
+
+    times: EventTimes
+    idle_after_s: float
+
+    @property
+    def wait_us(self) -> int:
+        """How far records may come behind the latest one, in microseconds."""
+        return self.times.wait_us
+
+    def latest_us(self, batch: list[Any]) -> int | None:
+        """The latest time in a batch."""
+        return max(times_of_batch(batch, self.times, 0), default=None)
+
+
+def stream_clocks_of(clocks: Sequence[Clock[Any, Any]]) -> Sequence[StreamClock | None]:
+    """What makes the watermark of a step with these clocks, if it has one for the stream."""
+    return [
+        StreamTimes(times, clock.idle_after.total_seconds())
+        for clock in clocks
+        if isinstance(clock, EventClock) and clock.scope == "stream"
+        if (times := times_of(clock)) is not None
+    ]
+
+
+def times_of_batch(batch: list[Any], times: EventTimes | None, now_us: int) -> list[int]:
+    """When the records of a batch happened, which are made sure to be ``(key, value)``.
+
+    Raises:
+        UserCodeError: A record isn't of that form, or its time can't be told.
+    """
+    times_us: list[int] = []
+    for record in batch:
+        if record.__class__ is not tuple or len(record) != 2:
+            refuse_unkeyed(record)
+        its_key, new = record
+        if its_key.__class__ is not str:
+            check_key(its_key)
+        if times is None:
+            times_us.append(now_us)
+            continue
+        at = times.getter(new)
+        if at.__class__ is datetime and at.tzinfo is UTC:
+            # As `checked_us` does it, which asks for more.
+            since = at - EPOCH
+            seconds = since.days * 86_400 + since.seconds
+            times_us.append(seconds * 1_000_000 + since.microseconds)
+        else:
+            times_us.append(min(max(times.checked_us(at, new), MIN_US), MAX_US))
+    return times_us
