@@ -1,6 +1,7 @@
 """Prints which seed catches which mutant first, and how: `python -m tests.sim.mutants_table`.
 
-With this one keeps up the seeds that `CRASH_MUTANTS`, `CLOCK_MUTANTS`, `WINDOW_MUTANTS` and `MUTANTS` say.
+With this one keeps up the seeds that `CRASH_MUTANTS`, `CLOCK_MUTANTS`, `WINDOW_MUTANTS` and
+`MUTANTS` say.
 """
 
 from __future__ import annotations
