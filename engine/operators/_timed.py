@@ -102,6 +102,15 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
     def from_stored(self, stored: Any) -> EntryT:
         """The entry that `to_stored` made `stored` of."""
 
+    def seal(self, entry: EntryT) -> None:
+        """All that was open of a key has been closed at an end of input."""
+        if self.seals_at_end:
+            entry.sealed_us = entry.closed_us
+
+    def sealed_until_us(self, entry: EntryT) -> int:
+        """Until that watermark a key with nothing open has to be remembered."""
+        return entry.sealed_us
+
     def forgotten(self, entry: EntryT) -> None:
         """A key that has nothing open is about to be forgotten."""
 
@@ -147,8 +156,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         for key in self._state.keys_at_end():
             entry = self._state.get(key)
             self.settle(key, entry, END_US, out)
-            if self.seals_at_end:
-                entry.sealed_us = entry.closed_us
+            self.seal(entry)
             if self.due_us(entry) is None:
                 self._put_away(key, entry)
         return out
@@ -183,7 +191,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
                 continue
             if self.due_us(entry) is not None:
                 yield key, entry
-            elif self._remembers or entry.sealed_us <= axis.now_us:
+            elif self._remembers or self._is_over(entry):
                 self._forget(key, entry)
             else:
                 self._put_away(key, entry)
@@ -216,15 +224,20 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         """Nothing of a key is open: remember it only as long as is needed."""
         axis = self.axis
         if not self._remembers:
-            if entry.sealed_us <= axis.now_us:
+            if self._is_over(entry):
                 self._forget(key, entry)
             else:
-                self.timers.set(key, entry.sealed_us / _SECOND_US)
+                self.timers.set(key, self.sealed_until_us(entry) / _SECOND_US)
             return
         if key in self._idle:
             return
         self.timers.set(key, (axis.now_us + IDLE_US) / _SECOND_US)
         self._remember(key)
+
+    def _is_over(self, entry: EntryT) -> bool:
+        """Whether the watermark is past all that was closed before its time."""
+        until_us = self.sealed_until_us(entry)
+        return until_us <= self.axis.now_us and until_us < MAX_US
 
     def _remember(self, key: Any) -> None:
         """Forget the key that has been idle longest, if there are too many of them."""

@@ -9,8 +9,12 @@ from pathlib import Path
 import pytest
 
 from engine.errors import StoreInUseError
+from engine.recovery._chain import ManifestChain
 from engine.recovery._codec import Codec
 from engine.recovery._fakes import FakeDisk, MemoryTables
+from engine.recovery._ids import Epoch
+from engine.recovery._layout import StorePaths
+from engine.recovery._manifest import encode_manifest
 from engine.recovery._rows import (
     APPLIED_KEY,
     PARTITION,
@@ -131,3 +135,35 @@ def test_a_store_that_was_never_started_is_sound() -> None:
     report = verify(disk, MemoryTables(disk), ROOT)
     assert report.sound
     assert report.rows == {}
+
+
+def test_the_link_of_a_fenced_process_is_no_fault() -> None:
+    """A crash may bring back what it has linked in a left place, and taken away again."""
+    assert faults_with_a_link_before_the_last(generations_back=2) == ""
+
+
+def test_a_chain_that_goes_back_is_a_fault() -> None:
+    """What the last generation was built on can't have a later epoch."""
+    found = faults_with_a_link_before_the_last(generations_back=1)
+    assert "it goes back behind manifest" in found
+
+
+def faults_with_a_link_before_the_last(generations_back: int) -> str:
+    """The faults of a store where, in place of the last link but one, there is that of an epoch."""
+    disk, _ = a_store()
+    for _ in range(2):
+        Job(disk, MemoryTables(disk), ROOT, "t").close(apply=False)
+    chain = ManifestChain(disk, StorePaths(ROOT).manifests, "t")
+    newest = chain.newest()
+    assert newest is not None
+    assert newest.kind == "generation"
+    seq = newest.seq - 1
+    generation = newest.generation - generations_back
+    epoch = replace(
+        newest, kind="epoch", seq=seq, generation=generation, epoch=Epoch(newest.epoch + 1)
+    )
+    disk.unlink(chain.path(seq))
+    file = disk.create(chain.path(seq))
+    file.write(encode_manifest(epoch))
+    file.sync()
+    return faults(disk)

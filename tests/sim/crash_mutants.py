@@ -367,7 +367,7 @@ CRASH_MUTANTS = [
         (_flush_no_sinks, 1),
         (_acknowledge_what_is_prepared, 3),
         (_stay_at_first_positions, 0),
-        (_forget_what_was_not_reached, 113),
+        (_forget_what_was_not_reached, 237),
         (_do_not_fence_commits, 3),
         (_drop_log_before_claiming, 19),
         (_prepare_without_a_sync, 2),

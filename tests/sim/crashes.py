@@ -159,7 +159,7 @@ class CrashRun:
 
     # The job
 
-    def _make_outside(self, seed: int, extras: Sequence[str], weather: Random | None) -> Outside:  # noqa: ARG002 - for other jobs
+    def _make_outside(self, seed: int, extras: Sequence[str], weather: Random | None) -> Outside:
         return Outside(self._rng, extras, self._chain.durable_epoch, weather)
 
     def _draw_options(self) -> SimOptions:

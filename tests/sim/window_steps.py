@@ -256,7 +256,9 @@ class JoinStep(Step):
         self.times = {**self.times}
         for value in list(self.times):
             # Never at the same time as one on the left.
-            self.times[-value] = self.times[value] + timedelta(seconds=rng.randint(-80, 80), microseconds=1)
+            self.times[-value] = self.times[value] + timedelta(
+                seconds=rng.randint(-80, 80), microseconds=1
+            )
 
     def __str__(self) -> str:
         return f"{self._how}({self._windows.windower}, {self._span})"
@@ -360,7 +362,9 @@ class DedupeStep(Step):
 
     def add(self, s: Stream[Any]) -> list[Stream[Any]]:
         each = self._each
-        first = op.dedupe(self.step_id, s, lambda pair: (pair[0], pair[1] % each), timedelta(days=9))
+        first = op.dedupe(
+            self.step_id, s, lambda pair: (pair[0], pair[1] % each), timedelta(days=9)
+        )
         return [op.map_value(f"{self.step_id}-down", first, lambda value: ("down", value))]
 
     def wanted(self, values: list[int]) -> list[Row]:
@@ -433,4 +437,3 @@ def draw_steps(rng: Random, times: Times) -> list[Step]:
     """Some steps of any kind."""
     kinds = [rng.choice(_KINDS) for _ in range(rng.randint(1, STEPS_MAX))]
     return [kind(f"step{n}", rng, times) for n, kind in enumerate(kinds)]
-

@@ -29,7 +29,6 @@ from tests.sim.window_steps import (
     Row,
     Step,
     WindowStep,
-
     draw_steps,
 )
 
@@ -155,6 +154,7 @@ class WindowedRun(CrashRun):
         steps = draw_steps(rng, times)
         filed = {step.step_id for step in steps if rng.random() < 0.5}
         held = rng.random() < 0.5
+        self._outages = rng
         self._windowed = Windowed(
             self._rng,
             (),
@@ -167,6 +167,12 @@ class WindowedRun(CrashRun):
         )
         self._note(f"{'held; ' if held else ''}{', '.join(map(str, steps))}")
         return self._windowed
+
+    def _start(self) -> None:
+        if not self.lives and self._outages.random() < 0.3:
+            # While it is down, time doesn't go on for its windows.
+            self._clock.advance(1000.0)
+        super()._start()
 
     def _draw_options(self) -> Any:
         options = super()._draw_options()
@@ -259,5 +265,3 @@ def _check_rows(states: dict[Any, Any]) -> None:
         for number in _open_of(state)
     }
     assert parts == wanted, f"rows of windows {parts}, where keys have open {wanted}"
-
-

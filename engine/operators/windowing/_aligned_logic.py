@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from math import gcd
 from operator import attrgetter
@@ -35,6 +35,7 @@ from engine.operators.windowing._shapes import Aligned
 from engine.operators.windowing._windowers import WindowMetadata
 from engine.operators.windowing._works import Folding
 
+_SECOND_US: Final = 1_000_000
 _REFUSED: Final = object()
 _QUEUED_MIN: Final = 1 << 14
 _QUEUED_MAX: Final = 1 << 18
@@ -46,7 +47,7 @@ _zone_of = attrgetter("tzinfo")
 class KeyEntry(Entry):
     """What is known of a key besides what its windows hold."""
 
-    __slots__ = ("high", "open", "queue")
+    __slots__ = ("high", "open", "queue", "shut")
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,6 +57,8 @@ class KeyEntry(Entry):
         """Its windows that hold something, in the order in which they were opened."""
         self.queue: list[Any] | tuple[()] = ()
         """Values that wait: a time, its value, the next time, and so on, as they came."""
+        self.shut: tuple[int, ...] = ()
+        """Windows that were closed before the watermark was past them, at an end of input."""
 
 
 class AlignedLogic(TimedKeys[KeyEntry]):
@@ -81,6 +84,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         ordered: bool,
     ) -> None:
         super().__init__(step, axis)
+        # What was closed is known by its ids.
+        self.seals_at_end = False
         self._event_times = times
         self._shape, self._folding, self._ordered = shape, folding, ordered
         self._stretch_us = gcd(shape.length_us, shape.offset_us)
@@ -170,7 +175,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         """
         shift = timedelta(microseconds=self._shift_us())
         if low < UTC_MIN + shift:
-            # So long ago that the shifted time would be no `datetime`.
+            # So long ago that the shifted time would be no `datetime`: in the year 1, as many moments
+            # after its beginning as the step has run. Their keys may go a little ahead.
             low, top = UTC_MIN + shift, max(top, UTC_MIN + shift)
             ats = [max(at, low) for at in ats]
         self._high = max(self._high, top - shift)
@@ -376,7 +382,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         entry = self._entry_of(key)
         if pane.number in entry.open:
             return self._loaded(pane, key)
-        if pane.close_us <= entry.sealed_us:
+        if pane.close_us <= entry.sealed_us or pane.number in entry.shut:
             return _REFUSED
         entry.open = (*entry.open, pane.number)
         self._live[key] = entry
@@ -402,7 +408,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             keys.update(self._live)
             self._next_us = END_US
         first_s = self.timers.first_s()
-        if first_s is not None and first_s * 1e6 <= self.axis.now_us:
+        if first_s is not None and first_s * _SECOND_US <= self.axis.now_us:
             keys.update([key for key, _ in self._woken()])
         for key in sorted_keys(keys):
             entry = self._state.get(key)
@@ -476,6 +482,9 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         if entry.queue:
             self._drain(key, entry, watermark_us)
         still_open: list[int] = []
+        reached_us = self._watermark_us(entry)
+        if entry.shut:
+            entry.shut = self._shape.not_over(entry.shut, reached_us)
         for number in entry.open:
             pane = self._pane(number)
             if pane.close_us > watermark_us:
@@ -487,9 +496,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             self._paned.drop_part(pane, key)
             out.append((key, (number, acc)))
             entry.closed_us = max(entry.closed_us, pane.close_us)
-            if pane.close_us == MAX_US:
-                # Its values may be of the same time as the watermark.
-                entry.sealed_us = MAX_US
+            if pane.close_us > reached_us or pane.close_us == MAX_US:
+                entry.shut = (*entry.shut, number)
             if self._meta is not None:
                 times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
@@ -505,8 +513,6 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         return None if due_us == END_US else due_us
 
     def _offset_us(self, entry: KeyEntry) -> int:
-        if entry.high == UTC_MIN:
-            return NEVER_US
         return max(NEVER_US, _us(entry.high) - self._wait_us - self._began_us)
 
     # Time
@@ -519,7 +525,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         if due_s == -math.inf:
             # Nobody has looked into the store yet.
             return due_s
-        due_us = END_US if due_s is None else round(due_s * 1e6)
+        due_us = END_US if due_s is None else round(due_s * _SECOND_US)
         if self._next_us < END_US:
             due_us = min(due_us, axis.now_us + max(0, self._next_us - self._reached_us()))
         return None if due_us >= END_US else axis.wall_s(due_us)
@@ -543,6 +549,9 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         self._drop_panes(END_US)
         self._next_us = END_US
         return out
+
+    def sealed_until_us(self, entry: KeyEntry) -> int:
+        return max(map(self._shape.close_us, entry.shut), default=NEVER_US)
 
     # State
 
@@ -568,24 +577,29 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         due_us = self.due_us(entry)
         if due_us is not None:
             return due_us - (self._offset_us(entry) if self.axis.by_key else 0)
-        return self.axis.now_us + IDLE_US if self.axis.by_key else entry.sealed_us
+        return self.axis.now_us + IDLE_US if self.axis.by_key else self.sealed_until_us(entry)
 
     def to_stored(self, entry: KeyEntry) -> Any:
         if self.axis.by_key:
             entry.offset_us = self._offset_us(entry)
-        return entry.open, entry.queue
+        return entry.open, entry.queue, entry.shut
 
     def from_stored(self, stored: Any) -> KeyEntry:
         entry = KeyEntry()
-        opened, queue = cast("tuple[list[int], list[Any]]", stored)
-        entry.open, entry.queue = tuple(opened), queue or ()
+        opened, queue, shut = cast("tuple[Any, Any, Any]", stored)
+        entry.open, entry.queue, entry.shut = tuple(opened), queue or (), tuple(shut)
         return entry
 
-    def _leave(self, keys: Collection[Any]) -> None:
+    def _leave(self, entries: Mapping[Any, KeyEntry]) -> None:
         """Keys leave memory; the store has them, and says when they are due."""
-        for key in keys:
+        for key, entry in entries.items():
             self._live.pop(key, None)
             self._behind.pop(key, None)
+            due_us = self._axis_due_us(entry)
+            if due_us is not None:
+                self.timers.set(key, due_us / _SECOND_US)
+        # Those that are due before the store is asked again have to be kept here.
+        self.timers.forget(entries)
 
     def loaded(self, key: Any, entry: KeyEntry) -> None:
         if self.axis.by_key and entry.offset_us != NEVER_US:

@@ -8,7 +8,7 @@ those of a key that isn't used leave memory with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
@@ -58,7 +58,7 @@ class PanedState(KeyedState):
         super().__init__()
         self.panes: dict[int, Pane] = {}
         self.due_us: Callable[[Any], int | None] = lambda _entry: None
-        self.on_forget: Callable[[Collection[Any]], None] = lambda _keys: None
+        self.on_forget: Callable[[Mapping[Any, Any]], None] = lambda _entries: None
         self._dropped: list[Any] = []
 
     @property

@@ -60,6 +60,11 @@ class Aligned:
         """The latest end of a window that isn't after that time."""
         return at_us - (at_us - self.align_us - self.length_us) % self.offset_us
 
+    def not_over(self, numbers: tuple[int, ...], at_us: int) -> tuple[int, ...]:
+        """Those windows that end after that time, or at the end of time."""
+        ends = [(number, self.close_us(number)) for number in numbers]
+        return tuple(number for number, end in ends if end > at_us or end == MAX_US)
+
     def closing_us(self, window: OpenWindow) -> int:
         """The first watermark that closes a window."""
         return window.close_us

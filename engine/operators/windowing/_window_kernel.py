@@ -124,11 +124,11 @@ def _migrate_windows(migrate: Migrate, work: Work) -> Migrate:
             # What a pane holds of a key.
             return (in_pane(version, stored[0]),)
         *times, rest = cast("tuple[Any, ...]", stored)
-        if len(rest) != 4:
+        if len(rest) != 5:
             # What is known of a key whose windows are in panes.
             return stored
-        next_number, taken, queue, windows = rest
+        *others, windows = rest
         migrated = [(*window, in_window(version, acc)) for *window, acc in windows]
-        return (*times, (next_number, taken, queue, migrated))
+        return (*times, (*others, migrated))
 
     return migrated

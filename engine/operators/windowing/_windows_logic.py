@@ -59,7 +59,7 @@ class WindowSpec:
 class WindowsEntry(Entry):
     """The windows of one key, and the values that wait."""
 
-    __slots__ = ("limit", "next_number", "oldest_us", "queue", "taken", "windows")
+    __slots__ = ("limit", "next_number", "oldest_us", "queue", "shut", "taken", "windows")
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +71,8 @@ class WindowsEntry(Entry):
         self.windows: dict[int, OpenWindow] = {}
         self.next_number = 0
         """The id of the next session."""
+        self.shut: tuple[int, ...] = ()
+        """Windows that were closed before the watermark was past them, at an end of input."""
         self.taken = 0
         """How many values have gone into windows."""
 
@@ -86,9 +88,9 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         self._shape, self._work = spec.shape, spec.work
         self._sessions = spec.shape if isinstance(spec.shape, Sessions) else None
         self.keeps_late = spec.lateness_us is not None
-        # A session that goes on after an end of input is another one.
-        self.seals_at_end = self._sessions is None
         self.counts_up = self._sessions is not None
+        # What was closed is known by its ids; a session that goes on is another one.
+        self.seals_at_end = False
         # Whether values may wait for a window to close: nobody sees the difference.
         by_value = spec.tells_causes or spec.work.emits_values
         self._lazy = not by_value and spec.ordered
@@ -115,7 +117,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         entry.queue.append((at_us, watermark_us, value))
         if at_us < entry.oldest_us:  # noqa: PLR1730 - a call less per record
             entry.oldest_us = at_us
-        if at_us <= entry.sealed_us or len(entry.queue) >= entry.limit:
+        if at_us <= entry.sealed_us or entry.shut or len(entry.queue) >= entry.limit:
             entry.oldest_us = NEVER_US
 
     def refuse(self, key: Any, entry: WindowsEntry, port: int, at_us: int, value: Any) -> None:  # noqa: ARG002
@@ -170,7 +172,8 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         assert not isinstance(shape, Sessions)  # noqa: S101
         for number in shape.numbers(at_us):
             window, close_us = entry.windows.get(number), shape.close_us(number)
-            if close_us + late_us <= met_us or (window is None and close_us <= entry.sealed_us):
+            shut = window is None and self._is_shut(entry, number, close_us)
+            if shut or close_us + late_us <= met_us:
                 self._refuse_one(emit.key, number, value)
                 continue
             if window is None:
@@ -217,6 +220,9 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
             window.fired = False
         return window
 
+    def _is_shut(self, entry: WindowsEntry, number: int, close_us: int) -> bool:
+        return close_us <= entry.sealed_us or number in entry.shut
+
     def _refuse_one(self, key: Any, number: int, value: Any) -> None:
         if self._late is not None:
             self._late.append((key, (number, value[1] if self._spec.sides else value)))
@@ -260,6 +266,9 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
     def _close(self, entry: WindowsEntry, watermark_us: int, emit: _Emitter) -> None:
         """Close the windows whose time has come, in the order in which they were opened."""
         shape, late_us = self._shape, self._spec.lateness_us or 0
+        reached_us = self.watermark_us(entry)
+        if entry.shut and not isinstance(shape, Sessions):
+            entry.shut = shape.not_over(entry.shut, reached_us - late_us)
         for number, window in list(entry.windows.items()):
             closing_us = shape.closing_us(window)
             if closing_us > watermark_us:
@@ -268,9 +277,10 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
                 window.fired = True
                 emit.closed(window, self._work)
                 entry.closed_us = max(entry.closed_us, window.close_us)
-                if window.close_us == MAX_US and self.seals_at_end:
-                    # Its values may be of the same time as the watermark.
-                    entry.sealed_us = MAX_US
+                if self._sessions is None and (
+                    window.close_us > reached_us or window.close_us == MAX_US
+                ):
+                    entry.shut = (*entry.shut, number)
                 if self._meta is not None:
                     self._meta.append((emit.key, (number, _metadata(window))))
             if closing_us + late_us <= watermark_us:
@@ -288,6 +298,12 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
             closing_us = shape.closing_us(window)
             due_us = min(due_us, closing_us + late_us if window.fired else closing_us)
         return None if due_us == END_US else due_us
+
+    def sealed_until_us(self, entry: WindowsEntry) -> int:
+        shape = self._shape
+        if isinstance(shape, Sessions):
+            return NEVER_US
+        return max(map(shape.close_us, entry.shut), default=NEVER_US)
 
     # Triggers by time
 
@@ -328,11 +344,12 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
             )
             for w in entry.windows.values()
         ]
-        return entry.next_number, entry.taken, entry.queue, windows
+        return entry.next_number, entry.taken, entry.shut, entry.queue, windows
 
     def from_stored(self, stored: Any) -> WindowsEntry:
         entry = WindowsEntry()
-        entry.next_number, entry.taken, entry.queue, windows = cast("tuple[Any, ...]", stored)
+        entry.next_number, entry.taken, shut, entry.queue, windows = cast("tuple[Any, ...]", stored)
+        entry.shut = tuple(shut)
         entry.oldest_us = min(map(_time_of, entry.queue), default=END_US)
         for number, open_us, close_us, fired, fresh, merged_ids, acc in windows:
             window = OpenWindow(number, open_us, close_us, self._work.from_stored(acc))
