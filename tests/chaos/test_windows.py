@@ -18,7 +18,7 @@ from tests.chaos.processes import ended, start
 SEEDS, SEEDS_SOAK = 1, 20
 KILLS = 3
 WAYS = (("-w", "1"), ("-w", "3"), ("-p", "2"), ("-p", "2", "-w", "2"))
-PARTS, RECORDS, KEYS = 4, 2000, 40
+PARTS, RECORDS, KEYS = 4, 3000, 40
 FILES = 4
 STEPS = ("mean", "count", "session", "each", "near", "latest", "sides", "order")
 
@@ -138,7 +138,7 @@ class Job:
         (folder / "out").mkdir()
 
     def start(self, way: tuple[str, ...], pause_s: float) -> subprocess.Popen[str]:
-        arguments = ("-r", "store", "-s", "50ms", "--state-memory", "1MB", *way)
+        arguments = ("-r", "store", "-s", "50ms", "--state-memory", "3MB", *way)
         return start(self.folder, *arguments, PAUSE_S=str(pause_s))
 
     def links(self) -> int:
@@ -158,8 +158,8 @@ class Job:
 
     def killed(self, way: tuple[str, ...], rng: random.Random) -> None:
         """Run it until some epochs are committed, and a moment more; then kill all of it."""
-        wanted = self.links() + rng.randint(1, 12)
-        process = self.start(way, 0.004)
+        wanted = self.links() + rng.randint(1, 6)
+        process = self.start(way, 0.02)
         until_s = time.monotonic() + 30
         while self.links() < wanted:
             assert process.poll() is None, ended(process)

@@ -345,16 +345,30 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
     def _fold_each(self, batch: list[tuple[Any, Any]], ats: list[datetime]) -> None:
         """Give records to their windows, which differ from record to record."""
-        other: tuple[datetime, datetime, list[Pane]] = (UTC_MIN, UTC_MIN, [])
-        for record, at in zip(batch, ats, strict=True):
-            if not self._low <= at < self._end:
-                last = self._low, self._end, self._in_stretch
-                if other[0] <= at < other[1]:
-                    self._low, self._end, self._in_stretch = other
+        first, folder = self._folding.first, self._folding.folder
+        low, end, panes = self._low, self._end, self._in_stretch
+        before = UTC_MIN, UTC_MIN, list[Pane]()
+        for (key, value), at in zip(batch, ats, strict=True):
+            if not low <= at < end:
+                # Records that are out of order go to and fro between two stretches of time.
+                last, before = before, (low, end, panes)
+                if last[0] <= at < last[1]:
+                    low, end, panes = last
                 else:
                     self._go_to(at)
-                other = last
-            self._fold(self._in_stretch, [record])
+                    low, end, panes = self._low, self._end, self._in_stretch
+            for pane in panes:
+                touched = pane.touched
+                acc = touched.get(key, NO_ACC)
+                if acc is NO_ACC:
+                    acc = self._opened(pane, key)
+                if acc is NO_ACC:
+                    touched[key] = first(value)
+                elif acc is _REFUSED:
+                    self._refuse(key, value, (pane.number,))
+                else:
+                    touched[key] = folder(acc, value)
+        self._low, self._end, self._in_stretch = low, end, panes
 
     def _go_to(self, at: datetime) -> None:
         """Find the windows of a time, which are tried first from now on."""
