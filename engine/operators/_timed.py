@@ -328,8 +328,9 @@ class EntryForm(StateForm):
 
     def to_stored(self, state: Any) -> Any:
         entry: Entry = state
-        times = (entry.offset_us, entry.sealed_us, entry.closed_us)
-        return (*times, self._logic.to_stored(entry))
+        # First, as this may bring the offset up to date.
+        rest = self._logic.to_stored(entry)
+        return entry.offset_us, entry.sealed_us, entry.closed_us, rest
 
     def from_stored(self, key: Any, stored: Any) -> Any:
         logic = self._logic

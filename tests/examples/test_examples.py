@@ -113,3 +113,17 @@ def test_own_connectors_log_readings(tmp_path):
             {"reading": 2, "celsius": 20.99},
             {"reading": 3, "celsius": 21.48},
         ]
+
+
+def test_late_orders_correct_a_minute_or_come_too_late():
+    """Sums come when a minute is over, and again for each order that comes later."""
+    assert run_flow("examples.late_orders:flow") == [
+        "Oslo, minute 0: 30 (close)",
+        "Rome, minute 0: 10 (close)",
+        "Oslo, minute 0: 37 (late)",
+        "Oslo, minute 1: 5 (close)",
+        "Rome, minute 1: 3 (close)",
+        "Oslo, minute 0: too late for 99",
+        "Oslo, minute 3: 1 (close)",
+        "Rome, minute 3: 2 (close)",
+    ]

@@ -175,8 +175,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         """
         shift = timedelta(microseconds=self._shift_us())
         if low < UTC_MIN + shift:
-            # So long ago that the shifted time would be no `datetime`: in the year 1, as many moments
-            # after its beginning as the step has run. Their keys may go a little ahead.
+            # The shifted time would be no `datetime`: it is in the year 1, as many moments after
+            # its beginning as the step has run. Such keys may go a little ahead.
             low, top = UTC_MIN + shift, max(top, UTC_MIN + shift)
             ats = [max(at, low) for at in ats]
         self._high = max(self._high, top - shift)

@@ -182,7 +182,9 @@ class EventClock(Clock[V_contra, tuple[int, int]]):
         to_system_utc: Called with a time by `now_getter` at which a window will be due; gives that
             time by the system's clock, in UTC, or None if there is none: then windows close only
             when a value comes, or at the end of input. The same time by default.
-        scope: What has a watermark of its own: "key", every key, or "stream", all keys together.
+        scope: What has a watermark of its own: "key", every key, or "stream", all keys together: of
+            each source partition the latest time less the wait, and of these the earliest. The wall
+            clock doesn't move that one, so `now_getter` and `to_system_utc` aren't asked.
         idle_after: With the scope "stream", after what silence a partition of a source isn't waited
             for.
 

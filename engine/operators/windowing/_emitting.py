@@ -28,7 +28,24 @@ class Emission(Generic[W_co]):
 
 @dataclass(frozen=True, slots=True)
 class OnUpdate:
-    """A trigger: emit with every value that a window takes, and once it closes."""
+    """A trigger: emit with every value that a window takes, and once it closes.
+
+    >>> from datetime import datetime, timedelta, timezone
+    >>> import engine.operators as op
+    >>> import engine.operators.windowing as win
+    >>> from engine.dataflow import Dataflow
+    >>> from engine.testing import TestingSink, TestingSource, run_main
+    >>> start = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    >>> clock = win.EventClock(lambda v: start + timedelta(seconds=v), timedelta(0))
+    >>> tens = win.TumblingWindower(timedelta(seconds=10), start)
+    >>> flow, out = Dataflow("on_update_example"), []
+    >>> s = op.input("in", flow, TestingSource([("a", 1), ("a", 4)]))
+    >>> best = win.max_window("max", s, clock, tens, trigger=win.OnUpdate())
+    >>> op.output("out", op.map_value("e", best.down, lambda e: e[1]), TestingSink(out))
+    >>> run_main(flow)
+    >>> [(emission.value, emission.cause) for _, emission in out]
+    [(1, 'update'), (4, 'update'), (4, 'close')]
+    """
 
 
 @dataclass(frozen=True, slots=True)

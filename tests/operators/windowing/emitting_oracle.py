@@ -58,14 +58,13 @@ class KeyModel:
         self.waiting = [each for each in self.waiting if each not in ready]
         if self.ordered:
             ready.sort(key=lambda each: each[0])
-        merges: list[tuple[int, Window]] = []
+        merges: list[tuple[int, Window, Window]] = []
         for at_us, met, value in ready:
             if isinstance(self.shape, Sessions):
                 self.into_session(at_us, met, value, watermark, merges)
             else:
                 self.into_aligned(at_us, met, value)
-        for n, other in merges:
-            window = self.windows[n]
+        for n, window, other in merges:
             window.values = window.values + other.values
             window.fresh += other.fresh
             self.changed(n, window)
@@ -106,8 +105,8 @@ class KeyModel:
         n, *others = sorted(near, key=lambda n: self.windows[n].first_us)
         window = self.windows[n]
         for other in others:
-            merges.append((n, self.windows.pop(other)))
-            window.last_us = max(window.last_us, merges[-1][1].last_us)
+            merges.append((n, window, self.windows.pop(other)))
+            window.last_us = max(window.last_us, merges[-1][2].last_us)
         window.first_us = min(window.first_us, at_us)
         window.last_us = max(window.last_us, at_us)
         if self.closing(window) > watermark:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.operators.windowing.oracle import (
     us,
 )
 from tests.operators.windowing.runs import (
+    START,
     Run,
     at,
     came,
@@ -186,3 +189,56 @@ def test_each_operator_says_why_it_emits() -> None:
         "min": [(0, 1, "close"), (0, 1, "late"), (1, 12, "close")],
         "collect": [(0, [1], "close"), (0, [1, 2], "late"), (1, [12], "close")],
     }
+
+
+@pytest.mark.parametrize("kind", ["key", "stream"])
+@settings(max_examples=20)
+@given(
+    wait=SPANS,
+    lateness=SPANS,
+    trigger=TRIGGERS,
+    windower=WINDOWERS,
+    ordered=st.booleans(),
+    drawn=st.lists(BATCHES.map(lambda batches: batches[0][1]), min_size=1, max_size=6),
+    crashes=st.lists(st.booleans(), min_size=6, max_size=6),
+)
+def test_what_is_emitted_with_crashes(
+    kind: str,
+    wait: Any,
+    lateness: Any,
+    trigger: Any,
+    windower: Any,
+    ordered: bool,
+    drawn: Any,
+    crashes: list[bool],
+) -> None:
+    """The same, in order, as if the job had never been down."""
+    clock: Any = win.EventClock(second, wait)
+    model: Any = EventTime(second, wait)
+    if kind == "stream":
+        never = timedelta(days=1000)
+        clock = win.EventClock(second, wait, scope="stream", idle_after=never)
+        model = StreamTime(second, wait, 1)
+    model.by_stream = kind == "stream"
+    build = folded(clock, windower, ordered, allowed_lateness=lateness, trigger=trigger)
+    batches: list[Any] = []
+    for records, crash in zip(drawn, crashes, strict=False):
+        batches.append((0, records))
+        if crash:
+            # What comes after a batch of itself is part of the epoch of the next one.
+            batches += [(0, [("c", 0)]), (0, CRASH)]
+    out: dict[str, Any] = {}
+    with TemporaryDirectory() as folder:
+        recovery = RecoveryConfig(Path(folder) / "store", create=True)
+        run = Run(build, batches, kernels=True, recovery=recovery)
+        for _ in range(1 + sum(crashes[: len(drawn)])):
+            for key, each in run.run().items():
+                before = out.setdefault(key, ([], []))
+                before[0].extend(each.down)
+                before[1].extend(each.late)
+    us_of_start = us(START - datetime(1970, 1, 1, tzinfo=UTC))
+    whole = [Batch(us_of_start, tuple(records)) for _, records in batches if records != CRASH]
+    for key in {key for batch in whole for key, _ in batch.records}:
+        wanted = KeyModel(shape_of(windower), us(lateness), trigger, ordered)
+        run_model([*whole, END], key, model, wanted)
+        assert out.get(key, ([], [])) == (wanted.down, wanted.late)
