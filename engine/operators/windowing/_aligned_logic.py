@@ -1,17 +1,13 @@
 """Tumbling and sliding windows whose values become one: the kernel for which speed counts.
 
-It works on batches. The times of a batch are asked for in one go, and stay the `datetime`s that
-they are: those are compared in a tenth of the time that it takes to make numbers of them. Windows
-are dicts by key (`Pane`), so a value costs one look-up there.
+It works on batches (`_batch_times`). Windows are dicts by key (`Pane`), so a value costs one look-up
+there.
 
 Two things it does later than a watermark would allow, when nobody can tell the difference: values
 that are taken in order of time wait in a queue of their key until a window of theirs is to close,
 or the queues get long; and keys are only looked at for windows to close when the greatest watermark
 of all keys has reached the end of one. Nothing else is left out: where the clock gives each key a
 watermark of its own, its windows close when that reaches them.
-
-With such a clock times are shifted by the time that has passed on the axis since the step began: so
-the watermark of a key is the greatest shifted time of its values, less the wait, shifted back.
 """
 
 from __future__ import annotations
@@ -19,17 +15,18 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from math import gcd
 from operator import attrgetter
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
-from engine.operators._event_time import EPOCH, MAX_US, UTC_MAX, UTC_MIN, utc_datetime
+from engine.operators._event_time import MAX_US, UTC_MIN, utc_datetime
 from engine.operators._kernels import StepContext
-from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
+from engine.operators._keys import sorted_keys
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
-from engine.operators._timed import IDLE_US, Entry, TimedKeys
+from engine.operators._timed import IDLE_US
+from engine.operators.windowing._batch_times import BatchTimes, KeyEntry, us_of
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._shapes import Aligned
 from engine.operators.windowing._windowers import WindowMetadata
@@ -44,24 +41,7 @@ _QUEUED_EACH: Final = 32
 _zone_of = attrgetter("tzinfo")
 
 
-class KeyEntry(Entry):
-    """What is known of a key besides what its windows hold."""
-
-    __slots__ = ("high", "open", "queue", "shut")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.high = UTC_MIN
-        """The greatest shifted time of its values."""
-        self.open: tuple[int, ...] = ()
-        """Its windows that hold something, in the order in which they were opened."""
-        self.queue: list[Any] | tuple[()] = ()
-        """Values that wait: a time, its value, the next time, and so on, as they came."""
-        self.shut: tuple[int, ...] = ()
-        """Windows that were closed before the watermark was past them, at an end of input."""
-
-
-class AlignedLogic(TimedKeys[KeyEntry]):
+class AlignedLogic(BatchTimes):
     """The windows of a step on one worker.
 
     Args:
@@ -83,14 +63,11 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         *,
         ordered: bool,
     ) -> None:
-        super().__init__(step, axis)
+        super().__init__(step, axis, times)
         # What was closed is known by its ids.
         self.seals_at_end = False
-        self._event_times = times
         self._shape, self._folding, self._ordered = shape, folding, ordered
         self._stretch_us = gcd(shape.length_us, shape.offset_us)
-        self._wait_us = 0 if times is None else times.wait_us
-        self._wait = timedelta(microseconds=self._wait_us)
         state = step.state
         assert isinstance(state, PanedState)  # noqa: S101
         self._paned = state
@@ -98,10 +75,6 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         state.due_us = self._axis_due_us
         state.on_forget = self._leave
         self._late, self._meta = step.asides
-        axis.sample()
-        self._began_us = axis.now_us if axis.by_key else 0
-        self._high = UTC_MIN
-        """The greatest shifted time of all keys."""
         self._low = self._end = UTC_MIN
         self._in_stretch: list[Pane] = []
         """The windows of the times between these two, which are tried first."""
@@ -110,13 +83,10 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         self._behind: dict[Any, tuple[KeyEntry, int]] = {}
         """Those of which other keys have closed windows that they still have open, and with which
         watermark the first of these closes."""
-        self._next_us = END_US
-        """When the first window closes of the other ones, or some time before."""
         self._top_us = NEVER_US
         """The greatest watermark of all keys, as it was when keys were looked at last."""
         self._queued = 0
         self._queued_max = _QUEUED_MIN
-        self._all_text = True
 
     # Batches
 
@@ -125,7 +95,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         axis.sample()
         ats = self._times_of(batch)
         low, top = min(ats), max(ats)
-        self.batch_latest_us = _us(top)
+        self.batch_latest_us = us_of(top)
         risen: list[Any] = []
         late = self._rise(batch, ats, low, top, risen) if axis.by_key else self._late_of(ats, low)
         if late:
@@ -146,96 +116,6 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         self._advance(old, out)
         return out
 
-    def _times_of(self, batch: list[Any]) -> list[datetime]:
-        """The times of a batch's records, all with `UTC` as their zone."""
-        times = self._event_times
-        if not self._all_text or set(map(type, batch)) != {tuple}:
-            for record in batch:
-                refuse_unkeyed(record)
-                check_key(record[0])
-        if times is None:
-            for record in batch:
-                refuse_unkeyed(record)
-            return [utc_datetime(self.axis.now_us)] * len(batch)
-        getter = times.getter
-        try:
-            ats: list[Any] = [getter(value) for _, value in batch]
-        except ValueError:
-            for record in batch:
-                refuse_unkeyed(record)
-            raise
-        try:
-            zones: set[Any] = set(map(_zone_of, ats))
-        except AttributeError:
-            zones = set()
-        if zones == {UTC}:
-            return ats
-        for place, (at, (_, value)) in enumerate(zip(ats, batch, strict=True)):
-            ats[place] = utc_datetime(times.checked_us(at, value))
-        return ats
-
-    def _rise(
-        self, batch: list[Any], ats: list[datetime], low: datetime, top: datetime, risen: list[Any]
-    ) -> list[int]:
-        """Note the greatest time of each key; gives the places of late records.
-
-        Keys that have come so far that they have something to close are added to `risen`.
-        """
-        shift = timedelta(microseconds=self._shift_us())
-        if low < UTC_MIN + shift:
-            # The shifted time would be no `datetime`: it is in the year 1, as many moments after
-            # its beginning as the step has run. Such keys may go a little ahead.
-            low, top = UTC_MIN + shift, max(top, UTC_MIN + shift)
-            ats = [max(at, low) for at in ats]
-        self._high = max(self._high, top - shift)
-        mark = utc_datetime(self._next_us + self._wait_us - self._shift_us())
-        if self._high - (low - shift) > self._wait:
-            return self._rise_or_refuse(batch, ats, shift, mark, risen)
-        get, entry_of, rise = self._state.touched.get, self._entry_of, risen.append
-        for (key, _), at in zip(batch, ats, strict=True):
-            entry = get(key)
-            if entry is None:
-                entry = entry_of(key)
-            shifted = at - shift
-            if shifted > entry.high:
-                entry.high = shifted
-                if shifted >= mark:
-                    rise(key)
-        return []
-
-    def _rise_or_refuse(
-        self,
-        batch: list[Any],
-        ats: list[datetime],
-        shift: timedelta,
-        mark: datetime,
-        risen: list[Any],
-    ) -> list[int]:
-        """As `_rise`, where some records may be late."""
-        get, entry_of = self._state.touched.get, self._entry_of
-        wait, late = self._wait, list[int]()
-        for place, ((key, _), at) in enumerate(zip(batch, ats, strict=True)):
-            entry = get(key)
-            if entry is None:
-                entry = entry_of(key)
-            shifted = at - shift
-            if shifted > entry.high:
-                entry.high = shifted
-                if shifted >= mark:
-                    risen.append(key)
-            elif entry.high - shifted > wait and at < UTC_MAX:
-                late.append(place)
-        return late
-
-    def _shift_us(self) -> int:
-        """By how much the axis has moved since the step began."""
-        return self.axis.now_us - self._began_us
-
-    def _late_of(self, ats: list[datetime], low: datetime) -> list[int]:
-        """The places of late records where all keys have one watermark."""
-        now = utc_datetime(self.axis.now_us)
-        return [place for place, at in enumerate(ats) if at < now] if low < now else []
-
     def _without(
         self, batch: list[Any], ats: list[datetime], late: list[int]
     ) -> tuple[list[Any], list[datetime]]:
@@ -243,7 +123,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         places = set(late)
         for place in late:
             key, value = batch[place]
-            self._refuse(key, value, self._shape.numbers(_us(ats[place])))
+            self._refuse(key, value, self._shape.numbers(us_of(ats[place])))
         kept = [place for place in range(len(batch)) if place not in places]
         return [batch[place] for place in kept], [ats[place] for place in kept]
 
@@ -258,7 +138,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
         Notes when the first of the other windows closes.
         """
-        low_us = _us(min(ats))
+        low_us = us_of(min(ats))
         bound_us = self._shape.last_close_us(self._reached_us())
         old: set[Any] = set()
         if low_us < bound_us:
@@ -299,7 +179,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         if len(queue) == 2:
             # As most are where there are very many keys.
             at, value = queue
-            if _us(at) <= watermark_us:
+            if us_of(at) <= watermark_us:
                 entry.queue = ()
                 if not self._low <= at < self._end:
                     self._go_to(at)
@@ -389,7 +269,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
     def _go_to(self, at: datetime) -> None:
         """Find the windows of a time, which are tried first from now on."""
-        at_us, shape = _us(at), self._shape
+        at_us, shape = us_of(at), self._shape
         begin_us = at_us - (at_us - shape.align_us) % self._stretch_us
         self._low, self._end = utc_datetime(begin_us), utc_datetime(begin_us + self._stretch_us)
         self._in_stretch = [self._pane(number) for number in shape.numbers(at_us)]
@@ -448,14 +328,6 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         if closing:
             self._drop_panes(reached_us)
 
-    def _reached_us(self) -> int:
-        """The greatest watermark of all keys."""
-        if not self.axis.by_key:
-            return self.axis.now_us
-        if self._high == UTC_MIN:
-            return NEVER_US
-        return _us(self._high) + self._shift_us() - self._wait_us
-
     def _drop_panes(self, reached_us: int) -> None:
         """Forget windows that hold nothing any more."""
         panes = self._panes
@@ -477,11 +349,6 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         self._queued = left
         each = _QUEUED_EACH * len(self._live)
         self._queued_max = 2 * left + min(max(_QUEUED_MIN, each), _QUEUED_MAX)
-
-    def _watermark_us(self, entry: KeyEntry) -> int:
-        if self.axis.by_key:
-            entry.offset_us = self._offset_us(entry)
-        return self.axis.now_us + entry.offset_us
 
     def _settle(self, key: Any, entry: KeyEntry, out: list[Any]) -> None:
         watermark_us = self._watermark_us(entry)
@@ -541,11 +408,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         queue = entry.queue
         if queue:
             first = queue[0] if len(queue) == 2 else min(queue[0::2])
-            due_us = min(due_us, shape.first_close_us(_us(first)))
+            due_us = min(due_us, shape.first_close_us(us_of(first)))
         return None if due_us == END_US else due_us
-
-    def _offset_us(self, entry: KeyEntry) -> int:
-        return max(NEVER_US, _us(entry.high) - self._wait_us - self._began_us)
 
     # Time
 
@@ -587,23 +451,6 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
     # State
 
-    def resume_step(self, states: list[Any]) -> None:
-        super().resume_step(states)
-        self._began_us = self.axis.now_us if self.axis.by_key else 0
-
-    def begin(self) -> KeyEntry:
-        return KeyEntry()
-
-    def _entry_of(self, key: Any) -> KeyEntry:
-        """The entry of a key, which is begun if there is none."""
-        entry: KeyEntry | None = self._state.get(key)
-        if entry is None:
-            if key.__class__ is not str:
-                check_key(key)
-                self._all_text = False
-            entry = self._begin(key)
-        return entry
-
     def _axis_due_us(self, entry: KeyEntry) -> int | None:
         """When a key is to be looked at next, on the axis, for the index of the store."""
         due_us = self.due_us(entry)
@@ -641,9 +488,3 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         if due_us is not None:
             self._live[key] = entry
             self._next_us = min(self._next_us, due_us)
-
-
-def _us(at: datetime) -> int:
-    """The microseconds of a time that has been looked at before."""
-    since = at - EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
