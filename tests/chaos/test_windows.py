@@ -96,15 +96,17 @@ session = win.SessionWindower(seconds(40))
 
 flow = Dataflow("flow")
 # The keys of a partition are its own, so that all of a key have an order.
-keyed = op.key_on("key", op.input("in", flow, Parts()), lambda n: "%d.%d" % (n // {RECORDS}, n * n % {KEYS}))
+numbers = op.input("in", flow, Parts())
+keyed = op.key_on("key", numbers, lambda n: "%d.%d" % (n // {RECORDS}, n * n % {KEYS}))
 left = op.filter_value("left", keyed, lambda n: n % 3 > 0)
 right = op.filter_value("right", keyed, lambda n: n % 3 < 2)
+count = lambda n, _: n + 1
 add = lambda sums, n: (sums[0] + n, sums[1] + 1)
 both = lambda one, other: (one[0] + other[0], one[1] + other[1])
 
 outs = {{
     "mean": win.fold_window("mean", keyed, clock, tumbling, lambda: (0, 0), add, both),
-    "count": win.fold_window("count", keyed, clock, sliding, int, lambda n, _: n + 1, int.__add__, False),
+    "count": win.fold_window("count", keyed, clock, sliding, int, count, int.__add__, False),
     "session": win.collect_window("session", keyed, clock, session),
     "each": win.window("each", keyed, clock, sliding, Each),
     "near": win.interval_join("near", patient, left, right, seconds(20), seconds(10)),
@@ -112,10 +114,14 @@ outs = {{
     "sides": win.join_window("sides", patient, tumbling, left, right, insert_mode="first"),
     "order": win.order_by_time("order", keyed, clock),
 }}
-lines = []
-for name, out in outs.items():
-    lines.append(op.map("%s-down" % name, out.down, lambda kv, name=name: (kv[0], "%s %r" % (name, kv))))
-    lines.append(op.map("%s-late" % name, out.late, lambda kv, name=name: (kv[0], "late %s %r" % (name, kv))))
+
+
+def told(name, stream):
+    return op.map("told-%s" % name, stream, lambda kv: (kv[0], "%s %r" % (name, kv)))
+
+
+lines = [told(name, out.down) for name, out in outs.items()]
+lines += [told("late-%s" % name, out.late) for name, out in outs.items()]
 op.output("out", op.merge("lines", *lines), DirSink("out", {FILES}))
 """
 

@@ -40,6 +40,7 @@ from engine.runtime._worker import Worker
 from tests.sim.crash_job import MarkedPart
 from tests.sim.crashes import check_store
 from tests.sim.mutant import Mutant
+from tests.sim.takeovers import check_takeovers
 
 Patch = pytest.MonkeyPatch
 
@@ -358,39 +359,41 @@ def _reshard_without_settling(patch: Patch) -> None:
 
 
 CRASH_MUTANTS = [
-    Mutant(function.__name__.strip("_").replace("_", " "), function, check_store, seed)
-    for function, seed in (
-        (_skip_alignment, 13),
-        (_stop_barriers_at_the_end, 1),
-        (_commit_before_all_are_prepared, 1),
-        (_forget_stateless_sinks, 0),
-        (_flush_no_sinks, 1),
-        (_acknowledge_what_is_prepared, 3),
-        (_stay_at_first_positions, 0),
-        (_forget_what_was_not_reached, 237),
-        (_do_not_fence_commits, 3),
-        (_drop_log_before_claiming, 19),
-        (_prepare_without_a_sync, 2),
-        (_link_without_a_sync, 0),
-        (_keep_what_was_not_committed, 3),
-        (_collect_log_that_is_not_flushed, 2),
-        (_collect_rows_that_are_not_out, 11),
-        (_mark_before_applying, 0),
-        (_save_no_state, 0),
-        (_forget_discarded_keys, 0),
-        (_evict_before_applied, 0),
-        (_expire_outside_the_log, 1),
-        (_save_no_stamps, 1),
-        (_publish_early, 0),
-        (_go_on_before_all_is_published, 0),
-        (_publish_nothing_after_a_crash, 2),
-        (_publish_again_without_asking, 0),
-        (_do_not_fence_sinks, 9),
-        (_settle_before_fencing, 59),
-        (_cut_files_only_when_written, 1),
-        (_open_sinks_without_looking, 547_099_252),
-        (_reshard_by_worker, 1),
-        (_reshard_without_timers, 17),
-        (_reshard_without_settling, 9),
-    )
+    *(
+        Mutant(function.__name__.strip("_").replace("_", " "), function, check_store, seed)
+        for function, seed in (
+            (_skip_alignment, 13),
+            (_stop_barriers_at_the_end, 1),
+            (_commit_before_all_are_prepared, 1),
+            (_forget_stateless_sinks, 0),
+            (_flush_no_sinks, 1),
+            (_acknowledge_what_is_prepared, 3),
+            (_stay_at_first_positions, 0),
+            (_forget_what_was_not_reached, 237),
+            (_do_not_fence_commits, 3),
+            (_drop_log_before_claiming, 19),
+            (_prepare_without_a_sync, 2),
+            (_link_without_a_sync, 0),
+            (_keep_what_was_not_committed, 3),
+            (_collect_log_that_is_not_flushed, 2),
+            (_collect_rows_that_are_not_out, 11),
+            (_mark_before_applying, 0),
+            (_save_no_state, 0),
+            (_forget_discarded_keys, 0),
+            (_evict_before_applied, 0),
+            (_expire_outside_the_log, 1),
+            (_save_no_stamps, 1),
+            (_publish_early, 0),
+            (_go_on_before_all_is_published, 0),
+            (_publish_nothing_after_a_crash, 2),
+            (_publish_again_without_asking, 0),
+            (_do_not_fence_sinks, 9),
+            (_settle_before_fencing, 59),
+            (_cut_files_only_when_written, 1),
+            (_reshard_by_worker, 1),
+            (_reshard_without_timers, 17),
+            (_reshard_without_settling, 9),
+        )
+    ),
+    Mutant("open sinks without looking", _open_sinks_without_looking, check_takeovers, 299),
 ]

@@ -200,11 +200,14 @@ class CrashRun:
         if self._incidents_left:
             self._incidents_left -= 1
             pauses = self._zombies and len(self.lives) < ZOMBIES_MAX
-            self._incident = draw_incident(rng, restless=self._restless, pauses=pauses)
+            self._incident = self._draw_incident(pauses=pauses)
         self._note(f"{life} begins with {life.workers} workers; then {self._incident}")
         self.current = life
         self.lives.append(life)
         self._do(life, lambda: self._open(life))
+
+    def _draw_incident(self, *, pauses: bool) -> Incident:
+        return draw_incident(self._rng, restless=self._restless, pauses=pauses)
 
     def _open(self, life: Life) -> None:
         if not life.met_others and self._chain.newest is not None and self._rng.random() < 0.2:

@@ -15,10 +15,12 @@ from itertools import repeat
 from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queues
 from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
+from tests.sim.takeovers import check_takeovers
 from tests.sim.windows import check_windowed_store
 
 MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "store": check_store,
+    "takeovers": check_takeovers,
     "outcome": check_outcome,
     "cuts": check_cuts,
     "abort": check_abort,

@@ -1,7 +1,7 @@
 """Shows what a seed does: `python -m tests.sim.replay MODEL SEED`.
 
-For the models "store", "clocked" and "windows" it tells what was drawn and happened, and at a
-failure what was said last.
+For the models "store", "takeovers", "clocked" and "windows" it tells what was drawn and happened,
+and at a failure what was said last.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from collections.abc import Callable
 
 from tests.sim.crashes import CrashRun
 from tests.sim.models import MODELS, told
+from tests.sim.takeovers import TakeoverRun
 from tests.sim.windows import WindowedRun
 
 _LAST = 25
 _HISTORIES: dict[str, Callable[[int], CrashRun]] = {
     "store": CrashRun,
+    "takeovers": TakeoverRun,
     "clocked": lambda seed: CrashRun(seed, ["clock"]),
     "windows": WindowedRun,
 }

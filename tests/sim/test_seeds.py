@@ -10,7 +10,8 @@ import pytest
 from tests.sim.models import SeedError, run_many, run_seeds, told
 
 SEEDS = {
-    "store": 400,
+    "store": 360,
+    "takeovers": 40,
     "outcome": 220,
     "cuts": 220,
     "abort": 60,

@@ -7,7 +7,7 @@ for what is out of order. So what a step gives for a key is certain, whenever it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
@@ -113,6 +113,8 @@ class Step:
 
     in_order = False
     """Whether what it gives for a key has a certain order."""
+    scope: Any = "key"
+    """That of its clock. Where it is "stream", the wall clock closes nothing."""
 
     def __init__(self, step_id: str, rng: Random, times: Times) -> None:
         self.step_id = step_id
@@ -121,6 +123,12 @@ class Step:
 
     def draw(self, rng: Random) -> None:
         """Draw how it is set."""
+        self.scope = rng.choice(("key", "key", "stream"))
+
+    def clock(self, wait: timedelta) -> win.EventClock[Any]:
+        """A clock that waits so long."""
+        never = timedelta(days=99)
+        return win.EventClock(self.time_of, wait, scope=self.scope, idle_after=never)
 
     def add(self, s: Stream[Any]) -> list[Stream[Any]]:
         """Add it to a flow."""
@@ -145,19 +153,39 @@ class WindowStep(Step):
     """One of the operators with windows, of one stream."""
 
     def draw(self, rng: Random) -> None:
+        super().draw(rng)
         self._how = rng.choice(sorted(_WINDOWED))
         self._windows = draw_windows(rng)
         # The others don't say.
         self._ordered = self._how in ("fold", "collect", "window") and rng.random() < 0.6
         # The order in which a user's own object gets values is that of the batches they come in.
         self.in_order = self._ordered
-        self.paned = not self._windows.sessions and self._how in ("fold", "reduce", "count")
+        self._emits = self._draw_emits(rng)
+        aligned = not self._windows.sessions and self._how in ("fold", "reduce", "count")
+        self.paned = aligned and not self._emits
+
+    def _draw_emits(self, rng: Random) -> dict[str, Any]:
+        """Options of the operators that fold: emissions besides those at the close."""
+        if self._how == "window" or rng.random() < 0.6:
+            return {}
+        if self._windows.sessions and not self._ordered:
+            # When sessions become one depends on what comes in one batch, and so does what counts.
+            return {"allowed_lateness": WAIT}
+        return rng.choice(
+            (
+                {"allowed_lateness": WAIT},
+                {"trigger": win.OnUpdate()},
+                {"trigger": win.OnCount(2)},
+                {"trigger": win.OnCount(3), "allowed_lateness": WAIT},
+            )
+        )
 
     def __str__(self) -> str:
-        return f"{self._how}({self._windows.windower}, ordered={self._ordered})"
+        told = f"ordered={self._ordered}, scope={self.scope}, {self._emits}"
+        return f"{self._how}({self._windows.windower}, {told})"
 
     def add(self, s: Stream[Any]) -> list[Stream[Any]]:
-        clock = win.EventClock(self.time_of, WAIT)
+        clock = self.clock(WAIT)
         out = _WINDOWED[self._how](self, s, clock)
         return [
             op.map_value(f"{self.step_id}-down", out.down, self._down),
@@ -167,25 +195,36 @@ class WindowStep(Step):
 
     def fold(self, s: Stream[Any], clock: Any) -> win.WindowOut[Any, Any]:
         windower, ordered = self._windows.windower, self._ordered
-        return win.fold_window(
-            self.step_id, s, clock, windower, list, lambda acc, v: [*acc, v], _joined, ordered
+        out: Any = win.fold_window(
+            *(self.step_id, s, clock, windower, list, lambda acc, v: [*acc, v], _joined, ordered),
+            **self._emits,
         )
+        return out
 
     def reduce(self, s: Stream[Any], clock: Any) -> win.WindowOut[Any, Any]:
         # A list with the value in place of the value, so that all of them are seen in the end.
         lists = op.map_value(f"{self.step_id}-listed", s, lambda v: [v])
-        clock = win.EventClock(lambda values: self.time_of(values[-1]), WAIT)
-        return win.reduce_window(self.step_id, lists, clock, self._windows.windower, _joined)
+        clock = replace(clock, ts_getter=lambda values: self.time_of(values[-1]))
+        windower = self._windows.windower
+        out: Any = win.reduce_window(self.step_id, lists, clock, windower, _joined, **self._emits)
+        return out
 
     def count(self, s: Stream[Any], clock: Any) -> win.WindowOut[Any, Any]:
-        clock = win.EventClock(lambda pair: self.time_of(pair[1]), WAIT)
-        return win.count_window(
-            self.step_id, s, clock, self._windows.windower, lambda pair: pair[0]
+        clock, windower = (
+            replace(clock, ts_getter=lambda pair: self.time_of(pair[1])),
+            self._windows.windower,
         )
+        out: Any = win.count_window(
+            self.step_id, s, clock, windower, lambda pair: pair[0], **self._emits
+        )
+        return out
 
     def collect(self, s: Stream[Any], clock: Any) -> win.WindowOut[Any, Any]:
         windower, ordered = self._windows.windower, self._ordered
-        return win.collect_window(self.step_id, s, clock, windower, list, ordered)
+        out: Any = win.collect_window(
+            self.step_id, s, clock, windower, list, ordered, **self._emits
+        )
+        return out
 
     def window(self, s: Stream[Any], clock: Any) -> win.WindowOut[Any, Any]:
         windower, ordered = self._windows.windower, self._ordered
@@ -193,6 +232,10 @@ class WindowStep(Step):
 
     def _down(self, pair: tuple[int, Any]) -> Row:
         number, given = pair
+        if isinstance(given, win.Emission):
+            if given.cause != "close":
+                return "more", number, given.cause
+            given = given.value
         if isinstance(given, list) and not self._ordered and self._how != "collect":
             # Where sessions become one, values of the same batch come before those of the other.
             given = sorted(given)
@@ -210,6 +253,12 @@ class WindowStep(Step):
                 given = sorted(given, key=values.index if self._how == "collect" else None)
             if self._how == "window":
                 rows += [("down", number, [value]) for number, value in window.entered]
+            trigger = self._emits.get("trigger")
+            if isinstance(trigger, win.OnUpdate):
+                rows += [("more", window.number, "update")] * len(window.values)
+            elif trigger is not None:
+                times = len(window.values) // trigger.count
+                rows += [("more", window.number, "count")] * times
             rows.append(("down", window.number, given))
             rows.append(("meta", window.number, window.open_us, window.close_us, merged))
         return rows
@@ -249,6 +298,7 @@ class JoinStep(Step):
     """Something that joins two sides; on the right each value is its opposite."""
 
     def draw(self, rng: Random) -> None:
+        super().draw(rng)
         self._how = rng.choice(("join_window", "interval_join", "as_of_join"))
         self._windows = draw_windows(rng)
         self._span = timedelta(seconds=rng.choice((30, 100, 400)))
@@ -261,13 +311,13 @@ class JoinStep(Step):
             )
 
     def __str__(self) -> str:
-        return f"{self._how}({self._windows.windower}, {self._span})"
+        return f"{self._how}({self._windows.windower}, {self._span}, scope={self.scope})"
 
     def time_of(self, value: Any) -> datetime:
         return self.times[value]
 
     def add(self, s: Stream[Any]) -> list[Stream[Any]]:
-        clock = win.EventClock(self.time_of, WAIT_FOR_SIDES)
+        clock = self.clock(WAIT_FOR_SIDES)
         left = op.filter_value(f"{self.step_id}-left", s, _is_left)
         right = op.filter_value(f"{self.step_id}-right", s, _is_right)
         right = op.map_value(f"{self.step_id}-opposite", right, lambda value: -value)
@@ -327,7 +377,7 @@ class OrderStep(Step):
     in_order = True
 
     def add(self, s: Stream[Any]) -> list[Stream[Any]]:
-        out = win.order_by_time(self.step_id, s, win.EventClock(self.time_of, WAIT))
+        out = win.order_by_time(self.step_id, s, self.clock(WAIT))
         shown = op.map_value(f"{self.step_id}-down", out.down, lambda value: ("down", value))
         return [shown, op.map_value(f"{self.step_id}-late", out.late, lambda late: ("late", late))]
 

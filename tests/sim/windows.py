@@ -82,12 +82,13 @@ class Windowed(Outside):
         return found
 
     def missing(self) -> dict[tuple[str, str], list[Row]]:
-        """What must still come."""
+        """What the wall clock must still bring about."""
         found = self.found()
+        by_wall = {step.step_id for step in self.steps if step.scope == "key"}
         return {
             place: [row for row in wanted if row not in found[place]]
             for place, wanted in self.wanted.items()
-            if len(found[place]) < len(wanted)
+            if place[0] in by_wall and len(found[place]) < len(wanted)
         }
 
 
