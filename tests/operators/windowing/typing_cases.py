@@ -120,6 +120,10 @@ def folds(s: KeyedStream[Order], names: KeyedStream[str], orders: Stream[Order])
     assert_type(folded, win.WindowOut[Order, float])
     win.fold_window("unordered", s, CLOCK, TUMBLING, float, add, both, False)
     assert_type(win.reduce_window("r", s, CLOCK, TUMBLING, later), win.WindowOut[Order, Order])
+    told = win.fold_window("t", s, CLOCK, TUMBLING, float, add, both, allowed_lateness=MINUTE)
+    assert_type(told, win.WindowOut[Order, win.Emission[float]])
+    each = win.reduce_window("e", s, CLOCK, TUMBLING, later, trigger=win.OnUpdate())
+    assert_type(each, win.WindowOut[Order, win.Emission[Order]])
     assert_type(
         win.count_window("c", orders, CLOCK, TUMBLING, lambda order: order.user),
         win.WindowOut[Order, int],
