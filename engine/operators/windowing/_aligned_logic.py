@@ -107,8 +107,9 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         """The windows of the times between these two, which are tried first."""
         self._live: dict[Any, KeyEntry] = {}
         """Keys that have something open, or values that wait."""
-        self._behind: dict[Any, KeyEntry] = {}
-        """Those of which other keys have closed windows that they still have open."""
+        self._behind: dict[Any, tuple[KeyEntry, int]] = {}
+        """Those of which other keys have closed windows that they still have open, and with which
+        watermark the first of these closes."""
         self._next_us = END_US
         """When the first window closes of the other ones, or some time before."""
         self._top_us = NEVER_US
@@ -139,7 +140,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             else:
                 self._fold_each(batch, ats)
         if self._behind:
-            old.update(self._behind.keys() & {key for key, _ in batch})
+            self._look_behind(batch, old)
         old.update(risen)
         out: list[Any] = []
         self._advance(old, out)
@@ -148,14 +149,21 @@ class AlignedLogic(TimedKeys[KeyEntry]):
     def _times_of(self, batch: list[Any]) -> list[datetime]:
         """The times of a batch's records, all with `UTC` as their zone."""
         times = self._event_times
-        if not self._all_text or set(map(type, batch)) != {tuple} or set(map(len, batch)) != {2}:
+        if not self._all_text or set(map(type, batch)) != {tuple}:
             for record in batch:
                 refuse_unkeyed(record)
                 check_key(record[0])
         if times is None:
+            for record in batch:
+                refuse_unkeyed(record)
             return [utc_datetime(self.axis.now_us)] * len(batch)
         getter = times.getter
-        ats: list[Any] = [getter(value) for _, value in batch]
+        try:
+            ats: list[Any] = [getter(value) for _, value in batch]
+        except ValueError:
+            for record in batch:
+                refuse_unkeyed(record)
+            raise
         try:
             zones: set[Any] = set(map(_zone_of, ats))
         except AttributeError:
@@ -260,6 +268,16 @@ class AlignedLogic(TimedKeys[KeyEntry]):
         self._next_us = min(self._next_us, self._shape.first_close_us(low_us))
         return old
 
+    def _look_behind(self, batch: list[Any], old: set[Any]) -> None:
+        """Add the keys of a batch that were behind, and have come to the end of a window."""
+        behind = self._behind
+        for key in behind.keys() & {key for key, _ in batch}:
+            entry, due_us = behind[key]
+            if self._watermark_us(entry) >= due_us:
+                old.add(key)
+            else:
+                self._wake_at(key, entry, due_us)
+
     def _enqueue(self, batch: list[Any], ats: list[datetime]) -> None:
         """Let values wait."""
         get, entry_of, live = self._state.touched.get, self._entry_of, self._live
@@ -289,10 +307,9 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             return
         ats: list[datetime] = list(queue[0::2])
         values: list[Any] = list(queue[1::2])
-        in_order = sorted(ats)
-        if in_order != ats:
-            values = [values[place] for place in sorted(range(len(ats)), key=ats.__getitem__)]
-            ats = in_order
+        order = sorted(range(len(ats)), key=ats.__getitem__)
+        ats = [ats[place] for place in order]
+        values = [values[place] for place in order]
         count = bisect_right(ats, utc_datetime(watermark_us))
         begin = 0
         while begin < count:
@@ -345,16 +362,30 @@ class AlignedLogic(TimedKeys[KeyEntry]):
 
     def _fold_each(self, batch: list[tuple[Any, Any]], ats: list[datetime]) -> None:
         """Give records to their windows, which differ from record to record."""
-        other: tuple[datetime, datetime, list[Pane]] = (UTC_MIN, UTC_MIN, [])
-        for record, at in zip(batch, ats, strict=True):
-            if not self._low <= at < self._end:
-                last = self._low, self._end, self._in_stretch
-                if other[0] <= at < other[1]:
-                    self._low, self._end, self._in_stretch = other
+        first, folder = self._folding.first, self._folding.folder
+        low, end, panes = self._low, self._end, self._in_stretch
+        before = UTC_MIN, UTC_MIN, list[Pane]()
+        for (key, value), at in zip(batch, ats, strict=True):
+            if not low <= at < end:
+                # Records that are out of order go to and fro between two stretches of time.
+                last, before = before, (low, end, panes)
+                if last[0] <= at < last[1]:
+                    low, end, panes = last
                 else:
                     self._go_to(at)
-                other = last
-            self._fold(self._in_stretch, [record])
+                    low, end, panes = self._low, self._end, self._in_stretch
+            for pane in panes:
+                touched = pane.touched
+                acc = touched.get(key, NO_ACC)
+                if acc is NO_ACC:
+                    acc = self._opened(pane, key)
+                if acc is NO_ACC:
+                    touched[key] = first(value)
+                elif acc is _REFUSED:
+                    self._refuse(key, value, (pane.number,))
+                else:
+                    touched[key] = folder(acc, value)
+        self._low, self._end, self._in_stretch = low, end, panes
 
     def _go_to(self, at: datetime) -> None:
         """Find the windows of a time, which are tried first from now on."""
@@ -436,7 +467,8 @@ class AlignedLogic(TimedKeys[KeyEntry]):
     def _drain_all(self) -> None:
         """Work off the queues as far as the watermarks allow."""
         left = 0
-        for key, entry in [*self._live.items(), *self._behind.items()]:
+        behind = [(key, entry) for key, (entry, _) in self._behind.items()]
+        for key, entry in [*self._live.items(), *behind]:
             if entry.queue:
                 self._drain(key, entry, self._watermark_us(entry))
                 left += len(entry.queue) // 2
@@ -463,7 +495,7 @@ class AlignedLogic(TimedKeys[KeyEntry]):
             self._put_away(key, entry)
         elif due_us <= self._top_us:
             self._live.pop(key, None)
-            self._behind[key] = entry
+            self._behind[key] = entry, due_us
             self._wake_at(key, entry, due_us)
         else:
             self._behind.pop(key, None)

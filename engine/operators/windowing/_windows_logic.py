@@ -311,6 +311,16 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         due_s = self._now_s() + span_us(trigger.interval) / _SECOND_US
         self._intervals.set((key, window.number), due_s)
 
+    def _wake_at(self, key: Any, entry: WindowsEntry, due_us: int) -> None:
+        trigger = self._spec.trigger
+        if isinstance(trigger, OnInterval) and any(
+            window.fresh and not window.fired for window in entry.windows.values()
+        ):
+            # So that a run that goes on after a crash finds the key, and lets it wait anew.
+            span = 0 if self.axis.by_stream else span_us(trigger.interval)
+            due_us = min(due_us, self.watermark_us(entry) + span)
+        super()._wake_at(key, entry, due_us)
+
     def next_due_s(self) -> float | None:
         due_s, interval_s = super().next_due_s(), self._intervals.first_s()
         if due_s is None or interval_s is None:
