@@ -28,7 +28,7 @@ class TakeoverRun(CrashRun):
         self._zombies = True
         self._zombie_share = 0.6
         self._incidents_left = 8
-        # A process that is paused while it copies leaves what `verify` takes for damage.
+        # As in the other model: where there are zombies, there are no copies.
         self._store_options = replace(self._store_options, backup=None)
 
     def _draw_incident(self, *, pauses: bool) -> Incident:
