@@ -1,6 +1,6 @@
 """Tumbling and sliding windows whose values become one: the kernel for which speed counts.
 
-It works on batches (`_batch_times`). Windows are dicts by key (`Pane`), so a value costs one look-up.
+It works on batches (`_batch_times`). Windows are dicts by key (`Pane`): a value costs one look-up.
 
 Two things it does later than a watermark would allow, when nobody can tell the difference: values
 that are taken in order of time wait in a queue of their key until a window of theirs is to close,
