@@ -217,7 +217,7 @@ def test_what_is_emitted_with_crashes(
     crashes: list[bool],
 ) -> None:
     """The same, in order, as if the job had never been down."""
-    # Where nothing is to do the clock moves a little: no watermark lies that near to a window's end.
+    # Where nothing is to do the clock moves a little; so no watermark lies near a window's end.
     wait += timedelta(seconds=0.25)
     clock: Any = win.EventClock(second, wait)
     model: Any = EventTime(second, wait)
