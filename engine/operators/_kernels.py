@@ -314,6 +314,9 @@ class KeyedLogic(ABC):
         """Go on from what the workers of the last run have saved by `step_state`; at least one has.
 
         Comes before all else; not at all if nothing was saved.
+
+        Raises:
+            StoreError: What was saved is of something else.
         """
         raise NotImplementedError(states)
 

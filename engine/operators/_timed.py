@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from typing import Any, Final, Generic, TypeVar
 
+from engine.errors import StoreError
 from engine.operators._event_time import MAX_US
 from engine.operators._kernels import KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
@@ -64,6 +65,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     def __init__(self, step: StepContext, axis: TimeAxis) -> None:
         self.axis = axis
+        self._step_id = step.step_id
         self.timers = Timers()
         """When to settle a key next, on the axis, in seconds. May be too early, never too late."""
         self.floor_us = NEVER_US
@@ -122,12 +124,28 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     # What the runtime calls
 
+    def kind(self) -> str:
+        """What the state of keys is the state of: with another kind nothing could be made of it."""
+        return type(self).__name__
+
     def step_state(self) -> Any:
-        return self.axis.now_us, self.floor_us
+        return self.kind(), self.axis.now_us, self.floor_us
 
     def resume_step(self, states: list[Any]) -> None:
-        self.axis.resume(max(now_us for now_us, _ in states))
-        self.floor_us = max(floor_us for _, floor_us in states)
+        for kind, *_ in states:
+            if kind != self.kind():
+                self._refuse_kind(kind)
+        self.axis.resume(max(now_us for _, now_us, _ in states))
+        self.floor_us = max(floor_us for _, _, floor_us in states)
+
+    def _refuse_kind(self, kind: str) -> None:
+        step_id = self._step_id
+        msg = (
+            f"step {step_id!r}: what is saved of it is of {kind}, and the step is now of "
+            f"{self.kind()}. Make it again what it was, or give it another name and forget what is "
+            f"saved: `python -m engine.recovery drop-step DIR {step_id}`"
+        )
+        raise StoreError(msg)
 
     def next_due_s(self) -> float | None:
         first_s = self.timers.first_s()

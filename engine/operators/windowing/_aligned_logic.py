@@ -87,6 +87,9 @@ class AlignedLogic(BatchTimes):
         self._queued = 0
         self._queued_max = _QUEUED_MIN
 
+    def kind(self) -> str:
+        return f"{self._shape.told()} that fold"
+
     # Batches
 
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one

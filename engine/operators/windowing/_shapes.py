@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
-from engine.operators._event_time import MAX_US
+from engine.operators._event_time import MAX_US, utc_datetime
 
 
 class OpenWindow:
@@ -36,6 +37,11 @@ class Aligned:
     length_us: int
     offset_us: int
     align_us: int
+
+    def told(self) -> str:
+        """The windows in words."""
+        length, offset = (timedelta(microseconds=us) for us in (self.length_us, self.offset_us))
+        return f"windows of {length} every {offset}, from {utc_datetime(self.align_us)}"
 
     def numbers(self, at_us: int) -> range:
         """The ids of the windows that a time falls into, in order."""
@@ -75,6 +81,10 @@ class Sessions:
     """Session windows: values that are no further apart than the gap."""
 
     gap_us: int
+
+    def told(self) -> str:
+        """The windows in words."""
+        return "sessions"
 
     def first_close_us(self, at_us: int) -> int:
         """The first watermark that could close a session with a value of that time."""

@@ -338,12 +338,17 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
 
     # State
 
+    def kind(self) -> str:
+        joined = f" that join {self._spec.sides} streams" if self._spec.sides else ""
+        emitting = " that may emit more than once" if self._spec.tells_causes else ""
+        return f"{self._shape.told()}{joined}{emitting}"
+
     def step_state(self) -> Any:
         return (*super().step_state(), self._floor_number)
 
     def resume_step(self, states: list[Any]) -> None:
-        super().resume_step([state[:2] for state in states])
-        self._floor_number = max(number for _, _, number in states)
+        super().resume_step([state[:3] for state in states])
+        self._floor_number = max(state[-1] for state in states)
 
     def to_stored(self, entry: WindowsEntry) -> Any:
         to_stored = self._work.to_stored

@@ -456,3 +456,17 @@ def test_any_number_of_workers(kernels: bool, workers: int) -> None:
         mine = [n for its_key, n in records if its_key == key]
         assert windows == [(i, [n for n in mine if n // 20 == i]) for i in range(3)]
     assert len(by_key(out)) == 7
+
+
+def test_windows_of_another_kind_are_refused(tmp_path: Path) -> None:
+    """Ids would mean other times: the start says what is saved, and the ways out."""
+    store = RecoveryConfig(tmp_path / "store", create=True)
+    minutes, hours = (
+        lambda s, length=length: win.fold_window(
+            "w", s, event_clock(), tumbling(length), int, int.__add__, int.__add__
+        )
+        for length in (60, 3600)
+    )
+    Run(minutes, [(0, [("a", 1)])], kernels=True, recovery=store).run()
+    with pytest.raises(EngineRuntimeError, match="is of windows of 0:01:00 .*drop-step DIR flow.w"):
+        Run(hours, [(0, [("a", 1)])], kernels=True, recovery=store).run()
