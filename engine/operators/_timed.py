@@ -11,7 +11,6 @@ A key's values of a batch are all judged and taken in (`TimedLogic.take`) before
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,7 @@ from engine.operators._kernels import KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed, sorted_keys
 from engine.operators._state import StateForm
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
-from engine.operators._timers import Timers
+from engine.operators._timers import Scan, Timers
 
 IDLE_MAX: Final = 50_000
 """How many keys with nothing open are remembered, on each worker; of more the longest idle go."""
@@ -50,6 +49,19 @@ class Entry:
 EntryT = TypeVar("EntryT", bound=Entry)
 
 
+class AxisTimers(Timers):
+    """Timers on an axis: its present is another than the wall clock's."""
+
+    def __init__(self, axis: TimeAxis) -> None:
+        super().__init__()
+        self._axis = axis
+
+    def attach(self, scan: Scan, now_s: float) -> None:  # noqa: ARG002 - as in the base class
+        """From now on look for timers in the store as well."""
+        self._axis.sample()
+        super().attach(scan, self._axis.now_us / _SECOND_US)
+
+
 class TimedKeys(KeyedLogic, Generic[EntryT]):
     """The keys of a step with a clock, on one worker: when each is settled, and forgotten.
 
@@ -66,7 +78,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
     def __init__(self, step: StepContext, axis: TimeAxis) -> None:
         self.axis = axis
         self._step_id = step.step_id
-        self.timers = Timers()
+        self.timers: Timers = AxisTimers(axis)
         """When to settle a key next, on the axis, in seconds. May be too early, never too late."""
         self.floor_us = NEVER_US
         """What was closed for keys that are forgotten ended by then."""
@@ -151,9 +163,6 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         first_s = self.timers.first_s()
         if first_s is None or self.axis.by_stream:
             return None
-        if first_s == -math.inf:
-            # Nobody has looked into the store yet.
-            return first_s
         return self.axis.wall_s(round(first_s * _SECOND_US))
 
     def on_notify(self) -> list[Any]:

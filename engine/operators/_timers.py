@@ -40,9 +40,10 @@ class Timers:
         self._scan: Scan | None = None
         self._scanned_until_s = -math.inf
 
-    def attach(self, scan: Scan) -> None:
-        """From now on look for timers in the store as well: first when `pop_due` is called."""
+    def attach(self, scan: Scan, now_s: float) -> None:
+        """From now on look for timers in the store as well."""
         self._scan = scan
+        self._look_ahead(now_s)
 
     def set(self, key: Any, due_s: float | None) -> None:
         """Set, move, or (with None) cancel the timer of a key."""

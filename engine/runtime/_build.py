@@ -309,7 +309,7 @@ class _StageBuilder:
                     if not context.state.knows(key):
                         yield due_s, key
 
-            timers.attach(scan)
+            timers.attach(scan, context.now_s())
         down = self._clocks.emitted(step, down)
         asides = [
             (aside, self._clocks.emitted(step, target))

@@ -11,7 +11,6 @@ watermark of its own, its windows close when that reaches them.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -420,9 +419,6 @@ class AlignedLogic(BatchTimes):
         if axis.by_stream:
             return None
         due_s = self.timers.first_s()
-        if due_s == -math.inf:
-            # Nobody has looked into the store yet.
-            return due_s
         due_us = END_US if due_s is None else round(due_s * _SECOND_US)
         if self._next_us < END_US:
             due_us = min(due_us, axis.now_us + max(0, self._next_us - self._reached_us()))
