@@ -12,24 +12,10 @@ SMALL = 3_000
 PACED = ("w8-", "exchange-latency", "window-latency")
 HERE = [workload for workload in WORKLOADS.values() if not workload.name.startswith(kafka.PREFIX)]
 """Those that need no broker; `tests/kafka/test_benchmarks.py` has the others."""
-TO_COME = {
-    ("window-memory", "engine-stream"): ValueError,
-}
-"""What the engine hasn't got yet, with the error that it raises; to be taken out when it has."""
-
-
-def marks(workload, contender):
-    error = TO_COME.get((workload.name, contender))
-    return () if error is None else pytest.mark.xfail(raises=error, strict=True)
 
 
 PAIRS = [
-    pytest.param(
-        workload,
-        contender,
-        id=f"{workload.name}-{contender}",
-        marks=marks(workload, contender),
-    )
+    pytest.param(workload, contender, id=f"{workload.name}-{contender}")
     for workload in HERE
     for contender in workload.contenders
     if is_installed(contender) and contender != BARE_UDF
