@@ -135,7 +135,7 @@ class Driver:
             StepContext("s", 0, 1, progress, now_s, state, (self.late,))
         )
         state.attach(self)
-        logic.timers.attach(lambda until_s: self._scan(state, until_s))
+        logic.timers.attach(lambda until_s: self._scan(state, until_s), 0.0)
         return state, logic
 
     # What a store has.
