@@ -15,7 +15,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from math import gcd
-from operator import attrgetter
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
@@ -36,7 +35,6 @@ _QUEUED_MIN: Final = 1 << 14
 _QUEUED_MAX: Final = 1 << 18
 """So many values may wait in all queues until those are worked off, depending on how many keys."""
 _QUEUED_EACH: Final = 32
-_zone_of = attrgetter("tzinfo")
 
 
 class AlignedLogic(BatchTimes):

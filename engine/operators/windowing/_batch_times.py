@@ -69,6 +69,8 @@ class BatchTimes(TimedKeys[KeyEntry]):
             for record in batch:
                 refuse_unkeyed(record)
                 check_key(record[0])
+            # Or a report of what the getter raises would name it.
+            del record
         if times is None:
             for record in batch:
                 refuse_unkeyed(record)
@@ -79,6 +81,7 @@ class BatchTimes(TimedKeys[KeyEntry]):
         except ValueError:
             for record in batch:
                 refuse_unkeyed(record)
+            del record
             raise
         try:
             zones: set[Any] = set(map(_zone_of, ats))
