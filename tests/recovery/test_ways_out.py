@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def place(tmp_path: Path) -> Place:
 
 def run(
     place: Place,
-    amounts: list[int],
+    amounts: Iterable[int],
     *,
     total: str = "total",
     table: str = "table",
@@ -61,7 +62,7 @@ def run(
 ) -> list[int]:
     """Run a flow that adds up amounts and writes the totals to a list, a file and a table."""
     flow, out = Dataflow("flow"), list[Any]()
-    pairs = op.input("in", flow, TestingSource([("k", amount) for amount in amounts]))
+    pairs = op.input("in", flow, TestingSource(("k", amount) for amount in amounts))
     totals = op.stateful_map(total, pairs, lambda s, v: ((s or 0) + v, (s or 0) + v))
     op.output("list", op.key_rm("bare", totals), TestingSink(out))
     lines = op.map("text", totals, lambda pair: (pair[0], str(pair[1])))
@@ -210,44 +211,69 @@ def test_a_job_does_not_take_over_a_target_that_is_ahead(place: Place, command: 
     assert place.rows() == [1, 3, 6, 10]
 
 
+def kept_epochs(command: Any, place: Place) -> tuple[int, int] | None:
+    """The first and last epoch that `ls` says can be restored."""
+    code, out, _ = command("ls", place.store)
+    assert code == 0
+    for line in out.splitlines():
+        if "can be restored" in line:
+            first, last = (int(word) for word in line.split() if word.isdigit())
+            return first, last
+    return None
+
+
+def run_until_a_copy(place: Place) -> list[int]:
+    """Run until an older epoch is kept; gives the amounts.
+
+    The table is copied a little at a time between other work: it can't be said after which epoch.
+    """
+    given: list[int] = []
+
+    def amounts() -> Iterator[int]:
+        while len(given) < 3 or not any(place.store.rglob("backups/" + "[0-9]" * 12)):
+            given.append(len(given) + 1)
+            yield given[-1]
+
+    run(place, amounts())
+    return given
+
+
 def test_a_job_goes_back_to_an_older_epoch(place: Place, command: Any, tmp_path: Path) -> None:
     """Any since the first copy; with its output, and on from there."""
     keeping = replace(place, keep=timedelta(hours=1))
-    run(keeping, [1, 2, 3])
-    run(keeping, [1, 2, 3, 4, 5, 6])
-    code, out, _ = command("ls", place.store)
-    assert code == 0
-    (line,) = [line for line in out.splitlines() if "can be restored" in line]
-    first, last = (int(word) for word in line.split() if word.isdigit())
-    assert last == int(out.splitlines()[2].split()[1])
-    back = first + 3
-    _, states, _ = command("show", place.store, "flow.total")
-    assert states == "'k': 21\n"
+    amounts = run_until_a_copy(keeping)
+    kept = kept_epochs(command, place)
+    assert kept is not None
+    # One later than the copy, so that the log is needed. Five amounts are five epochs or more.
+    back = kept[1] + 1
+    amounts += range(len(amounts) + 1, len(amounts) + 6)
+    run(keeping, amounts)
+    last = int(command("ls", place.store)[1].splitlines()[2].split()[1])
+    assert kept_epochs(command, place) == (kept[0], last)
+    assert command("show", place.store, "flow.total")[1] == f"'k': {sum(amounts)}\n"
     new = tmp_path / "new"
     code, _, err = command("restore", place.store, new, "--epoch", back, "--sinks", "continue")
     assert code == 1
-    assert "'flow.table' can't go on from epoch" in err
+    assert f"'flow.table' can't go on from epoch {back}" in err
     choices = ("--sinks", "continue", "--sinks", "flow.table=new-target")
     assert command("restore", place.store, new, "--epoch", back, *choices)[0] == 0
-    total = int(command("show", new, "flow.total", "k")[1].split()[1])
-    assert total in {3, 6, 10, 15}
-    read = int(command("show", new, "flow.in")[1].split()[-1])
-    amounts = [1, 2, 3, 4, 5, 6][:read]
-    assert sum(amounts) == total
-    assert run(replace(place, store=new), [*amounts, 100]) == [total + 100]
+    read = amounts[: int(command("show", new, "flow.in")[1].split()[-1])]
+    assert len(amounts) - 5 <= len(read) < len(amounts)
+    total = sum(read)
+    assert command("show", new, "flow.total", "k")[1] == f"'k': {total}\n"
+    assert run(replace(place, store=new), [*read, 100]) == [total + 100]
     assert place.file.read_text().splitlines()[-2:] == [str(total), str(total + 100)]
     code, _, err = command("restore", place.store, tmp_path / "none", "--epoch", last + 1)
     assert code == 1
-    assert f"it has epochs {first} to {last}" in err
+    assert f"it has epochs {kept[0]} to {last}" in err
 
 
 def test_without_an_interval_older_epochs_are_dropped(place: Place, command: Any) -> None:
     """The last one can still be restored."""
-    run(replace(place, keep=timedelta(hours=1)), [1, 2, 3])
-    assert "can be restored" in command("ls", place.store)[1]
-    run(place, [1, 2, 3, 4])
-    assert "can be restored" not in command("ls", place.store)[1]
+    amounts = run_until_a_copy(replace(place, keep=timedelta(hours=1)))
+    run(place, [*amounts, 10])
+    assert kept_epochs(command, place) is None
     new = place.store.with_name("new")
     assert command("restore", place.store, new, "--sinks", "continue")[0] == 0
-    assert run(replace(place, store=new), [1, 2, 3, 4, 5]) == [15]
-    assert place.rows() == [1, 3, 6, 10, 15]
+    assert run(replace(place, store=new), [*amounts, 10, 100]) == [sum(amounts) + 110]
+    assert place.rows() == [*accumulate(amounts), sum(amounts) + 10, sum(amounts) + 110]
