@@ -96,8 +96,7 @@ class _Definition:
 
 def _call(definition: _Definition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Run one operator call: check it, build inside a new scope, append the step outside."""
-    bound = definition.signature.bind(*args, **kwargs)
-    bound.apply_defaults()
+    bound = _bound(definition, args, kwargs)
     step_name = bound.arguments["step_id"]
     check_name(f"step id of operator `{_short(definition.op_type)}`", step_name)
     _check_streams(definition, step_name, bound.arguments)
@@ -138,6 +137,20 @@ def _call(definition: _Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
         )
     )
     return _rescope_result(result, outer)
+
+
+def _bound(
+    definition: _Definition, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> inspect.BoundArguments:
+    """The arguments of a call by name, with those that were left out."""
+    try:
+        bound = definition.signature.bind(*args, **kwargs)
+    except TypeError as ex:
+        names = ", ".join(definition.signature.parameters)
+        msg = f"operator `{_short(definition.op_type)}`: {ex}; its arguments are: {names}"
+        raise TypeError(msg) from None
+    bound.apply_defaults()
+    return bound
 
 
 class _Nested(Dataflow):

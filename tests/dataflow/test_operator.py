@@ -219,8 +219,12 @@ def test_a_decorated_operator_keeps_its_face() -> None:
     assert split.__module__ == __name__
 
 
-def test_wrong_arguments_are_pythons_own_error() -> None:
-    """A missing argument is a `TypeError` as for any function."""
+def test_wrong_arguments_name_the_operator() -> None:
+    """A missing argument is a `TypeError` as for any function, and says of which."""
     s = op.input("in", Dataflow("flow"), TestingSource([1]))
-    with pytest.raises(TypeError, match="missing a required argument: 'limit'"):
+    expected = (
+        r"^operator `split`: missing a required argument: 'limit'; "
+        r"its arguments are: step_id, up, limit$"
+    )
+    with pytest.raises(TypeError, match=expected):
         split("s", s)  # type: ignore[call-arg]

@@ -77,7 +77,7 @@ def run(
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
+def command(capsys: pytest.CaptureFixture[str]) -> Any:
     """Runs a command and gives its exit code, output and errors."""
 
     def call(*argv: object) -> tuple[int, str, str]:

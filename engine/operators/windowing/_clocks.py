@@ -211,7 +211,7 @@ class EventClock(Clock[V_contra, tuple[int, int]]):
         for name in ("ts_getter", "now_getter", "to_system_utc"):
             require_callable("`EventClock`", name, getattr(self, name))
         for name in ("wait_for_system_duration", "idle_after"):
-            check_span("EventClock", name, getattr(self, name), zero=True)
+            check_span("`EventClock`", name, getattr(self, name), zero=True)
         if self.scope not in get_args(EventClockScope):
             msg = f"`scope` of `EventClock` must be 'key' or 'stream'; got {self.scope!r}"
             raise ValueError(msg)
@@ -288,10 +288,8 @@ def check_span(owner: str, name: str, span: Any, *, zero: bool = False) -> None:
         ValueError: It is negative, or zero where that isn't allowed.
     """
     if not isinstance(span, timedelta):
-        msg = f"`{name}` of `{owner}` must be a `timedelta`; got {span!r}"
+        msg = f"`{name}` of {owner} must be a `timedelta`; got {span!r}"
         raise TypeError(msg)
     if span < timedelta(0) or (span == timedelta(0) and not zero):
-        msg = (
-            f"`{name}` of `{owner}` must be {'0 or more' if zero else 'more than 0'}; got {span!r}"
-        )
+        msg = f"`{name}` of {owner} must be {'0 or more' if zero else 'more than 0'}; got {span!r}"
         raise ValueError(msg)

@@ -166,8 +166,8 @@ class SlidingWindower(Windower[tuple[int, ...]]):
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        check_span("SlidingWindower", "length", self.length)
-        check_span("SlidingWindower", "offset", self.offset)
+        check_span("`SlidingWindower`", "length", self.length)
+        check_span("`SlidingWindower`", "offset", self.offset)
         _check_start("SlidingWindower", self.align_to)
         if self.offset > self.length:
             msg = (
@@ -208,7 +208,7 @@ class TumblingWindower(Windower[tuple[int, ...]]):
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        check_span("TumblingWindower", "length", self.length)
+        check_span("`TumblingWindower`", "length", self.length)
         _check_start("TumblingWindower", self.align_to)
 
     def build(self, resume_state: tuple[int, ...] | None) -> WindowerLogic[tuple[int, ...]]:
@@ -306,7 +306,7 @@ class SessionWindower(Windower[_Sessions]):
 
     def __post_init__(self) -> None:
         """Refuse what makes no sense."""
-        check_span("SessionWindower", "gap", self.gap, zero=True)
+        check_span("`SessionWindower`", "gap", self.gap, zero=True)
 
     def build(self, resume_state: _Sessions | None) -> WindowerLogic[_Sessions]:
         """Make the windows of a key."""

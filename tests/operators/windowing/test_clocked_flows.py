@@ -342,13 +342,13 @@ class Own(win.Clock[Any, None]):
         (
             lambda s: win.as_of_join("j", CLOCK, s, s, tolerance=span(-1)),
             ValueError,
-            "`tolerance`",
+            "`tolerance` of step 'flow.j' must",
         ),
         (lambda s: win.as_of_join("j", CLOCK, s, s, how="right"), ValueError, "`how`"),
         (
             lambda s: win.interval_join("j", CLOCK, s, s, span(-1), span(1)),
             ValueError,
-            "`before`",
+            "`before` of step 'flow.j' must be 0 or more",
         ),
         (lambda s: win.interval_join("j", CLOCK, s, s, span(1), 1), TypeError, "`after`"),
         (
