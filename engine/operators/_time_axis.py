@@ -98,6 +98,13 @@ class TimeAxis:
         self._asked_us = NEVER_US
         self._answer_s: float | None = None
 
+    @property
+    def told(self) -> str:
+        """What it goes by, in words. Moments of one such axis mean nothing on another."""
+        if self.by_stream:
+            return "one watermark for the stream"
+        return "a watermark for each key" if self.by_key else "the time of the system"
+
     def resume(self, at_us: int) -> None:
         """An earlier run came as far as that: go on from there."""
         if self.by_stream:

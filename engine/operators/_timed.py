@@ -140,12 +140,15 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         """What the state of keys is the state of: with another kind nothing could be made of it."""
         return type(self).__name__
 
+    def _full_kind(self) -> str:
+        return f"{self.kind()}, with {self.axis.told}"
+
     def step_state(self) -> Any:
-        return self.kind(), self.axis.now_us, self.floor_us
+        return self._full_kind(), self.axis.now_us, self.floor_us
 
     def resume_step(self, states: list[Any]) -> None:
         for kind, *_ in states:
-            if kind != self.kind():
+            if kind != self._full_kind():
                 self._refuse_kind(kind)
         self.axis.resume(max(now_us for _, now_us, _ in states))
         self.floor_us = max(floor_us for _, _, floor_us in states)
@@ -154,8 +157,8 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         step_id = self._step_id
         msg = (
             f"step {step_id!r}: what is saved of it is of {kind}, and the step is now of "
-            f"{self.kind()}. Make it again what it was, or give it another name and forget what is "
-            f"saved: `python -m engine.recovery drop-step DIR {step_id}`"
+            f"{self._full_kind()}. Make it again what it was, or give it another name and forget "
+            f"what is saved: `python -m engine.recovery drop-step DIR {step_id}`"
         )
         raise StoreError(msg)
 

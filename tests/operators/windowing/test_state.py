@@ -12,6 +12,7 @@ import pytest
 import engine.operators as op
 import engine.operators.windowing as win
 from engine.clock import clock_set_to
+from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError
 from engine.operators.windowing._collections import _Collected
 from engine.operators.windowing._folds import _Fold, _Reduce
@@ -19,6 +20,7 @@ from engine.operators.windowing._joins import _JoinLogic
 from engine.operators.windowing._key_windows import KeyWindows, WindowStep
 from engine.operators.windowing._logic import number_value
 from engine.recovery import RecoveryConfig
+from engine.testing import TestingSink, TestingSource, run_main
 from tests.operators.flows import by_key, emitted_by_all, root_cause
 from tests.operators.timed import CRASH, HandClock
 from tests.operators.windowing.runs import (
@@ -470,3 +472,33 @@ def test_windows_of_another_kind_are_refused(tmp_path: Path) -> None:
     Run(minutes, [(0, [("a", 1)])], kernels=True, recovery=store).run()
     with pytest.raises(EngineRuntimeError, match="is of windows of 0:01:00 .*drop-step DIR flow.w"):
         Run(hours, [(0, [("a", 1)])], kernels=True, recovery=store).run()
+
+
+OF_KEY = win.EventClock(second, timedelta(0))
+OF_STREAM = win.EventClock(second, timedelta(0), scope="stream")
+
+
+@pytest.mark.parametrize("operator", [win.collect_window, win.order_by_time])
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (OF_KEY, OF_STREAM, "with a watermark for each key, .* with one watermark for the stream"),
+        (OF_STREAM, OF_KEY, "with one watermark for the stream, .* with a watermark for each key"),
+        (win.SystemClock(), OF_KEY, "with the time of the system, .* with a watermark for each"),
+    ],
+)
+def test_another_kind_of_clock_is_refused(
+    operator: Callable[..., Any], before: Any, after: Any, told: str, store: RecoveryConfig
+) -> None:
+    """The wall clock of a run would be a watermark, and all that happened before it late."""
+
+    def run(clock: Any) -> None:
+        windower = () if operator is win.order_by_time else (tumbling(60),)
+        flow = Dataflow("flow")
+        s = op.input("in", flow, TestingSource([("a", 1)]))
+        op.output("out", operator("w", s, clock, *windower).down, TestingSink([]))
+        run_main(flow, recovery_config=store)
+
+    run(before)
+    with pytest.raises(EngineRuntimeError, match=told):
+        run(after)
