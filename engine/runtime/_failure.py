@@ -34,6 +34,21 @@ class _Scene:
     key: Any = None
     record: Any = None
     has_record: bool = False
+    batch: list[Any] | None = None
+    """What a keyed step is at."""
+
+    def reset(self, step_id: str) -> None:
+        """Another step begins."""
+        self.step_id, self.key, self.record, self.has_record = step_id, None, None, False
+        self.batch = None
+
+    def find_key(self) -> None:
+        """A step that looks at all values of a batch first has no key at hand for the one."""
+        if self.key is None and self.has_record and isinstance(self.batch, list):
+            for pair in self.batch:
+                if pair.__class__ is tuple and len(pair) == 2 and pair[1] is self.record:
+                    self.key = pair[0]
+                    return
 
 
 @contextmanager
@@ -113,6 +128,7 @@ def _look(traceback: TracebackType | None) -> _Scene:
             _look_at_fused(scene, frame, frame.f_globals[SITES_NAME].get(line))
         elif is_step_code(frame):
             _look_at_node(scene, frame.f_locals)
+    scene.find_key()
     return scene
 
 
@@ -148,9 +164,11 @@ def _look_at_node(scene: _Scene, local: dict[str, Any]) -> None:
     owner = local.get("self")
     step_id = owner.step_id if isinstance(owner, Node) else local.get("step_id")
     if isinstance(step_id, str):
-        scene.step_id, scene.key, scene.record, scene.has_record = step_id, None, None, False
+        scene.reset(step_id)
     if isinstance(owner, Node | KeyedLogic) and "key" in local:
         scene.key = local["key"]
+    if isinstance(owner, KeyedLogic) and "batch" in local:
+        scene.batch = local["batch"]
     for name in _RECORD_NAMES:
         if name in local:
             scene.record, scene.has_record = local[name], True

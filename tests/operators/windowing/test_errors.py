@@ -262,6 +262,30 @@ def test_a_dict_is_made_of_pairs(kernels: bool) -> None:
     )
 
 
+def no_time(value: Any) -> datetime:
+    return {1: at(1)}[value]
+
+
+@pytest.mark.parametrize("scope", ["key", "stream"])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda s, clock: win.collect_window("w", s, clock, TENS),
+        lambda s, clock: win.collect_window("w", s, clock, win.SessionWindower(HOUR)),
+        lambda s, clock: win.join_window("w", clock, TENS, s),
+        lambda s, clock: win.as_of_join("w", clock, s, s),
+        lambda s, clock: win.order_by_time("w", s, clock),
+    ],
+)
+def test_a_value_without_time_is_reported_with_its_key(build: Any, scope: Any) -> None:
+    """Although times are asked for before anything else."""
+    clock = win.EventClock(no_time, HOUR, scope=scope)
+    records = [("ann", 1), ("bob", 2), ("eve", 1)]
+    with pytest.raises(EngineRuntimeError) as caught:
+        emitted(lambda s: build(s, clock).down, records, batch_size=3)
+    assert (caught.value.key, caught.value.record) == ("bob", 2)
+
+
 @EACH_WAY
 def test_records_must_be_keyed(kernels: bool) -> None:
     """As with all keyed steps."""
