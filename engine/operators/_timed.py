@@ -77,7 +77,7 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
 
     def __init__(self, step: StepContext, axis: TimeAxis) -> None:
         self.axis = axis
-        self._step_id = step.step_id
+        self.step_id = step.step_id
         self.timers: Timers = AxisTimers(axis)
         """When to settle a key next, on the axis, in seconds. May be too early, never too late."""
         self.floor_us = NEVER_US
@@ -149,18 +149,9 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
     def resume_step(self, states: list[Any]) -> None:
         for kind, *_ in states:
             if kind != self._full_kind():
-                self._refuse_kind(kind)
+                raise other_kind(self.step_id, kind, self._full_kind())
         self.axis.resume(max(now_us for _, now_us, _ in states))
         self.floor_us = max(floor_us for _, _, floor_us in states)
-
-    def _refuse_kind(self, kind: str) -> None:
-        step_id = self._step_id
-        msg = (
-            f"step {step_id!r}: what is saved of it is of {kind}, and the step is now of "
-            f"{self._full_kind()}. Make it again what it was, or give it another name and forget "
-            f"what is saved: `python -m engine.recovery drop-step DIR {step_id}`"
-        )
-        raise StoreError(msg)
 
     def next_due_s(self) -> float | None:
         first_s = self.timers.first_s()
@@ -349,6 +340,19 @@ class TimedLogic(TimedKeys[EntryT]):
         return out
 
 
+OWN: Final = "a clock or a windower of your own"
+
+
+def other_kind(step_id: str | None, was: str, now: str) -> StoreError:
+    """The error for a step that can't go on from what is saved of it: that is of something else."""
+    msg = (
+        f"what is saved of it is of {was}, and the step is now of {now}. Make it again what it "
+        "was, or give it another name and forget what is saved: "
+        f"`python -m engine.recovery drop-step DIR {step_id or 'STEP'}`"
+    )
+    return StoreError(msg if step_id is None else f"step {step_id!r}: {msg}")
+
+
 class EntryForm(StateForm):
     """An entry is stored as a tuple of plain values."""
 
@@ -364,6 +368,8 @@ class EntryForm(StateForm):
 
     def from_stored(self, key: Any, stored: Any) -> Any:
         logic = self._logic
+        if stored.__class__ is not tuple:
+            raise other_kind(logic.step_id, OWN, logic.kind())
         offset_us, sealed_us, closed_us, rest = stored
         entry = logic.from_stored(rest)
         entry.offset_us = offset_us if logic.axis.by_key else 0

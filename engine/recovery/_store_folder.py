@@ -202,10 +202,6 @@ class StoreFolder:
         """
         self._chain.check_in_force(self.started())
 
-    def manifests(self) -> list[Manifest]:
-        """All links of the chain that are still there, oldest first."""
-        return [self._chain.read(seq) for seq in self._chain.numbers()]
-
     def add(self, manifest: Manifest) -> None:
         """Add a link to the chain. Errors as `ManifestChain.link`."""
         self._chain.link(manifest)

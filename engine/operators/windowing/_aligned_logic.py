@@ -217,8 +217,11 @@ class AlignedLogic(BatchTimes):
                 for value in values:
                     self._refuse(key, value, (pane.number,))
                 continue
-            for value in values:
-                acc = first(value) if acc is NO_ACC else folder(acc, value)
+            rest = iter(values)
+            if acc is NO_ACC:
+                acc = first(next(rest))
+            for value in rest:
+                acc = folder(acc, value)
             pane.touched[key] = acc
 
     def _fold(self, panes: list[Pane], records: list[tuple[Any, Any]]) -> None:
@@ -379,15 +382,16 @@ class AlignedLogic(BatchTimes):
     def settle(self, key: Any, entry: KeyEntry, watermark_us: int, out: list[Any]) -> None:
         if entry.queue:
             self._drain(key, entry, watermark_us)
-        still_open: list[int] = []
-        reached_us = self._watermark_us(entry)
+        # At the end of input windows close that the watermark isn't past.
+        reached_us = self._watermark_us(entry) if watermark_us == END_US else watermark_us
         if entry.shut:
             entry.shut = self._shape.not_over(entry.shut, reached_us)
-        for number in entry.open:
-            pane = self._pane(number)
-            if pane.close_us > watermark_us:
-                still_open.append(number)
+        last, opened = self._shape.last_closed(watermark_us), entry.open
+        entry.open = tuple([number for number in opened if number > last])
+        for number in opened:
+            if number > last:
                 continue
+            pane = self._pane(number)
             acc = pane.take(key)
             if acc is NO_ACC:
                 acc = self._loaded(pane, key)
@@ -399,11 +403,10 @@ class AlignedLogic(BatchTimes):
             if self._meta is not None:
                 times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
-        entry.open = tuple(still_open)
 
     def due_us(self, entry: KeyEntry) -> int | None:
         shape = self._shape
-        due_us = min(map(shape.close_us, entry.open)) if entry.open else END_US
+        due_us = shape.close_us(min(entry.open)) if entry.open else END_US
         queue = entry.queue
         if queue:
             first = queue[0] if len(queue) == 2 else min(queue[0::2])

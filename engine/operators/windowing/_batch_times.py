@@ -66,22 +66,15 @@ class BatchTimes(TimedKeys[KeyEntry]):
         """The times of a batch's records, all with `UTC` as their zone."""
         times = self._event_times
         if not self._all_text or set(map(type, batch)) != {tuple}:
-            for record in batch:
-                refuse_unkeyed(record)
-                check_key(record[0])
-            # Or a report of what the getter raises would name it.
-            del record
+            _check_keys(batch)
         if times is None:
-            for record in batch:
-                refuse_unkeyed(record)
+            _check_records(batch)
             return [utc_datetime(self.axis.now_us)] * len(batch)
         getter = times.getter
         try:
             ats: list[Any] = [getter(value) for _, value in batch]
         except ValueError:
-            for record in batch:
-                refuse_unkeyed(record)
-            del record
+            _check_records(batch)
             raise
         try:
             zones: set[Any] = set(map(_zone_of, ats))
@@ -187,6 +180,18 @@ class BatchTimes(TimedKeys[KeyEntry]):
                 self._all_text = False
             entry = self._begin(key)
         return entry
+
+
+def _check_records(batch: list[Any]) -> None:
+    # A function of its own: a report of what a getter raises would name the last record.
+    for record in batch:
+        refuse_unkeyed(record)
+
+
+def _check_keys(batch: list[Any]) -> None:
+    for record in batch:
+        refuse_unkeyed(record)
+        check_key(record[0])
 
 
 def us_of(at: datetime) -> int:

@@ -20,6 +20,7 @@ from engine.errors import UserCodeError
 from engine.operators._event_time import UTC_MIN
 from engine.operators._shown import shown
 from engine.operators._stateful_batch import StatefulBatchLogic
+from engine.operators._timed import OWN, other_kind
 from engine.operators.windowing._clocks import Clock
 from engine.operators.windowing._logic import (
     WindowLogic,
@@ -107,6 +108,9 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
             self._closed: dict[int, datetime] = {}
             self._watermark, self._numbered, self._touched_at = UTC_MIN, 0, began_at
             return
+        if not isinstance(resume, KeyState):
+            # Of the kernel that the engine's own clocks and windowers have.
+            raise other_kind(None, "the engine's clocks and windowers", OWN)
         self._clock = step.clock.build(resume.clock)
         if resume.began_at != began_at:
             self._clock.after_outage()

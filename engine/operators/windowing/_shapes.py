@@ -57,6 +57,13 @@ class Aligned:
         """When it closes; not after the end of time, which no watermark passes."""
         return min(self.align_us + number * self.offset_us + self.length_us, MAX_US)
 
+    def last_closed(self, at_us: int) -> int:
+        """The id of the last window that isn't open any more at a watermark."""
+        if at_us >= MAX_US:
+            # All that can be told end by then.
+            return (MAX_US - self.align_us) // self.offset_us
+        return (at_us - self.align_us - self.length_us) // self.offset_us
+
     def first_close_us(self, at_us: int) -> int:
         """When the first window closes that a time falls into: a watermark closes it then."""
         since_us = (at_us - self.align_us - self.length_us) % self.offset_us

@@ -502,3 +502,23 @@ def test_another_kind_of_clock_is_refused(
     run(before)
     with pytest.raises(EngineRuntimeError, match=told):
         run(after)
+
+
+class OwnWindower(win.TumblingWindower):
+    """A windower of a user's own, if only by its name: such steps run as they are composed."""
+
+
+@pytest.mark.parametrize("first", [win.TumblingWindower, OwnWindower])
+def test_state_of_the_other_way_to_run_is_refused(tmp_path: Path, first: Any) -> None:
+    """A windower of one's own in place of the engine's, or the other way round, says so."""
+    store = RecoveryConfig(tmp_path / "store", create=True)
+    second = OwnWindower if first is win.TumblingWindower else win.TumblingWindower
+    before, after = (
+        lambda s, kind=kind: win.fold_window(
+            "w", s, event_clock(), kind(timedelta(seconds=9), START), int, int.__add__, max
+        )
+        for kind in (first, second)
+    )
+    Run(before, [(0, [("a", 1)])], kernels=True, recovery=store).run()
+    with pytest.raises(EngineRuntimeError, match=r"what is saved of it is of .* drop-step DIR"):
+        Run(after, [(0, [("a", 1)])], kernels=True, recovery=store).run()
