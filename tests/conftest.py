@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -32,6 +34,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     return f"simulator: --sim-base {config.option.sim_base}"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Say what a process of pytest-xdist died of.
+
+    faulthandler is silent where a thread of a library blocks all signals and crashes, as those of
+    librdkafka do: only the parent can tell that from a `kill -9`.
+    """
+    if error:
+        sys.stderr.write(f"{node.gateway.id} ended with {node.gateway._io.popen.wait(10)}\n")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from benchmarks.contenders import BARE_UDF, ENGINES, QUIX, family_of, load_engine
@@ -90,7 +90,7 @@ def broker(*, wanted: bool) -> Iterator[None]:
         return
     with tempfile.TemporaryDirectory(prefix="bench-kafka-") as folder:
         tests: Any = importlib.import_module("tests.kafka.broker")
-        with tests.Broker(Path(folder)) as running:
+        with tests.Broker(Path(folder), settings=tests.STEADY) as running:
             os.environ[ADDRESS] = running.address
             try:
                 yield
@@ -107,12 +107,17 @@ def new_topic(name: str | None = None) -> str:
     """Make a topic, if it isn't there."""
     name = name or f"out-{os.getpid()}-{time.time_ns()}-{next(_SERIAL)}"
     admin = AdminClient({"bootstrap.servers": address()})
-    with contextlib.suppress(KafkaException):
+    try:
         admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result()
-    # It takes a moment until each partition has somebody to ask.
-    while any(part.leader < 0 for part in admin.list_topics(name).topics[name].partitions.values()):
+    except KafkaException as ex:
+        if ex.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise
+    # It takes a moment until there are partitions, and each has somebody to ask.
+    while True:
+        found = admin.list_topics(name).topics[name].partitions.values()
+        if len(found) == PARTITIONS and all(part.leader >= 0 for part in found):
+            return name
         time.sleep(0.01)
-    return name
 
 
 def filled_topic(records: int) -> str:

@@ -160,6 +160,20 @@ class KafkaLatency:
         producer = Producer({"bootstrap.servers": address(), "linger.ms": 1})
         reader = _Reader(out)
         reader.start()
+        try:
+            return self._measured(process, topic, producer, reader, records)
+        finally:
+            reader.over = True
+            reader.join()
+
+    def _measured(
+        self,
+        process: subprocess.Popen[bytes],
+        topic: str,
+        producer: Producer,
+        reader: _Reader,
+        records: int,
+    ) -> Iterator[float]:
         # The first result shows that it runs, and then it may get warm.
         while not reader.latencies_ms:
             _paced(producer, topic, 10, 100)
@@ -168,11 +182,10 @@ class KafkaLatency:
         begun_ns = time.perf_counter_ns()
         _paced(producer, topic, records, self.per_second)
         until_s = time.monotonic() + PATIENCE_S
-        while sum(1 for stamp, _ in reader.latencies_ms if stamp >= begun_ns) < records:
-            assert time.monotonic() < until_s, "some results have not come"
+        while (came := sum(stamp >= begun_ns for stamp, _ in reader.latencies_ms)) < records:
+            assert process.poll() is None, "the contender has ended"
+            assert time.monotonic() < until_s, f"{came} of {records} results have come"
             time.sleep(0.05)
-        reader.over = True
-        reader.join()
         return (latency for stamp, latency in reader.latencies_ms if stamp >= begun_ns)
 
 

@@ -52,6 +52,12 @@ SETTINGS = {
     "log.cleaner.dedupe.buffer.size": "4194304",
 }
 """What each broker of the tests is set to, besides its ports and folders."""
+STEADY = {"broker.session.timeout.ms": "60000"}
+"""For a broker that nobody kills, which need not be taken for dead soon.
+
+On a busy machine it was, while it was well, and says for a moment then that its partitions have no
+leader and its cluster no broker.
+"""
 DYING_WITH_US = """\
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

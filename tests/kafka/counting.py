@@ -20,16 +20,18 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from confluent_kafka import Message
+from confluent_kafka import Consumer, Message
 
 from engine.recovery._manifest import Manifest, decode_manifest
 from tests.chaos.processes import alive, children_of
 from tests.cli.project import clean_environment
-from tests.kafka.client import Kafka
+from tests.kafka.client import Kafka, committed_offset
 
 FLOW = Path(__file__).with_name("counting_flow.py")
 REPOSITORY = Path(__file__).parents[2]
 PARTITIONS, KEYS = 4, 40
+SHARDS = [f"worker-{number}" for number in range(3)]
+"""Of the sink, in a run with as many workers as any of the drills has."""
 HANG_S = 90.0
 """A run that takes longer than this hangs."""
 
@@ -113,6 +115,7 @@ class Counting:
     def __post_init__(self) -> None:
         """Its store is in its folder, as long as no test has another take over."""
         self.store = self.folder / "store"
+        self._readers: dict[str, Consumer] = {}
 
     @property
     def log(self) -> Path:
@@ -229,8 +232,15 @@ class Counting:
         manifest = self.manifest()
         if manifest is None:
             return {}
-        found = self.kafka.committed_offsets(manifest.store_id)
-        return {group.partition(".out-")[2]: offset for group, offset in found.items()}
+        if not self._readers:
+            groups = {name: f"engine-{manifest.store_id}-counting.out-{name}" for name in SHARDS}
+            self._readers = {
+                name: self.kafka.reader_of_group(group) for name, group in groups.items()
+            }
+        found = {
+            name: committed_offset(reader, self.target) for name, reader in self._readers.items()
+        }
+        return {name: offset for name, offset in found.items() if offset is not None}
 
     def check(self, *, watched: list[Message] | None = None) -> None:
         """Each message was counted once, and for each key in order.

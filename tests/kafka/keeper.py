@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.kafka.broker import START_S_MAX, Broker
+from tests.kafka.broker import START_S_MAX, STEADY, Broker
 from tests.kafka.distribution import distribution, locked
 
 FIRST_USER_S_MAX = 60.0
@@ -33,7 +33,10 @@ def main(folder: Path) -> None:
         folder: Where it is, and the port.
     """
     port, unready = folder / "port", folder / "port.unready"
-    with Broker(folder / "broker") as broker, socket.create_server(("127.0.0.1", 0)) as door:
+    with (
+        Broker(folder / "broker", settings=STEADY) as broker,
+        socket.create_server(("127.0.0.1", 0)) as door,
+    ):
         unready.write_text(str(door.getsockname()[1]), encoding="ascii")
         unready.rename(port)
         users = _serve(door, broker.address)

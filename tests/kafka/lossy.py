@@ -1,8 +1,10 @@
-"""A network between clients and a broker that loses the end of a transaction.
+"""Networks between clients and a broker that change what goes by.
 
-It knows Kafka's frames well enough to tell which request ends a transaction, and cuts the
-connection either before the broker gets it or after the broker has answered: in the first case the
-transaction is still open, in the second one it is committed, and the client can't tell which.
+They know Kafka's frames well enough to tell one request from another. A `LossyProxy` loses the end
+of a transaction: it cuts the connection either before the broker gets it or after the broker has
+answered. In the first case the transaction is still open, in the second one it is committed, and
+the client can't tell which. A `ForgetfulProxy` leaves the brokers out of what a broker says of its
+cluster, as one does that has just been taken for dead itself.
 """
 
 from __future__ import annotations
@@ -13,37 +15,38 @@ import struct
 import threading
 from typing import Literal, TypeAlias
 
-END_TXN = 26
-"""Number of the request that ends a transaction, in Kafka's protocol."""
+METADATA, END_TXN = 3, 26
+"""Numbers of the requests that ask for the cluster and that end a transaction, in the protocol."""
 _HEAD = struct.Struct(">ihhi")
 """Of a request: length, number, version, correlation id."""
 
 Lost: TypeAlias = Literal["request", "response"]
 
 
-class LossyProxy:
+class Proxy:
     """Listens at a port of this machine, and passes on to a broker's what comes.
 
     Args:
         target: The broker's port.
-        lost: What does not arrive of every second end of a transaction.
 
     Attributes:
         port: Where it listens.
-        ends: How many ends of transactions came by.
-        lost: How many of them were lost.
     """
 
-    def __init__(self, target: int, what: Lost) -> None:
+    def __init__(self, target: int) -> None:
         self._target = target
-        self._what = what
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        self.ends = 0
-        self.lost = 0
-        self._lock = threading.Lock()
         self._open: list[socket.socket] = []
         threading.Thread(target=self._listen, daemon=True).start()
+
+    def request(self, number: int, frame: bytes) -> bytes | None:
+        """What to pass on of a request; None to do so and change its answer, nothing to cut."""
+        raise NotImplementedError
+
+    def answer(self, frame: bytes) -> bytes:
+        """What to pass on of the answer to a request for which it said None; nothing to cut."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Stop, and cut what there is."""
@@ -66,30 +69,62 @@ class LossyProxy:
                 client.close()
                 continue
             self._open += [client, broker]
-            doomed: set[int] = set()
+            noted: set[int] = set()
             for work in (self._requests, self._responses):
-                threading.Thread(target=work, args=(client, broker, doomed), daemon=True).start()
+                threading.Thread(target=work, args=(client, broker, noted), daemon=True).start()
 
-    def _requests(self, client: socket.socket, broker: socket.socket, doomed: set[int]) -> None:
+    def _requests(self, client: socket.socket, broker: socket.socket, noted: set[int]) -> None:
         with contextlib.suppress(OSError):
             while frame := _frame(client):
-                _, request, _, correlation = _HEAD.unpack_from(frame)
-                if request == END_TXN and self._is_lost():
-                    if self._what == "request":
-                        break
-                    doomed.add(correlation)
-                broker.sendall(frame)
+                _, number, _, correlation = _HEAD.unpack_from(frame)
+                passed = self.request(number, frame)
+                if passed is None:
+                    noted.add(correlation)
+                    passed = frame
+                if not passed:
+                    break
+                broker.sendall(passed)
         _cut(client)
         _cut(broker)
 
-    def _responses(self, client: socket.socket, broker: socket.socket, doomed: set[int]) -> None:
+    def _responses(self, client: socket.socket, broker: socket.socket, noted: set[int]) -> None:
         with contextlib.suppress(OSError):
             while frame := _frame(broker):
-                if struct.unpack_from(">i", frame, 4)[0] in doomed:
+                is_noted = struct.unpack_from(">i", frame, 4)[0] in noted
+                passed = self.answer(frame) if is_noted else frame
+                if not passed:
                     break
-                client.sendall(frame)
+                client.sendall(passed)
         _cut(client)
         _cut(broker)
+
+
+class LossyProxy(Proxy):
+    """Loses every second end of a transaction.
+
+    Args:
+        target: The broker's port.
+        what: Of an end, whether the broker does not get it or the client does not hear of it.
+
+    Attributes:
+        ends: How many ends of transactions came by.
+        lost: How many of them were lost.
+    """
+
+    def __init__(self, target: int, what: Lost) -> None:
+        self._what = what
+        self.ends = 0
+        self.lost = 0
+        self._lock = threading.Lock()
+        super().__init__(target)
+
+    def request(self, number: int, frame: bytes) -> bytes | None:
+        if number != END_TXN or not self._is_lost():
+            return frame
+        return b"" if self._what == "request" else None
+
+    def answer(self, frame: bytes) -> bytes:
+        return b""
 
     def _is_lost(self) -> bool:
         with self._lock:
@@ -97,6 +132,48 @@ class LossyProxy:
             is_lost = self.ends % 2 == 0
             self.lost += is_lost
             return is_lost
+
+
+class ForgetfulProxy(Proxy):
+    """Leaves out all brokers of what is said of the cluster, while it is told to.
+
+    Attributes:
+        forgets: Whether it does so now.
+        forgot: How many times it has.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.forgets = False
+        self.forgot = 0
+        super().__init__(target)
+
+    def request(self, number: int, frame: bytes) -> bytes | None:
+        return None if number == METADATA and self.forgets else frame
+
+    def answer(self, frame: bytes) -> bytes:
+        """Length, correlation id, no tags, throttle time; then an array of brokers, then more."""
+        begin = 4 + 4 + 1 + 4
+        count, at = _varint(frame, begin)
+        for _ in range(count - 1):
+            host_size, at = _varint(frame, at + 4)
+            rack_size, at = _varint(frame, at + host_size - 1 + 4)
+            tags, at = _varint(frame, at + max(0, rack_size - 1))
+            assert tags == 0
+        self.forgot += 1
+        without = frame[4:begin] + bytes([1]) + frame[at:]
+        return len(without).to_bytes(4, "big") + without
+
+
+def _varint(frame: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = frame[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
 
 
 def _frame(sock: socket.socket) -> bytes:

@@ -15,6 +15,7 @@ from engine.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource
 from engine.errors import ConnectorError
 from tests.cli.project import Project
 from tests.kafka.broker import Broker
+from tests.kafka.client import committed_offset
 from tests.kafka.secured import (
     MECHANISMS,
     keep_for_somebody_else,
@@ -113,7 +114,7 @@ def test_every_client_comes_in_by_each_way(secured_kafka: Broker, topic: str, wa
     group = f"{topic}-group"
     assert read(brokers, {**config, "group.id": group}, topic) == [b.encode() for b in BOTH]
     # The mark of the transaction's end is an offset too.
-    assert secured_kafka.committed_offsets(group) == {group: 3}
+    assert committed_offset(secured_kafka.reader_of_group(group), topic) == 3
 
 
 def refused(broker: Broker, why: str, folder: Any) -> tuple[list[str], Config, str]:

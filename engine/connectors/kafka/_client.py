@@ -201,9 +201,9 @@ def settings(brokers: str, *layers: Mapping[str, Any] | None) -> tuple[dict[str,
         "client.id": "engine",
         # It would write to standard error by itself.
         "logger": _LIBRARY_LOGGER,
-        # After a restart of its brokers a client that begins anew can lose seconds, and
-        # transactions up to twenty.
-        "metadata.recovery.strategy": "none",
+        # A broker that is just taken for dead may say that there are no brokers at all. Then the
+        # client forgets all it knew, and would never ask anybody again.
+        "metadata.recovery.strategy": "rebootstrap",
         "reconnect.backoff.max.ms": 1000,
     }
     for layer in layers:

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from engine.connectors import SinkSession
-from engine.connectors.kafka._client import HOPELESS, QUIET, client, error_of, settings
+from engine.connectors.kafka._client import HOPELESS, PASSING, QUIET, client, error_of, settings
 from engine.connectors.kafka._rows import unpacked
 from engine.errors import ConnectorError, FencedError
 
@@ -33,6 +33,11 @@ READING: Final[dict[str, Any]] = {
     "enable.auto.commit": False,
     # So an answer waits until a transaction that moves the marker is over.
     "isolation.level": "read_committed",
+}
+_PRODUCER: Final[dict[str, Any]] = {
+    # After a restart of its brokers a transaction could lose up to twenty seconds otherwise. One
+    # that has no brokers any more (see `settings`) ends with its time, and the next run goes on.
+    "metadata.recovery.strategy": "none",
 }
 _NEVER_COMMITTED: Final = -1001
 _CALL_S: Final = 5.0
@@ -51,20 +56,12 @@ _FENCED: Final = {
     KafkaError.PRODUCER_FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH,
 }
-_CURABLE: Final = {
+_CURABLE: Final = PASSING | {
     KafkaError._MSG_TIMED_OUT,  # noqa: SLF001
-    KafkaError._TIMED_OUT,  # noqa: SLF001
-    KafkaError._TRANSPORT,  # noqa: SLF001
-    KafkaError._ALL_BROKERS_DOWN,  # noqa: SLF001
     # What a broker says that has just begun, or of another one that has just ended.
-    KafkaError.BROKER_NOT_AVAILABLE,
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
     KafkaError.COORDINATOR_NOT_AVAILABLE,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NETWORK_EXCEPTION,
     KafkaError.NOT_COORDINATOR,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.REQUEST_TIMED_OUT,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
     # What it says while an earlier transaction is not quite over.
     KafkaError.CONCURRENT_TRANSACTIONS,
@@ -136,6 +133,7 @@ class Publisher:
         self._undelivered: KafkaError | None = None
         self._config, self._trouble = settings(
             connection.brokers,
+            _PRODUCER,
             connection.config,
             {"transactional.id": place.name, "delivery.report.only.error": True},
         )
