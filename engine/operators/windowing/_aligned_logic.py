@@ -14,15 +14,19 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from math import gcd
 from typing import Any, Final, cast
 
-from engine.errors import InternalError
 from engine.operators._event_time import MAX_US, UTC_MIN, utc_datetime
 from engine.operators._kernels import StepContext
 from engine.operators._keys import sorted_keys
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
 from engine.operators._timed import IDLE_US
+from engine.operators.windowing._accumulators import (
+    REFUSED,
+    Accumulators,
+    OwnPanes,
+    SharedPanes,
+)
 from engine.operators.windowing._batch_times import BatchTimes, KeyEntry, us_of
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._shapes import Aligned
@@ -30,7 +34,6 @@ from engine.operators.windowing._windowers import WindowMetadata
 from engine.operators.windowing._works import Folding
 
 _SECOND_US: Final = 1_000_000
-_REFUSED: Final = object()
 _QUEUED_MIN: Final = 1 << 14
 _QUEUED_MAX: Final = 1 << 18
 """So many values may wait in all queues until those are worked off, depending on how many keys."""
@@ -63,17 +66,21 @@ class AlignedLogic(BatchTimes):
         # What was closed is known by its ids.
         self.seals_at_end = False
         self._shape, self._folding, self._ordered = shape, folding, ordered
-        self._stretch_us = gcd(shape.length_us, shape.offset_us)
         state = step.state
         assert isinstance(state, PanedState)  # noqa: S101
-        self._paned = state
+        whole = folding.whole
+        self._accs: Accumulators = (
+            OwnPanes(state, shape, folding)
+            if whole is None
+            else SharedPanes(state, shape, folding, whole)
+        )
         self._panes = state.panes
         state.due_us = self._axis_due_us
         state.on_forget = self._leave
         self._late, self._meta = step.asides
         self._low = self._end = UTC_MIN
         self._in_stretch: list[Pane] = []
-        """The windows of the times between these two, which are tried first."""
+        """The panes of the times between these two, which are tried first."""
         self._live: dict[Any, KeyEntry] = {}
         """Keys that have something open, or values that wait."""
         self._behind: dict[Any, tuple[KeyEntry, int]] = {}
@@ -85,7 +92,18 @@ class AlignedLogic(BatchTimes):
         self._queued_max = _QUEUED_MIN
 
     def kind(self) -> str:
-        return f"{self._shape.told()} that fold"
+        return f"{self._shape.told()} that fold{self._accs.told}"
+
+    def step_state(self) -> Any:
+        arrivals = self._folding.arrivals
+        state = super().step_state()
+        return state if arrivals is None else (*state, arrivals.last)
+
+    def resume_step(self, states: list[Any]) -> None:
+        super().resume_step([state[:3] for state in states])
+        arrivals = self._folding.arrivals
+        if arrivals is not None:
+            arrivals.last = max(last for *_, last in states)
 
     # Batches
 
@@ -213,9 +231,9 @@ class AlignedLogic(BatchTimes):
             acc = pane.touched.get(key, NO_ACC)
             if acc is NO_ACC:
                 acc = self._opened(pane, key)
-            if acc is _REFUSED:
+            if acc is REFUSED:
                 for value in values:
-                    self._refuse(key, value, (pane.number,))
+                    self._take_apart(pane, key, value)
                 continue
             rest = iter(values)
             if acc is NO_ACC:
@@ -237,8 +255,8 @@ class AlignedLogic(BatchTimes):
                     if acc is NO_ACC:
                         touched[key] = first(value)
                         continue
-                    if acc is _REFUSED:
-                        self._refuse(key, value, (pane.number,))
+                    if acc is REFUSED:
+                        self._take_apart(pane, key, value)
                         continue
                 touched[key] = folder(acc, value)
 
@@ -263,51 +281,40 @@ class AlignedLogic(BatchTimes):
                     acc = self._opened(pane, key)
                 if acc is NO_ACC:
                     touched[key] = first(value)
-                elif acc is _REFUSED:
-                    self._refuse(key, value, (pane.number,))
+                elif acc is REFUSED:
+                    self._take_apart(pane, key, value)
                 else:
                     touched[key] = folder(acc, value)
         self._low, self._end, self._in_stretch = low, end, panes
 
     def _go_to(self, at: datetime) -> None:
-        """Find the windows of a time, which are tried first from now on."""
+        """Find the panes of a time, which are tried first from now on."""
         at_us, shape = us_of(at), self._shape
-        begin_us = at_us - (at_us - shape.align_us) % self._stretch_us
-        self._low, self._end = utc_datetime(begin_us), utc_datetime(begin_us + self._stretch_us)
-        self._in_stretch = [self._pane(number) for number in shape.numbers(at_us)]
-
-    def _pane(self, number: int) -> Pane:
-        pane = self._panes.get(number)
-        if pane is None:
-            shape = self._shape
-            pane = Pane(number, shape.open_us(number), shape.close_us(number))
-            self._panes[number] = pane
-        return pane
+        stretch = shape.stretch(at_us)
+        self._low = utc_datetime(shape.stretch_us(stretch))
+        self._end = utc_datetime(shape.stretch_us(stretch + 1))
+        self._in_stretch = self._accs.panes_at(at_us)
 
     def _opened(self, pane: Pane, key: Any) -> Any:
-        """What a window holds of a key that it wasn't found to hold anything of.
+        """What a pane holds of a key that it wasn't found to hold anything of.
 
-        `NO_ACC` if it is new to the window, which is open for it from now on.
+        `NO_ACC` if it is new to the pane, which is open for it from now on.
         """
         acc = pane.rest.pop(key, NO_ACC)
         if acc is not NO_ACC:
             return acc
         entry = self._entry_of(key)
-        if pane.number in entry.open:
-            return self._loaded(pane, key)
-        if pane.close_us <= entry.sealed_us or pane.number in entry.shut:
-            return _REFUSED
-        entry.open = (*entry.open, pane.number)
-        self._live[key] = entry
-        return NO_ACC
-
-    def _loaded(self, pane: Pane, key: Any) -> Any:
-        acc = self._paned.load_part(key, pane.number)
+        acc = self._accs.opened(pane, key, entry)
         if acc is NO_ACC:
-            msg = f"window {pane.number} of key {key!r} is open, and there is no state of it"
-            raise InternalError(msg)
-        pane.saved.add(key)
+            self._live[key] = entry
         return acc
+
+    def _take_apart(self, pane: Pane, key: Any, value: Any) -> None:
+        """Take in a value that not all windows of a pane take."""
+        entry = self._entry_of(key)
+        self._refuse(key, value, self._accs.take_apart(pane, key, entry, value))
+        if entry.open:
+            self._live[key] = entry
 
     # Closing
 
@@ -386,22 +393,19 @@ class AlignedLogic(BatchTimes):
         reached_us = self._watermark_us(entry) if watermark_us == END_US else watermark_us
         if entry.shut:
             entry.shut = self._shape.not_over(entry.shut, reached_us)
-        last, opened = self._shape.last_closed(watermark_us), entry.open
+        last, opened, shape = self._shape.last_closed(watermark_us), entry.open, self._shape
         entry.open = tuple([number for number in opened if number > last])
-        for number in opened:
-            if number > last:
-                continue
-            pane = self._pane(number)
-            acc = pane.take(key)
-            if acc is NO_ACC:
-                acc = self._loaded(pane, key)
-            self._paned.drop_part(pane, key)
+        if len(entry.open) == len(opened):
+            return
+        closing = [number for number in opened if number <= last]
+        for number, acc in zip(closing, self._accs.close(key, entry, closing), strict=True):
             out.append((key, (number, acc)))
-            entry.closed_us = max(entry.closed_us, pane.close_us)
-            if pane.close_us > reached_us or pane.close_us == MAX_US:
+            close_us = shape.close_us(number)
+            entry.closed_us = max(entry.closed_us, close_us)
+            if close_us > reached_us or close_us == MAX_US:
                 entry.shut = (*entry.shut, number)
             if self._meta is not None:
-                times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
+                times = utc_datetime(shape.open_us(number)), utc_datetime(close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
 
     def due_us(self, entry: KeyEntry) -> int | None:
@@ -460,12 +464,14 @@ class AlignedLogic(BatchTimes):
     def to_stored(self, entry: KeyEntry) -> Any:
         if self.axis.by_key:
             entry.offset_us = self._offset_us(entry)
-        return entry.open, entry.queue, entry.shut
+        state = entry.open, entry.queue, entry.shut
+        return (*state, entry.parts) if entry.parts else state
 
     def from_stored(self, stored: Any) -> KeyEntry:
         entry = KeyEntry()
-        opened, queue, shut = cast("tuple[Any, Any, Any]", stored)
+        opened, queue, shut, *parts = cast("tuple[Any, ...]", stored)
         entry.open, entry.queue, entry.shut = tuple(opened), queue or (), tuple(shut)
+        entry.parts = tuple(parts[0]) if parts else ()
         return entry
 
     def _leave(self, entries: Mapping[Any, KeyEntry]) -> None:

@@ -28,12 +28,13 @@ from engine.operators.windowing._window import (
 )
 from engine.operators.windowing._window_kernel import WindowKernel, window_kernel
 from engine.operators.windowing._windowers import Windower
-from engine.operators.windowing._works import FoldWork, ReduceWork
+from engine.operators.windowing._works import Extreme, ExtremeWork, FoldWork, ReduceWork
 
 
 def _fold_kernel(step: Operator, _workers: int) -> WindowKernel | None:
     params = step.params
-    return window_kernel(step, FoldWork(params["builder"], params["folder"], params["merger"]))
+    builder, folder, merger = params["builder"], params["folder"], params["merger"]
+    return window_kernel(step, FoldWork(builder, folder, merger, params["share_panes"]))
 
 
 @overload
@@ -47,6 +48,7 @@ def fold_window(
     merger: Callable[[S, S], S],
     ordered: bool = True,  # noqa: FBT001, FBT002
     *,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[V, S]: ...
@@ -63,6 +65,7 @@ def fold_window(
     *,
     allowed_lateness: timedelta | None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[V, Emission[S]]: ...
@@ -79,6 +82,7 @@ def fold_window(
     *,
     allowed_lateness: None = None,
     trigger: Trigger,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[V, Emission[S]]: ...
@@ -95,6 +99,7 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
     *,
     allowed_lateness: timedelta | None = None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[Any, Any]:
@@ -165,6 +170,7 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         ordered=ordered,
         allowed_lateness=allowed_lateness,
         trigger=trigger,
+        share_panes=share_panes,
     )
     check_state(step_id, state_version, migrate)
 
@@ -228,7 +234,10 @@ def _migrate_wrapped(
 
 
 def _reduce_kernel(step: Operator, _workers: int) -> WindowKernel | None:
-    return window_kernel(step, ReduceWork(step.params["reducer"]), ordered=False)
+    reducer = step.params["reducer"]
+    if isinstance(reducer, Extreme):
+        return window_kernel(step, ExtremeWork(reducer), ordered=False)
+    return window_kernel(step, ReduceWork(reducer, step.params["share_panes"]), ordered=False)
 
 
 @overload
@@ -239,6 +248,7 @@ def reduce_window(
     windower: Windower[Any],
     reducer: Callable[[V, V], V],
     *,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[V, V]: ...
@@ -252,6 +262,7 @@ def reduce_window(
     *,
     allowed_lateness: timedelta | None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[V, Emission[V]]: ...
@@ -265,6 +276,7 @@ def reduce_window(
     *,
     allowed_lateness: None = None,
     trigger: Trigger,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[V, Emission[V]]: ...
@@ -278,6 +290,7 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
     *,
     allowed_lateness: timedelta | None = None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[Any, Any]:
@@ -336,6 +349,7 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
         windower,
         allowed_lateness=allowed_lateness,
         trigger=trigger,
+        share_panes=share_panes,
     )
     check_state(step_id, state_version, migrate)
 
