@@ -14,6 +14,7 @@ from engine.operators._state import StateChanges
 from engine.operators._time_axis import TimeAxis
 from engine.operators._timed import EntryForm, TimedKeys
 from engine.operators._timers import Timers
+from engine.operators.windowing._accumulators import Accumulators
 from engine.operators.windowing._aligned_logic import AlignedLogic
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._windows_logic import WindowsLogic
@@ -124,14 +125,14 @@ def _saved_windows_not_looked_for(patch: Patch) -> None:
 
 def _rows_of_loaded_windows_not_known(patch: Patch) -> None:
     """A window that came back from the store isn't known to have a row there."""
-    loaded = AlignedLogic._loaded
+    load = Accumulators._load
 
-    def unknown(self: AlignedLogic, pane: Pane, key: Any) -> Any:
-        acc = loaded(self, pane, key)
+    def unknown(self: Accumulators, pane: Pane, key: Any) -> Any:
+        acc = load(self, pane, key)
         pane.saved.discard(key)
         return acc
 
-    patch.setattr(AlignedLogic, "_loaded", unknown)
+    patch.setattr(Accumulators, "_load", unknown)
 
 
 def _time_goes_on_while_the_job_is_down(patch: Patch) -> None:

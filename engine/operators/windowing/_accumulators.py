@@ -11,11 +11,11 @@ S. Krishnamurthy et al., "On-the-Fly Sharing for Streamed Aggregation", SIGMOD 2
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
-from engine.operators._event_time import MAX_US
 from engine.operators.windowing._batch_times import KeyEntry
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._shapes import Aligned
@@ -141,6 +141,8 @@ class SharedPanes(Accumulators):
         """The number of a window's first pane less that of the window before."""
         self._width = 2 * shape.stretches
         """The number of the first pane behind a window less that of its first."""
+        self._closing: tuple[int | None, list[Callable[[Any, Any], Any]]] = None, []
+        """The window that was closed last, and how to look into its panes: just to be quick."""
 
     def panes_at(self, at_us: int) -> list[Pane]:
         return [self._pane(2 * self._shape.stretch(at_us))]
@@ -158,17 +160,17 @@ class SharedPanes(Accumulators):
         assert isinstance(pane, SharedPane)  # noqa: S101
         if pane.number in entry.parts:
             return self._load(pane, key)
-        new = [number for number in pane.windows if number not in entry.open]
+        new = _others(pane.windows, entry.open)
         for number in new:
             if self._refuses(entry, number):
                 return REFUSED
         entry.open = (*entry.open, *new)
-        entry.parts = (*entry.parts, pane.number)
+        entry.parts = _with(entry.parts, pane.number)
         return NO_ACC
 
     def take_apart(self, pane: Pane, key: Any, entry: KeyEntry, value: Any) -> Sequence[int]:
         assert isinstance(pane, SharedPane)  # noqa: S101
-        new = [number for number in pane.windows if number not in entry.open]
+        new = _others(pane.windows, entry.open)
         refusing = [number for number in new if self._refuses(entry, number)]
         if len(refusing) == len(pane.windows):
             return refusing
@@ -180,26 +182,38 @@ class SharedPanes(Accumulators):
             own.touched[key] = folding.folder(acc, value)
         else:
             entry.open = (*entry.open, *[number for number in new if number not in refusing])
-            entry.parts = (*entry.parts, own.number)
+            entry.parts = _with(entry.parts, own.number)
             own.touched[key] = folding.first(value)
         return refusing
 
     def close(self, key: Any, entry: KeyEntry, numbers: Sequence[int]) -> list[Any]:
-        whole, held, find = self._whole, self._held, self._pane
-        parts = sorted(entry.parts)
-        accs: list[Any] = []
-        for number in numbers:
-            begin = number * self._apart
-            end = begin + self._width
-            accs.append(whole([held(find(part), key) for part in parts if begin <= part < end]))
+        parts = entry.parts
+        accs = [self._whole(self._accs_of(key, parts, number)) for number in numbers]
         # What is before the first window that is still open for the key is a part of none.
         kept = min(entry.open) * self._apart if entry.open else parts[-1] + 1
-        entry.parts = tuple([part for part in parts if part >= kept])
-        for part in parts[: len(parts) - len(entry.parts)]:
-            pane = find(part)
+        count = bisect_left(parts, kept)
+        entry.parts = parts[count:]
+        for part in parts[:count]:
+            pane = self._pane(part)
             pane.take(key)
             self._state.drop_part(pane, key)
         return accs
+
+    def _accs_of(self, key: Any, parts: tuple[int, ...], number: int) -> list[Any]:
+        """What the panes of a window hold of a key, in order."""
+        begin = number * self._apart
+        first = bisect_left(parts, begin)
+        end = bisect_left(parts, begin + self._width, first)
+        closing, gets = self._closing
+        if closing != number:
+            # Most keys close one and the same window now, and have no pane apart.
+            numbers = range(begin, begin + self._width, 2)
+            gets = [self._panes[part].touched.get for part in numbers if part in self._panes]
+            self._closing = number, gets
+        accs = [acc for get in gets if (acc := get(key, NO_ACC)) is not NO_ACC]
+        if len(accs) == end - first:
+            return accs
+        return [self._held(self._pane(part), key) for part in parts[first:end]]
 
     def _held(self, pane: Pane, key: Any) -> Any:
         """What a pane holds of a key, which stays there."""
@@ -209,3 +223,18 @@ class SharedPanes(Accumulators):
             if acc is NO_ACC:
                 acc = pane.rest[key] = self._load(pane, key)
         return acc
+
+
+def _others(windows: range, opened: tuple[int, ...]) -> Sequence[int]:
+    """Those windows that aren't open."""
+    before = windows[:-1]
+    if opened[-len(before) :] == tuple(before):
+        # As it is with keys that have values all the time.
+        return windows[-1:] if windows[-1] not in opened else ()
+    return [number for number in windows if number not in opened]
+
+
+def _with(parts: tuple[int, ...], number: int) -> tuple[int, ...]:
+    """Numbers in order, with one more."""
+    more = (*parts, number)
+    return more if not parts or parts[-1] < number else tuple(sorted(more))

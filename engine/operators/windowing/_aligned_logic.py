@@ -81,6 +81,8 @@ class AlignedLogic(BatchTimes):
         self._low = self._end = UTC_MIN
         self._in_stretch: list[Pane] = []
         """The panes of the times between these two, which are tried first."""
+        self._before = self._low, self._end, self._in_stretch
+        """The same of the times that were worked on before."""
         self._live: dict[Any, KeyEntry] = {}
         """Keys that have something open, or values that wait."""
         self._behind: dict[Any, tuple[KeyEntry, int]] = {}
@@ -212,7 +214,7 @@ class AlignedLogic(BatchTimes):
         while begin < count:
             at = ats[begin]
             if not self._low <= at < self._end:
-                self._go_to(at)
+                self._go_back_to(at)
             end = max(begin + 1, bisect_left(ats, self._end, begin, count))
             self._fold_some(self._in_stretch, key, values[begin:end])
             begin = end
@@ -264,7 +266,7 @@ class AlignedLogic(BatchTimes):
         """Give records to their windows, which differ from record to record."""
         first, folder = self._folding.first, self._folding.folder
         low, end, panes = self._low, self._end, self._in_stretch
-        before = UTC_MIN, UTC_MIN, list[Pane]()
+        before = self._before
         for (key, value), at in zip(batch, ats, strict=True):
             if not low <= at < end:
                 # Records that are out of order go to and fro between two stretches of time.
@@ -286,6 +288,15 @@ class AlignedLogic(BatchTimes):
                 else:
                     touched[key] = folder(acc, value)
         self._low, self._end, self._in_stretch = low, end, panes
+        self._before = before
+
+    def _go_back_to(self, at: datetime) -> None:
+        """As `_go_to`, where keys one after the other go from one stretch to the next."""
+        last, self._before = self._before, (self._low, self._end, self._in_stretch)
+        if last[0] <= at < last[1]:
+            self._low, self._end, self._in_stretch = last
+        else:
+            self._go_to(at)
 
     def _go_to(self, at: datetime) -> None:
         """Find the panes of a time, which are tried first from now on."""
@@ -325,7 +336,7 @@ class AlignedLogic(BatchTimes):
             self._drain_all()
         closing = reached_us >= self._next_us
         if closing:
-            keys.update(self._live)
+            keys.update(self._reaching())
             self._next_us = END_US
         first_s = self.timers.first_s()
         if first_s is not None and first_s * _SECOND_US <= self.axis.now_us:
@@ -337,6 +348,29 @@ class AlignedLogic(BatchTimes):
         if closing:
             self._drop_panes(reached_us)
 
+    def _reaching(self) -> list[Any]:
+        """The keys that may have come to the end of a window, now that some key has.
+
+        The others are behind from now on.
+        """
+        live, first_us = self._live, self._next_us
+        if not self.axis.by_key:
+            return list(live)
+        mark = utc_datetime(first_us + self._wait_us - self._shift_us())
+        reaching: list[Any] = []
+        slow: dict[Any, KeyEntry] = {}
+        for key, entry in live.items():
+            if entry.high >= mark:
+                reaching.append(key)
+            else:
+                slow[key] = entry
+        for key, entry in slow.items():
+            del live[key]
+            entry.offset_us = self._offset_us(entry)
+            self._behind[key] = entry, first_us
+            self._wake_at(key, entry, first_us)
+        return reaching
+
     def _drop_panes(self, reached_us: int) -> None:
         """Forget windows that hold nothing any more."""
         panes = self._panes
@@ -344,6 +378,7 @@ class AlignedLogic(BatchTimes):
             if not panes[number].touched and not panes[number].rest:
                 del panes[number]
         self._low = self._end = UTC_MIN
+        self._before = self._low, self._end, self._in_stretch
 
     def _drain_all(self) -> None:
         """Work off the queues as far as the watermarks allow."""

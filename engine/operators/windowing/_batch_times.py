@@ -35,7 +35,7 @@ class KeyEntry(Entry):
         self.open: tuple[int, ...] = ()
         """Its windows that hold something, in the order in which they were opened."""
         self.parts: tuple[int, ...] = ()
-        """The panes that hold something of it, where windows share them."""
+        """The panes that hold something of it, in order, where windows share them."""
         self.queue: list[Any] | tuple[()] = ()
         """Values that wait: a time, its value, the next time, and so on, as they came."""
         self.shut: tuple[int, ...] = ()

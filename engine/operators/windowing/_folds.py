@@ -117,7 +117,8 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         folder: Called with what a window has so far and a value; gives what it has then. It may
             change the former in place.
         merger: Called with what a window has and what a window has that became part of it; gives
-            what the one window has then. Only sessions merge, and only with `ordered=False`.
+            what the one window has then. Only sessions merge, and only with `ordered=False`; but
+            see `share_panes`.
         ordered: Whether values are folded in the order of their times, each when the watermark has
             reached its time, and those of equal time in the order of arrival. If not, they are
             folded at once, as they come.
@@ -127,6 +128,14 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
             `OnCount(n)`, with every n-th, or `OnInterval(span)`, so long after a value by the wall
             clock. With it, or with `allowed_lateness`, what comes out is an `Emission` each, which
             says why.
+        share_panes: Whether sliding windows that overlap share what they fold: each value is folded
+            once, into the stretch of time between two beginnings or ends of windows, and `merger`
+            puts a window together from its stretches when it closes, in their order, beginning with
+            what `builder` gives. So `merger` must be associative, `merger(builder(), x)` must be
+            `x`, and it must neither change nor keep nor give back its second argument, which other
+            windows are made of, too. With `ordered=False` values count in the order of stretches,
+            and within one as they come. It makes no difference to other windows, with a trigger or
+            `allowed_lateness`, or with a clock or windower of your own.
         state_version: Version of the form that the states of windows have.
         migrate: Called with the version of an older stored state of a window and that state; gives
             it in the present form. Values that wait for the watermark stay as they are.
@@ -170,8 +179,8 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         ordered=ordered,
         allowed_lateness=allowed_lateness,
         trigger=trigger,
-        share_panes=share_panes,
     )
+    _check_sharing(step_id, share_panes)
     check_state(step_id, state_version, migrate)
 
     if by_kernel_only(clock, allowed_lateness, trigger):
@@ -190,6 +199,12 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         state_version=state_version,
         migrate=_migrate_wrapped(migrate),
     )
+
+
+def _check_sharing(step_id: str, share_panes: Any) -> None:
+    if not isinstance(share_panes, bool):
+        msg = f"`share_panes` of step {step_id!r} must be a `bool`; got {share_panes!r}"
+        raise TypeError(msg)
 
 
 class _Fold(WindowLogic[V, S, tuple[S]]):
@@ -312,6 +327,12 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
             `OnCount(n)`, with every n-th, or `OnInterval(span)`, so long after a value by the wall
             clock. With it, or with `allowed_lateness`, what comes out is an `Emission` each, which
             says why.
+        share_panes: Whether sliding windows that overlap share what they reduce: each value is
+            reduced once, within the stretch of time between two beginnings or ends of windows, and
+            a window when it closes from what its stretches came to, in their order. So `reducer`
+            must be associative and must not change what it is given. Values count in the order of
+            stretches, and within one as they come. It makes no difference to other windows, with a
+            trigger or `allowed_lateness`, or with a clock or windower of your own.
         state_version: Version of the form that values have.
         migrate: Called with the version of an older stored state of a window and that state; gives
             it in the present form.
@@ -349,8 +370,8 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
         windower,
         allowed_lateness=allowed_lateness,
         trigger=trigger,
-        share_panes=share_panes,
     )
+    _check_sharing(step_id, share_panes)
     check_state(step_id, state_version, migrate)
 
     if by_kernel_only(clock, allowed_lateness, trigger):

@@ -211,7 +211,6 @@ def check_windows(
     ordered: Any = False,
     allowed_lateness: Any = None,
     trigger: Any = None,
-    share_panes: Any = False,
 ) -> None:
     """Refuse what is no clock or no windower; called by each operator with windows.
 
@@ -223,10 +222,9 @@ def check_windows(
         if not isinstance(given, kind):
             msg = f"`{name}` of step {step_id!r} must be a `{kind.__name__}`; got {given!r}"
             raise TypeError(msg)
-    for name, given in (("ordered", ordered), ("share_panes", share_panes)):
-        if not isinstance(given, bool):
-            msg = f"`{name}` of step {step_id!r} must be a `bool`; got {given!r}"
-            raise TypeError(msg)
+    if not isinstance(ordered, bool):
+        msg = f"`ordered` of step {step_id!r} must be a `bool`; got {ordered!r}"
+        raise TypeError(msg)
     check_emitting(step_id, trigger, allowed_lateness)
     ours = is_ours(clock) and shape_of(windower) is not None
     if not ours and by_kernel_only(clock, allowed_lateness, trigger):

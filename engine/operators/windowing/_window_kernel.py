@@ -114,7 +114,7 @@ def shape_of(windower: Windower[Any]) -> Shape | None:
 
 
 def _folding_of(shape: Shape, work: Work) -> Folding | None:
-    """A work in its simplest form, if it has one; where windows overlap, so that they share panes."""
+    """A work in its simplest form, if it has one; windows that overlap share panes, if they can."""
     overlap = isinstance(shape, Aligned) and shape.overlaps
     return (work.sharing() if overlap else None) or work.folding()
 
