@@ -85,9 +85,10 @@ class AlignedLogic(BatchTimes):
         """The same of the times that were worked on before."""
         self._live: dict[Any, KeyEntry] = {}
         """Keys that have something open, or values that wait."""
-        self._behind: dict[Any, tuple[KeyEntry, int]] = {}
-        """Those of which other keys have closed windows that they still have open, and with which
-        watermark the first of these closes."""
+        self._behind: dict[Any, tuple[KeyEntry, int, datetime]] = {}
+        """Those of which other keys have closed windows that they still have open, with which
+        watermark the first of these closes, or a lower one, and their `high` when that was noted.
+        """
         self._top_us = NEVER_US
         """The greatest watermark of all keys, as it was when keys were looked at last."""
         self._queued = 0
@@ -171,10 +172,14 @@ class AlignedLogic(BatchTimes):
         """Add the keys of a batch that were behind, and have come to the end of a window."""
         behind = self._behind
         for key in behind.keys() & {key for key, _ in batch}:
-            entry, due_us = behind[key]
+            entry, due_us, high = behind[key]
+            if entry.high is high:
+                # What has passed on the axis since then is seen to by the timer.
+                continue
             if self._watermark_us(entry) >= due_us:
                 old.add(key)
             else:
+                behind[key] = entry, due_us, entry.high
                 self._wake_at(key, entry, due_us)
 
     def _enqueue(self, batch: list[Any], ats: list[datetime]) -> None:
@@ -367,7 +372,7 @@ class AlignedLogic(BatchTimes):
         for key, entry in slow.items():
             del live[key]
             entry.offset_us = self._offset_us(entry)
-            self._behind[key] = entry, first_us
+            self._behind[key] = entry, first_us, entry.high
             self._wake_at(key, entry, first_us)
         return reaching
 
@@ -383,7 +388,7 @@ class AlignedLogic(BatchTimes):
     def _drain_all(self) -> None:
         """Work off the queues as far as the watermarks allow."""
         left = 0
-        behind = [(key, entry) for key, (entry, _) in self._behind.items()]
+        behind = [(key, entry) for key, (entry, *_) in self._behind.items()]
         for key, entry in [*self._live.items(), *behind]:
             if entry.queue:
                 self._drain(key, entry, self._watermark_us(entry))
@@ -396,24 +401,25 @@ class AlignedLogic(BatchTimes):
 
     def _settle(self, key: Any, entry: KeyEntry, out: list[Any]) -> None:
         watermark_us = self._watermark_us(entry)
-        due_us = self.due_us(entry)
-        if due_us is not None and due_us <= watermark_us:
+        if self._is_due(entry, watermark_us):
             self.settle(key, entry, watermark_us, out)
-            due_us = self.due_us(entry)
+        due_us = self._due_after_us(entry, watermark_us)
+        if due_us is not None and due_us <= self._top_us:
+            self._live.pop(key, None)
+            self._behind[key] = entry, due_us, entry.high
+            self._wake_at(key, entry, due_us)
+            return
+        if self._behind.pop(key, None) is not None:
+            # Or it would go off when the key is idle, which would be forgotten for it.
+            self.timers.set(key, None)
         if due_us is None:
             self._live.pop(key, None)
-            self._behind.pop(key, None)
             self._put_away(key, entry)
-        elif due_us <= self._top_us:
-            self._live.pop(key, None)
-            self._behind[key] = entry, due_us
-            self._wake_at(key, entry, due_us)
-        else:
-            self._behind.pop(key, None)
-            self._live[key] = entry
-            self._next_us = min(self._next_us, due_us)
-            if self._idle:
-                self._idle.pop(key, None)
+            return
+        self._live[key] = entry
+        self._next_us = min(self._next_us, due_us)
+        if self._idle:
+            self._idle.pop(key, None)
 
     def _put_away(self, key: Any, entry: KeyEntry) -> None:
         if not self.axis.by_key:
@@ -443,10 +449,27 @@ class AlignedLogic(BatchTimes):
                 times = utc_datetime(shape.open_us(number)), utc_datetime(close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
 
+    def _is_due(self, entry: KeyEntry, watermark_us: int) -> bool:
+        """Whether a watermark closes a window of a key."""
+        opened = entry.open
+        if opened and self._shape.close_us(opened[0]) <= watermark_us:
+            return True
+        due_us = self.due_us(entry)
+        return due_us is not None and due_us <= watermark_us
+
+    def _due_after_us(self, entry: KeyEntry, watermark_us: int) -> int | None:
+        """As `due_us`, of a key that isn't due with a watermark any more."""
+        opened, shape = entry.open, self._shape
+        if opened:
+            # Mostly it is the next window of all that closes, and then none can close before.
+            first_us = shape.close_us(opened[0])
+            if first_us <= shape.first_close_us(watermark_us):
+                return first_us
+        return self.due_us(entry)
+
     def due_us(self, entry: KeyEntry) -> int | None:
-        shape = self._shape
+        shape, queue = self._shape, entry.queue
         due_us = shape.close_us(min(entry.open)) if entry.open else END_US
-        queue = entry.queue
         if queue:
             first = queue[0] if len(queue) == 2 else min(queue[0::2])
             due_us = min(due_us, shape.first_close_us(us_of(first)))
