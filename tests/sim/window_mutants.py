@@ -201,7 +201,7 @@ WINDOW_MUTANTS = [
     for function, seed in (
         (_rows_of_windows_not_saved, 8),
         (_rows_of_closed_windows_not_deleted, 8),
-        (_keys_saved_without_their_queue, 8),
+        (_keys_saved_without_their_queue, 0),
         (_ids_of_sessions_begin_again, 0),
         (_keys_saved_without_when_they_are_due, 35),
         (_timers_in_the_store_not_looked_for, 1),
@@ -210,10 +210,10 @@ WINDOW_MUTANTS = [
         (_windows_forgotten_on_rotation, 35),
         (_saved_windows_not_looked_for, 8),
         (_rows_of_loaded_windows_not_known, 8),
-        (_shared_panes_dropped_too_early, 0),
-        (_shared_panes_dropped_too_late, 0),
-        (_first_shared_pane_is_changed, 0),
-        (_keys_saved_without_their_shared_panes, 0),
+        (_shared_panes_dropped_too_early, 8),
+        (_shared_panes_dropped_too_late, 8),
+        (_first_shared_pane_is_changed, 20),
+        (_keys_saved_without_their_shared_panes, 8),
         (_time_goes_on_while_the_job_is_down, 1),
         (_keys_from_the_store_not_woken, 9),
     )

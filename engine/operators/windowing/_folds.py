@@ -28,7 +28,7 @@ from engine.operators.windowing._window import (
 )
 from engine.operators.windowing._window_kernel import WindowKernel, window_kernel
 from engine.operators.windowing._windowers import Windower
-from engine.operators.windowing._works import Extreme, ExtremeWork, FoldWork, ReduceWork
+from engine.operators.windowing._works import FoldWork, ReduceWork
 
 
 def _fold_kernel(step: Operator, _workers: int) -> WindowKernel | None:
@@ -250,8 +250,6 @@ def _migrate_wrapped(
 
 def _reduce_kernel(step: Operator, _workers: int) -> WindowKernel | None:
     reducer = step.params["reducer"]
-    if isinstance(reducer, Extreme):
-        return window_kernel(step, ExtremeWork(reducer), ordered=False)
     return window_kernel(step, ReduceWork(reducer, step.params["share_panes"]), ordered=False)
 
 

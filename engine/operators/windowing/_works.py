@@ -116,8 +116,12 @@ class FoldWork(Work):
         builder, merger = self.builder, self.merger
         if not self.share_panes:
             return None
-        # The merger may change its first argument, so that is none of the panes'.
-        return replace(self.folding(), whole=lambda accs: reduce(merger, accs, builder()))
+
+        def whole(accs: list[Any]) -> Any:
+            # The merger may change its first argument, so that is none of the panes'.
+            return reduce(merger, accs, builder())
+
+        return replace(self.folding(), whole=whole)
 
     def begin(self) -> Any:
         return self.builder()
@@ -130,6 +134,37 @@ class FoldWork(Work):
 
     def results(self, acc: Any) -> tuple[Any]:
         return (acc,)
+
+
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """A reducer that picks the larger or the smaller of two values, the first if they are equal."""
+
+    pick: Callable[..., Any]
+    """`max` or `min`."""
+    by: Callable[[Any], Any]
+
+    def __call__(self, one: Any, other: Any) -> Any:
+        return self.pick(one, other, key=self.by)
+
+    def sharing(self) -> Folding:
+        """A pane holds its value with a number: of equal ones the first to come counts.
+
+        That may be in a later pane.
+        """
+        pick, by, arrivals = self.pick, self.by, Arrivals()
+
+        def first(value: Any) -> tuple[Any, int]:
+            return value, arrivals.next()
+
+        def folder(acc: tuple[Any, int], value: Any) -> tuple[Any, int]:
+            best = acc[0]
+            return acc if pick(best, value, key=by) is best else (value, arrivals.next())
+
+        def whole(accs: list[tuple[Any, int]]) -> Any:
+            return pick([value for value, _ in sorted(accs, key=_arrival)], key=by)
+
+        return Folding(first, folder, _migrate_numbered, whole, arrivals)
 
 
 UNSET = None
@@ -148,9 +183,15 @@ class ReduceWork(Work):
 
     def sharing(self) -> Folding | None:
         reducer = self.reducer
+        if isinstance(reducer, Extreme):
+            return reducer.sharing()
         if not self.share_panes:
             return None
-        return Folding(_itself, reducer, whole=lambda accs: reduce(reducer, accs))
+
+        def whole(accs: list[Any]) -> Any:
+            return reduce(reducer, accs)
+
+        return Folding(_itself, reducer, whole=whole)
 
     def begin(self) -> None:
         return UNSET
@@ -175,44 +216,6 @@ class ReduceWork(Work):
 
     def migrating(self, migrate: Migrate) -> Migrate:
         return lambda version, stored: (migrate(version, stored[0]),)
-
-
-@dataclass(frozen=True, slots=True)
-class Extreme:
-    """A reducer that picks the larger or the smaller of two values, the first if they are equal."""
-
-    pick: Callable[..., Any]
-    """`max` or `min`."""
-    by: Callable[[Any], Any]
-
-    def __call__(self, one: Any, other: Any) -> Any:
-        return self.pick(one, other, key=self.by)
-
-
-@dataclass(frozen=True, slots=True)
-class ExtremeWork(ReduceWork):
-    """`max_window` and `min_window`."""
-
-    reducer: Extreme
-
-    def sharing(self) -> Folding:
-        """A pane holds its value with a number: of equal ones the first to come counts.
-
-        That may be in a later pane.
-        """
-        pick, by, arrivals = self.reducer.pick, self.reducer.by, Arrivals()
-
-        def first(value: Any) -> tuple[Any, int]:
-            return value, arrivals.next()
-
-        def folder(acc: tuple[Any, int], value: Any) -> tuple[Any, int]:
-            best = acc[0]
-            return acc if pick(best, value, key=by) is best else (value, arrivals.next())
-
-        def whole(accs: list[tuple[Any, int]]) -> Any:
-            return pick([value for value, _ in sorted(accs, key=_arrival)], key=by)
-
-        return Folding(first, folder, _migrate_numbered, whole, arrivals)
 
 
 def _itself(value: Any) -> Any:

@@ -515,9 +515,7 @@ def test_a_value_that_windows_share_is_one_row(
 
 
 @pytest.mark.parametrize(("name", "result"), [("fold", 138), ("max", 70)])
-def test_states_of_shared_panes_are_migrated(
-    name: str, result: int, store: RecoveryConfig
-) -> None:
+def test_states_of_shared_panes_are_migrated(name: str, result: int, store: RecoveryConfig) -> None:
     """As those of windows; of `max_window` without the number that tells which came first."""
 
     def build(s: Any, **more: Any) -> win.WindowOut[Any, Any]:
