@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
 from engine.errors import InternalError
+from engine.operators._time_axis import NEVER_US
 from engine.operators.windowing._batch_times import KeyEntry
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._shapes import Aligned
@@ -66,6 +67,8 @@ class Accumulators(ABC):
 
     def _refuses(self, entry: KeyEntry, number: int) -> bool:
         """Whether a window that isn't open for a key was closed for it before."""
+        if entry.sealed_us == NEVER_US and not entry.shut:
+            return False
         return self._shape.close_us(number) <= entry.sealed_us or number in entry.shut
 
     def _load(self, pane: Pane, key: Any) -> Any:
@@ -113,12 +116,22 @@ class OwnPanes(Accumulators):
 class SharedPane(Pane):
     """A stretch of time of all keys, in which no window begins or ends."""
 
-    __slots__ = ("windows",)
+    __slots__ = ("_before", "_last", "windows")
 
     def __init__(self, number: int, windows: range, close_us: int) -> None:
         super().__init__(number, close_us)
         self.windows = windows
         """Those that it is a part of."""
+        *before, last = windows
+        self._before, self._last = tuple(before), (last,)
+
+    def others(self, opened: tuple[int, ...]) -> Sequence[int]:
+        """Those of its windows that aren't open."""
+        before, last = self._before, self._last
+        if opened[-len(before) :] == before and last[0] not in opened:
+            # As it is with keys that have values all the time.
+            return last
+        return [number for number in self.windows if number not in opened]
 
 
 class SharedPanes(Accumulators):
@@ -160,7 +173,7 @@ class SharedPanes(Accumulators):
         assert isinstance(pane, SharedPane)  # noqa: S101
         if pane.number in entry.parts:
             return self._load(pane, key)
-        new = _others(pane.windows, entry.open)
+        new = pane.others(entry.open)
         for number in new:
             if self._refuses(entry, number):
                 return REFUSED
@@ -170,7 +183,7 @@ class SharedPanes(Accumulators):
 
     def take_apart(self, pane: Pane, key: Any, entry: KeyEntry, value: Any) -> Sequence[int]:
         assert isinstance(pane, SharedPane)  # noqa: S101
-        new = _others(pane.windows, entry.open)
+        new = pane.others(entry.open)
         refusing = [number for number in new if self._refuses(entry, number)]
         if len(refusing) == len(pane.windows):
             return refusing
@@ -223,15 +236,6 @@ class SharedPanes(Accumulators):
             if acc is NO_ACC:
                 acc = pane.rest[key] = self._load(pane, key)
         return acc
-
-
-def _others(windows: range, opened: tuple[int, ...]) -> Sequence[int]:
-    """Those windows that aren't open."""
-    before = windows[:-1]
-    if opened[-len(before) :] == tuple(before):
-        # As it is with keys that have values all the time.
-        return windows[-1:] if windows[-1] not in opened else ()
-    return [number for number in windows if number not in opened]
 
 
 def _with(parts: tuple[int, ...], number: int) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ watermark of its own, its windows close when that reaches them.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, cast
 
@@ -209,8 +209,8 @@ class AlignedLogic(BatchTimes):
                     self._go_to(at)
                 self._fold(self._in_stretch, [(key, value)])
             return
-        ats: list[datetime] = list(queue[0::2])
-        values: list[Any] = list(queue[1::2])
+        ats: Sequence[datetime] = queue[0::2]
+        values: Sequence[Any] = queue[1::2]
         order = sorted(range(len(ats)), key=ats.__getitem__)
         ats = [ats[place] for place in order]
         values = [values[place] for place in order]
@@ -231,7 +231,7 @@ class AlignedLogic(BatchTimes):
         rest[0::2] = ats[count:]
         rest[1::2] = values[count:]
 
-    def _fold_some(self, panes: list[Pane], key: Any, values: list[Any]) -> None:
+    def _fold_some(self, panes: list[Pane], key: Any, values: Sequence[Any]) -> None:
         """Give values of one key to some windows, to all of them each."""
         first, folder = self._folding.first, self._folding.folder
         for pane in panes:
