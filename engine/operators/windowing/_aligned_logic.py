@@ -197,13 +197,13 @@ class AlignedLogic(BatchTimes):
             queue.append(value)
         self._queued += len(batch)
 
-    def _drain(self, key: Any, entry: KeyEntry, watermark_us: int) -> None:
-        """Give the values of a key to their windows that its watermark is past, in their order."""
+    def _drain(self, key: Any, entry: KeyEntry, until_us: int) -> None:
+        """Give the values of a key up to a time, that one included, to their windows in order."""
         queue = entry.queue
         if len(queue) == 2:
             # As most are where there are very many keys.
             at, value = queue
-            if us_of(at) <= watermark_us:
+            if us_of(at) <= until_us:
                 entry.queue = ()
                 if not self._low <= at < self._end:
                     self._go_to(at)
@@ -214,7 +214,7 @@ class AlignedLogic(BatchTimes):
         order = sorted(range(len(ats)), key=ats.__getitem__)
         ats = [ats[place] for place in order]
         values = [values[place] for place in order]
-        count = bisect_right(ats, utc_datetime(watermark_us))
+        count = bisect_right(ats, utc_datetime(until_us))
         begin = 0
         while begin < count:
             at = ats[begin]
@@ -429,7 +429,11 @@ class AlignedLogic(BatchTimes):
 
     def settle(self, key: Any, entry: KeyEntry, watermark_us: int, out: list[Any]) -> None:
         if entry.queue:
-            self._drain(key, entry, watermark_us)
+            # What is behind the ends of the windows that close may wait for the next ones.
+            until_us = watermark_us
+            if watermark_us < MAX_US:
+                until_us = self._shape.last_close_us(watermark_us) - 1
+            self._drain(key, entry, until_us)
         # At the end of input windows close that the watermark isn't past.
         reached_us = self._watermark_us(entry) if watermark_us == END_US else watermark_us
         if entry.shut:
