@@ -106,6 +106,10 @@ class Windowed:
     def contenders(self) -> tuple[str, ...]:
         return self.layout.columns
 
+    def graph_of(self, contender: str) -> Callable[..., Any]:
+        """The flow as a contender runs it."""
+        return partial(self.graph, ordered=not contender.endswith(UNORDERED))
+
     def run(self, contender: str, records: int, *, check: bool) -> Outcome:
         feeds = self.feeds(records)
         sink_class = Digest if check else Count
@@ -113,7 +117,7 @@ class Windowed:
             if contender in self.loops:
                 sink, seconds = time_loop(self.loops[contender], feeds, sink_class)
             else:
-                graph = partial(self.graph, ordered=not contender.endswith(UNORDERED))
+                graph = self.graph_of(contender)
                 engine = load_engine(family_of(contender))
                 sink, seconds = time_flow(engine, graph, feeds, sink_class)
         digest = sink.digest if isinstance(sink, Digest) else None

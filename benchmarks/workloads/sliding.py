@@ -1,5 +1,9 @@
 """W4s: the mean of each key in sliding windows of a minute, by `fold_window`.
 
+"engine-shared" is the engine with `share_panes=True`, by which it calls the user's folder once for
+each record, and his merger to put a window together: what "bare" does, too. Without it, it calls
+the folder for each window that a record is in, as Bytewax does.
+
 "bare" adds each record to a pane, a stretch as long as the windows are apart, and a window is what
 its panes come to when it closes. "bare-udf" has no panes: it calls the user's folder for each
 window that a record is in. What else they do is as in `tumbling.py`.
@@ -8,15 +12,18 @@ window that a record is in. What else they do is as in `tumbling.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks.contenders import BARE, BARE_UDF
 from benchmarks.feeds import Batch
+from benchmarks.workloads._base import Layout
 from benchmarks.workloads._throughput import Emit
 from benchmarks.workloads._windowed import (
     ALIGN_TO,
+    UNORDERED,
     WAIT,
     Mean,
     Windowed,
@@ -30,9 +37,10 @@ from benchmarks.workloads._windowed import (
 )
 
 LENGTH = timedelta(minutes=1)
+SHARED = "engine-shared"
 
 
-def graph(op: Any, up: Any, *, every: timedelta, ordered: bool) -> Any:
+def graph(op: Any, up: Any, *, every: timedelta, ordered: bool, **options: bool) -> Any:
     win = windowing_of(op)
     windows = win.fold_window(
         "window",
@@ -43,6 +51,7 @@ def graph(op: Any, up: Any, *, every: timedelta, ordered: bool) -> Any:
         with_reading,
         merged,
         ordered,
+        **options,
     )
     return op.map_value("mean", windows.down, mean_of)
 
@@ -117,10 +126,37 @@ def _window(
     return [(key, (number, total / count)) for key, (count, total) in sums.items()]
 
 
+@dataclass(frozen=True, slots=True)
+class Sliding(Windowed):
+    """With contenders whose windows share panes."""
+
+    layout: ClassVar[Layout] = Layout(
+        (
+            *(BARE_UDF, BARE, "engine", f"engine{UNORDERED}", SHARED, f"{SHARED}{UNORDERED}"),
+            *("bytewax", f"bytewax{UNORDERED}"),
+        ),
+        (
+            ("engine", BARE),
+            (SHARED, BARE),
+            (f"{SHARED}{UNORDERED}", BARE),
+            ("bytewax", BARE),
+            ("engine", "bytewax"),
+            (SHARED, "bytewax"),
+            (f"engine{UNORDERED}", f"bytewax{UNORDERED}"),
+            (f"{SHARED}{UNORDERED}", f"bytewax{UNORDERED}"),
+        ),
+    )
+
+    def graph_of(self, contender: str) -> Callable[..., Any]:
+        """The flow as a contender runs it."""
+        made = Windowed.graph_of(self, contender)
+        return partial(made, share_panes=True) if contender.startswith(SHARED) else made
+
+
 def _workload(every_s: int, records: int) -> Windowed:
     every = timedelta(seconds=every_s)
     loops: dict[str, Callable[..., None]] = {BARE_UDF: loop_udf, BARE: loop_inlined}
-    return Windowed(
+    return Sliding(
         name=f"w4s-{every_s}s",
         title=f"W4s mean per minute, every {every_s} s; {records:,} records, 1,000 keys",
         feeds=lambda made: [readings(made, 1_000)],

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 from zlib import crc32
 
@@ -14,9 +15,12 @@ from engine.operators._state import StateChanges
 from engine.operators._time_axis import TimeAxis
 from engine.operators._timed import EntryForm, TimedKeys
 from engine.operators._timers import Timers
+from engine.operators.windowing._accumulators import Accumulators, SharedPanes
 from engine.operators.windowing._aligned_logic import AlignedLogic
+from engine.operators.windowing._batch_times import KeyEntry
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._windows_logic import WindowsLogic
+from engine.operators.windowing._works import Folding, FoldWork
 from engine.recovery import _rows
 from tests.sim.mutant import Mutant
 from tests.sim.windows import check_windowed_store
@@ -124,14 +128,63 @@ def _saved_windows_not_looked_for(patch: Patch) -> None:
 
 def _rows_of_loaded_windows_not_known(patch: Patch) -> None:
     """A window that came back from the store isn't known to have a row there."""
-    loaded = AlignedLogic._loaded
+    load = Accumulators._load
 
-    def unknown(self: AlignedLogic, pane: Pane, key: Any) -> Any:
-        acc = loaded(self, pane, key)
+    def unknown(self: Accumulators, pane: Pane, key: Any) -> Any:
+        acc = load(self, pane, key)
         pane.saved.discard(key)
         return acc
 
-    patch.setattr(AlignedLogic, "_loaded", unknown)
+    patch.setattr(Accumulators, "_load", unknown)
+
+
+def _shared_panes_dropped_too_early(patch: Patch) -> None:
+    """With the first window that they are a part of, though others are open."""
+    close = SharedPanes.close
+
+    def early(self: SharedPanes, key: Any, entry: KeyEntry, numbers: Sequence[int]) -> list[Any]:
+        accs = close(self, key, entry, numbers)
+        if entry.parts:
+            first, *rest = entry.parts
+            entry.parts = tuple(rest)
+            pane = self._pane(first)
+            pane.take(key)
+            self._state.drop_part(pane, key)
+        return accs
+
+    patch.setattr(SharedPanes, "close", early)
+
+
+def _shared_panes_dropped_too_late(patch: Patch) -> None:
+    """Never, as long as the key has a window open."""
+    close = SharedPanes.close
+
+    def late(self: SharedPanes, key: Any, entry: KeyEntry, numbers: Sequence[int]) -> list[Any]:
+        before = entry.parts
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(self._state, "drop_part", lambda *_: None)
+            inner.setattr(Pane, "take", lambda *_: None)
+            accs = close(self, key, entry, numbers)
+        entry.parts = before if entry.open else ()
+        return accs
+
+    patch.setattr(SharedPanes, "close", late)
+
+
+def _first_shared_pane_is_changed(patch: Patch) -> None:
+    """A window is put together in what its first pane holds, which is the next one's, too."""
+    sharing = FoldWork.sharing
+
+    def changing(self: FoldWork) -> Folding | None:
+        folding = sharing(self)
+        return folding and replace(folding, whole=lambda accs: reduce(self.merger, accs))
+
+    patch.setattr(FoldWork, "sharing", changing)
+
+
+def _keys_saved_without_their_shared_panes(patch: Patch) -> None:
+    to_stored = AlignedLogic.to_stored
+    patch.setattr(AlignedLogic, "to_stored", lambda self, entry: to_stored(self, entry)[:3])
 
 
 def _time_goes_on_while_the_job_is_down(patch: Patch) -> None:
@@ -148,7 +201,7 @@ WINDOW_MUTANTS = [
     for function, seed in (
         (_rows_of_windows_not_saved, 8),
         (_rows_of_closed_windows_not_deleted, 8),
-        (_keys_saved_without_their_queue, 8),
+        (_keys_saved_without_their_queue, 0),
         (_ids_of_sessions_begin_again, 0),
         (_keys_saved_without_when_they_are_due, 35),
         (_timers_in_the_store_not_looked_for, 1),
@@ -157,6 +210,10 @@ WINDOW_MUTANTS = [
         (_windows_forgotten_on_rotation, 35),
         (_saved_windows_not_looked_for, 8),
         (_rows_of_loaded_windows_not_known, 8),
+        (_shared_panes_dropped_too_early, 8),
+        (_shared_panes_dropped_too_late, 8),
+        (_first_shared_pane_is_changed, 20),
+        (_keys_saved_without_their_shared_panes, 8),
         (_time_goes_on_while_the_job_is_down, 1),
         (_keys_from_the_store_not_woken, 9),
     )

@@ -163,6 +163,8 @@ class WindowStep(Step):
         self._emits = self._draw_emits(rng)
         aligned = not self._windows.sessions and self._how in ("fold", "reduce", "count")
         self.paned = aligned and not self._emits
+        # Not drawn, so that seeds mean the jobs that they meant before.
+        self._shares = self.times[1].second % 3 > 0
 
     def _draw_emits(self, rng: Random) -> dict[str, Any]:
         """Options of the operators that fold: emissions besides those at the close."""
@@ -181,8 +183,8 @@ class WindowStep(Step):
         )
 
     def __str__(self) -> str:
-        told = f"ordered={self._ordered}, scope={self.scope}, {self._emits}"
-        return f"{self._how}({self._windows.windower}, {told})"
+        told = f"ordered={self._ordered}, share_panes={self._shares}, scope={self.scope}"
+        return f"{self._how}({self._windows.windower}, {told}, {self._emits})"
 
     def add(self, s: Stream[Any]) -> list[Stream[Any]]:
         clock = self.clock(WAIT)
@@ -196,7 +198,8 @@ class WindowStep(Step):
     def fold(self, s: Stream[Any], clock: Any) -> win.WindowOut[Any, Any]:
         windower, ordered = self._windows.windower, self._ordered
         out: Any = win.fold_window(
-            *(self.step_id, s, clock, windower, list, lambda acc, v: [*acc, v], _joined, ordered),
+            *(self.step_id, s, clock, windower, list, _with_one, _extended, ordered),
+            share_panes=self._shares,
             **self._emits,
         )
         return out
@@ -206,7 +209,11 @@ class WindowStep(Step):
         lists = op.map_value(f"{self.step_id}-listed", s, lambda v: [v])
         clock = replace(clock, ts_getter=lambda values: self.time_of(values[-1]))
         windower = self._windows.windower
-        out: Any = win.reduce_window(self.step_id, lists, clock, windower, _joined, **self._emits)
+        out: Any = win.reduce_window(
+            *(self.step_id, lists, clock, windower, _joined),
+            share_panes=self._shares,
+            **self._emits,
+        )
         return out
 
     def count(self, s: Stream[Any], clock: Any) -> win.WindowOut[Any, Any]:
@@ -452,6 +459,16 @@ def _is_left(value: int) -> bool:
 
 def _is_right(value: int) -> bool:
     return value % 5 >= 2
+
+
+def _with_one(all_: list[int], value: int) -> list[int]:
+    return [*all_, value]
+
+
+def _extended(one: list[int], other: list[int]) -> list[int]:
+    # In place, so that it shows if what windows share is given as the first.
+    one += other
+    return one
 
 
 def _joined(one: list[int], other: list[int]) -> list[int]:

@@ -214,7 +214,7 @@ class WindowedRun(CrashRun):
         assert not found, f"nobody can have given {found}"
 
     def _check_opened(self, recovery: JobStore) -> None:
-        """Each key is with its owner, and each window that a key has open has its row, no other."""
+        """Each key is with its owner, and each pane that holds some of it has its row, no other."""
         for step in self._windowed.steps:
             states = states_of(recovery, f"f.{step.step_id}") if _has_rows(step) else {}
             if isinstance(step, WindowStep) and step.paned:
@@ -257,12 +257,18 @@ def _open_of(state: Any) -> tuple[int, ...]:
     return tuple(state[3][0])
 
 
+def _panes_of(state: Any) -> tuple[int, ...]:
+    """The panes that hold something of a key: its open windows, or what they share."""
+    shared = state[3][3:]
+    return tuple(shared[0]) if shared else _open_of(state)
+
+
 def _check_rows(states: dict[Any, Any]) -> None:
     parts = {key for key in states if isinstance(key, tuple)}
     wanted = {
         (key, None, number)
         for key, state in states.items()
         if key not in parts
-        for number in _open_of(state)
+        for number in _panes_of(state)
     }
     assert parts == wanted, f"rows of windows {parts}, where keys have open {wanted}"

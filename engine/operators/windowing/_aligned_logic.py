@@ -12,17 +12,21 @@ watermark of its own, its windows close when that reaches them.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from math import gcd
 from typing import Any, Final, cast
 
-from engine.errors import InternalError
 from engine.operators._event_time import MAX_US, UTC_MIN, utc_datetime
 from engine.operators._kernels import StepContext
 from engine.operators._keys import sorted_keys
 from engine.operators._time_axis import END_US, NEVER_US, EventTimes, TimeAxis
 from engine.operators._timed import IDLE_US
+from engine.operators.windowing._accumulators import (
+    REFUSED,
+    Accumulators,
+    OwnPanes,
+    SharedPanes,
+)
 from engine.operators.windowing._batch_times import BatchTimes, KeyEntry, us_of
 from engine.operators.windowing._panes import NO_ACC, Pane, PanedState
 from engine.operators.windowing._shapes import Aligned
@@ -30,7 +34,6 @@ from engine.operators.windowing._windowers import WindowMetadata
 from engine.operators.windowing._works import Folding
 
 _SECOND_US: Final = 1_000_000
-_REFUSED: Final = object()
 _QUEUED_MIN: Final = 1 << 14
 _QUEUED_MAX: Final = 1 << 18
 """So many values may wait in all queues until those are worked off, depending on how many keys."""
@@ -63,29 +66,47 @@ class AlignedLogic(BatchTimes):
         # What was closed is known by its ids.
         self.seals_at_end = False
         self._shape, self._folding, self._ordered = shape, folding, ordered
-        self._stretch_us = gcd(shape.length_us, shape.offset_us)
         state = step.state
         assert isinstance(state, PanedState)  # noqa: S101
-        self._paned = state
+        whole = folding.whole
+        self._accs: Accumulators = (
+            OwnPanes(state, shape, folding)
+            if whole is None
+            else SharedPanes(state, shape, folding, whole)
+        )
         self._panes = state.panes
         state.due_us = self._axis_due_us
         state.on_forget = self._leave
         self._late, self._meta = step.asides
         self._low = self._end = UTC_MIN
         self._in_stretch: list[Pane] = []
-        """The windows of the times between these two, which are tried first."""
+        """The panes of the times between these two, which are tried first."""
+        self._before = self._low, self._end, self._in_stretch
+        """The same of the times that were worked on before."""
         self._live: dict[Any, KeyEntry] = {}
         """Keys that have something open, or values that wait."""
-        self._behind: dict[Any, tuple[KeyEntry, int]] = {}
-        """Those of which other keys have closed windows that they still have open, and with which
-        watermark the first of these closes."""
+        self._behind: dict[Any, tuple[KeyEntry, int, datetime]] = {}
+        """Those of which other keys have closed windows that they still have open, with which
+        watermark the first of these closes, or a lower one, and their `high` when that was noted.
+        """
         self._top_us = NEVER_US
         """The greatest watermark of all keys, as it was when keys were looked at last."""
         self._queued = 0
         self._queued_max = _QUEUED_MIN
 
     def kind(self) -> str:
-        return f"{self._shape.told()} that fold"
+        return f"{self._shape.told()} that fold{self._accs.told}"
+
+    def step_state(self) -> Any:
+        arrivals = self._folding.arrivals
+        state = super().step_state()
+        return state if arrivals is None else (*state, arrivals.last)
+
+    def resume_step(self, states: list[Any]) -> None:
+        super().resume_step([state[:3] for state in states])
+        arrivals = self._folding.arrivals
+        if arrivals is not None:
+            arrivals.last = max(last for *_, last in states)
 
     # Batches
 
@@ -151,10 +172,14 @@ class AlignedLogic(BatchTimes):
         """Add the keys of a batch that were behind, and have come to the end of a window."""
         behind = self._behind
         for key in behind.keys() & {key for key, _ in batch}:
-            entry, due_us = behind[key]
+            entry, due_us, high = behind[key]
+            if entry.high is high:
+                # What has passed on the axis since then is seen to by the timer.
+                continue
             if self._watermark_us(entry) >= due_us:
                 old.add(key)
             else:
+                behind[key] = entry, due_us, entry.high
                 self._wake_at(key, entry, due_us)
 
     def _enqueue(self, batch: list[Any], ats: list[datetime]) -> None:
@@ -172,29 +197,29 @@ class AlignedLogic(BatchTimes):
             queue.append(value)
         self._queued += len(batch)
 
-    def _drain(self, key: Any, entry: KeyEntry, watermark_us: int) -> None:
-        """Give the values of a key to their windows that its watermark is past, in their order."""
+    def _drain(self, key: Any, entry: KeyEntry, until_us: int) -> None:
+        """Give the values of a key up to a time, that one included, to their windows in order."""
         queue = entry.queue
         if len(queue) == 2:
             # As most are where there are very many keys.
             at, value = queue
-            if us_of(at) <= watermark_us:
+            if us_of(at) <= until_us:
                 entry.queue = ()
                 if not self._low <= at < self._end:
                     self._go_to(at)
                 self._fold(self._in_stretch, [(key, value)])
             return
-        ats: list[datetime] = list(queue[0::2])
-        values: list[Any] = list(queue[1::2])
+        ats: Sequence[datetime] = queue[0::2]
+        values: Sequence[Any] = queue[1::2]
         order = sorted(range(len(ats)), key=ats.__getitem__)
         ats = [ats[place] for place in order]
         values = [values[place] for place in order]
-        count = bisect_right(ats, utc_datetime(watermark_us))
+        count = bisect_right(ats, utc_datetime(until_us))
         begin = 0
         while begin < count:
             at = ats[begin]
             if not self._low <= at < self._end:
-                self._go_to(at)
+                self._go_back_to(at)
             end = max(begin + 1, bisect_left(ats, self._end, begin, count))
             self._fold_some(self._in_stretch, key, values[begin:end])
             begin = end
@@ -206,16 +231,16 @@ class AlignedLogic(BatchTimes):
         rest[0::2] = ats[count:]
         rest[1::2] = values[count:]
 
-    def _fold_some(self, panes: list[Pane], key: Any, values: list[Any]) -> None:
+    def _fold_some(self, panes: list[Pane], key: Any, values: Sequence[Any]) -> None:
         """Give values of one key to some windows, to all of them each."""
         first, folder = self._folding.first, self._folding.folder
         for pane in panes:
             acc = pane.touched.get(key, NO_ACC)
             if acc is NO_ACC:
                 acc = self._opened(pane, key)
-            if acc is _REFUSED:
+            if acc is REFUSED:
                 for value in values:
-                    self._refuse(key, value, (pane.number,))
+                    self._take_apart(pane, key, value)
                 continue
             rest = iter(values)
             if acc is NO_ACC:
@@ -237,8 +262,8 @@ class AlignedLogic(BatchTimes):
                     if acc is NO_ACC:
                         touched[key] = first(value)
                         continue
-                    if acc is _REFUSED:
-                        self._refuse(key, value, (pane.number,))
+                    if acc is REFUSED:
+                        self._take_apart(pane, key, value)
                         continue
                 touched[key] = folder(acc, value)
 
@@ -246,7 +271,7 @@ class AlignedLogic(BatchTimes):
         """Give records to their windows, which differ from record to record."""
         first, folder = self._folding.first, self._folding.folder
         low, end, panes = self._low, self._end, self._in_stretch
-        before = UTC_MIN, UTC_MIN, list[Pane]()
+        before = self._before
         for (key, value), at in zip(batch, ats, strict=True):
             if not low <= at < end:
                 # Records that are out of order go to and fro between two stretches of time.
@@ -263,51 +288,49 @@ class AlignedLogic(BatchTimes):
                     acc = self._opened(pane, key)
                 if acc is NO_ACC:
                     touched[key] = first(value)
-                elif acc is _REFUSED:
-                    self._refuse(key, value, (pane.number,))
+                elif acc is REFUSED:
+                    self._take_apart(pane, key, value)
                 else:
                     touched[key] = folder(acc, value)
         self._low, self._end, self._in_stretch = low, end, panes
+        self._before = before
+
+    def _go_back_to(self, at: datetime) -> None:
+        """As `_go_to`, where keys one after the other go from one stretch to the next."""
+        last, self._before = self._before, (self._low, self._end, self._in_stretch)
+        if last[0] <= at < last[1]:
+            self._low, self._end, self._in_stretch = last
+        else:
+            self._go_to(at)
 
     def _go_to(self, at: datetime) -> None:
-        """Find the windows of a time, which are tried first from now on."""
+        """Find the panes of a time, which are tried first from now on."""
         at_us, shape = us_of(at), self._shape
-        begin_us = at_us - (at_us - shape.align_us) % self._stretch_us
-        self._low, self._end = utc_datetime(begin_us), utc_datetime(begin_us + self._stretch_us)
-        self._in_stretch = [self._pane(number) for number in shape.numbers(at_us)]
-
-    def _pane(self, number: int) -> Pane:
-        pane = self._panes.get(number)
-        if pane is None:
-            shape = self._shape
-            pane = Pane(number, shape.open_us(number), shape.close_us(number))
-            self._panes[number] = pane
-        return pane
+        stretch = shape.stretch(at_us)
+        self._low = utc_datetime(shape.stretch_us(stretch))
+        self._end = utc_datetime(shape.stretch_us(stretch + 1))
+        self._in_stretch = self._accs.panes_at(at_us)
 
     def _opened(self, pane: Pane, key: Any) -> Any:
-        """What a window holds of a key that it wasn't found to hold anything of.
+        """What a pane holds of a key that it wasn't found to hold anything of.
 
-        `NO_ACC` if it is new to the window, which is open for it from now on.
+        `NO_ACC` if it is new to the pane, which is open for it from now on.
         """
         acc = pane.rest.pop(key, NO_ACC)
         if acc is not NO_ACC:
             return acc
         entry = self._entry_of(key)
-        if pane.number in entry.open:
-            return self._loaded(pane, key)
-        if pane.close_us <= entry.sealed_us or pane.number in entry.shut:
-            return _REFUSED
-        entry.open = (*entry.open, pane.number)
-        self._live[key] = entry
-        return NO_ACC
-
-    def _loaded(self, pane: Pane, key: Any) -> Any:
-        acc = self._paned.load_part(key, pane.number)
+        acc = self._accs.opened(pane, key, entry)
         if acc is NO_ACC:
-            msg = f"window {pane.number} of key {key!r} is open, and there is no state of it"
-            raise InternalError(msg)
-        pane.saved.add(key)
+            self._live[key] = entry
         return acc
+
+    def _take_apart(self, pane: Pane, key: Any, value: Any) -> None:
+        """Take in a value that not all windows of a pane take."""
+        entry = self._entry_of(key)
+        self._refuse(key, value, self._accs.take_apart(pane, key, entry, value))
+        if entry.open:
+            self._live[key] = entry
 
     # Closing
 
@@ -318,7 +341,7 @@ class AlignedLogic(BatchTimes):
             self._drain_all()
         closing = reached_us >= self._next_us
         if closing:
-            keys.update(self._live)
+            keys.update(self._reaching())
             self._next_us = END_US
         first_s = self.timers.first_s()
         if first_s is not None and first_s * _SECOND_US <= self.axis.now_us:
@@ -330,6 +353,29 @@ class AlignedLogic(BatchTimes):
         if closing:
             self._drop_panes(reached_us)
 
+    def _reaching(self) -> list[Any]:
+        """The keys that may have come to the end of a window, now that some key has.
+
+        The others are behind from now on.
+        """
+        live, first_us = self._live, self._next_us
+        if not self.axis.by_key:
+            return list(live)
+        mark = utc_datetime(first_us + self._wait_us - self._shift_us())
+        reaching: list[Any] = []
+        slow: dict[Any, KeyEntry] = {}
+        for key, entry in live.items():
+            if entry.high >= mark:
+                reaching.append(key)
+            else:
+                slow[key] = entry
+        for key, entry in slow.items():
+            del live[key]
+            entry.offset_us = self._offset_us(entry)
+            self._behind[key] = entry, first_us, entry.high
+            self._wake_at(key, entry, first_us)
+        return reaching
+
     def _drop_panes(self, reached_us: int) -> None:
         """Forget windows that hold nothing any more."""
         panes = self._panes
@@ -337,11 +383,12 @@ class AlignedLogic(BatchTimes):
             if not panes[number].touched and not panes[number].rest:
                 del panes[number]
         self._low = self._end = UTC_MIN
+        self._before = self._low, self._end, self._in_stretch
 
     def _drain_all(self) -> None:
         """Work off the queues as far as the watermarks allow."""
         left = 0
-        behind = [(key, entry) for key, (entry, _) in self._behind.items()]
+        behind = [(key, entry) for key, (entry, *_) in self._behind.items()]
         for key, entry in [*self._live.items(), *behind]:
             if entry.queue:
                 self._drain(key, entry, self._watermark_us(entry))
@@ -354,24 +401,25 @@ class AlignedLogic(BatchTimes):
 
     def _settle(self, key: Any, entry: KeyEntry, out: list[Any]) -> None:
         watermark_us = self._watermark_us(entry)
-        due_us = self.due_us(entry)
-        if due_us is not None and due_us <= watermark_us:
+        if self._is_due(entry, watermark_us):
             self.settle(key, entry, watermark_us, out)
-            due_us = self.due_us(entry)
+        due_us = self._due_after_us(entry, watermark_us)
+        if due_us is not None and due_us <= self._top_us:
+            self._live.pop(key, None)
+            self._behind[key] = entry, due_us, entry.high
+            self._wake_at(key, entry, due_us)
+            return
+        if self._behind.pop(key, None) is not None:
+            # Or it would go off when the key is idle, which would be forgotten for it.
+            self.timers.set(key, None)
         if due_us is None:
             self._live.pop(key, None)
-            self._behind.pop(key, None)
             self._put_away(key, entry)
-        elif due_us <= self._top_us:
-            self._live.pop(key, None)
-            self._behind[key] = entry, due_us
-            self._wake_at(key, entry, due_us)
-        else:
-            self._behind.pop(key, None)
-            self._live[key] = entry
-            self._next_us = min(self._next_us, due_us)
-            if self._idle:
-                self._idle.pop(key, None)
+            return
+        self._live[key] = entry
+        self._next_us = min(self._next_us, due_us)
+        if self._idle:
+            self._idle.pop(key, None)
 
     def _put_away(self, key: Any, entry: KeyEntry) -> None:
         if not self.axis.by_key:
@@ -381,33 +429,51 @@ class AlignedLogic(BatchTimes):
 
     def settle(self, key: Any, entry: KeyEntry, watermark_us: int, out: list[Any]) -> None:
         if entry.queue:
-            self._drain(key, entry, watermark_us)
+            # What is behind the ends of the windows that close may wait for the next ones.
+            until_us = watermark_us
+            if watermark_us < MAX_US:
+                until_us = self._shape.last_close_us(watermark_us) - 1
+            self._drain(key, entry, until_us)
         # At the end of input windows close that the watermark isn't past.
         reached_us = self._watermark_us(entry) if watermark_us == END_US else watermark_us
         if entry.shut:
             entry.shut = self._shape.not_over(entry.shut, reached_us)
-        last, opened = self._shape.last_closed(watermark_us), entry.open
+        last, opened, shape = self._shape.last_closed(watermark_us), entry.open, self._shape
         entry.open = tuple([number for number in opened if number > last])
-        for number in opened:
-            if number > last:
-                continue
-            pane = self._pane(number)
-            acc = pane.take(key)
-            if acc is NO_ACC:
-                acc = self._loaded(pane, key)
-            self._paned.drop_part(pane, key)
+        if len(entry.open) == len(opened):
+            return
+        closing = [number for number in opened if number <= last]
+        for number, acc in zip(closing, self._accs.close(key, entry, closing), strict=True):
             out.append((key, (number, acc)))
-            entry.closed_us = max(entry.closed_us, pane.close_us)
-            if pane.close_us > reached_us or pane.close_us == MAX_US:
+            close_us = shape.close_us(number)
+            entry.closed_us = max(entry.closed_us, close_us)
+            if close_us > reached_us or close_us == MAX_US:
                 entry.shut = (*entry.shut, number)
             if self._meta is not None:
-                times = utc_datetime(pane.open_us), utc_datetime(pane.close_us)
+                times = utc_datetime(shape.open_us(number)), utc_datetime(close_us)
                 self._meta.append((key, (number, WindowMetadata(*times))))
 
+    def _is_due(self, entry: KeyEntry, watermark_us: int) -> bool:
+        """Whether a watermark closes a window of a key."""
+        opened = entry.open
+        if opened and self._shape.close_us(opened[0]) <= watermark_us:
+            return True
+        due_us = self.due_us(entry)
+        return due_us is not None and due_us <= watermark_us
+
+    def _due_after_us(self, entry: KeyEntry, watermark_us: int) -> int | None:
+        """As `due_us`, of a key that isn't due with a watermark any more."""
+        opened, shape = entry.open, self._shape
+        if opened:
+            # Mostly it is the next window of all that closes, and then none can close before.
+            first_us = shape.close_us(opened[0])
+            if first_us <= shape.first_close_us(watermark_us):
+                return first_us
+        return self.due_us(entry)
+
     def due_us(self, entry: KeyEntry) -> int | None:
-        shape = self._shape
+        shape, queue = self._shape, entry.queue
         due_us = shape.close_us(min(entry.open)) if entry.open else END_US
-        queue = entry.queue
         if queue:
             first = queue[0] if len(queue) == 2 else min(queue[0::2])
             due_us = min(due_us, shape.first_close_us(us_of(first)))
@@ -460,12 +526,14 @@ class AlignedLogic(BatchTimes):
     def to_stored(self, entry: KeyEntry) -> Any:
         if self.axis.by_key:
             entry.offset_us = self._offset_us(entry)
-        return entry.open, entry.queue, entry.shut
+        state = entry.open, entry.queue, entry.shut
+        return (*state, entry.parts) if entry.parts else state
 
     def from_stored(self, stored: Any) -> KeyEntry:
         entry = KeyEntry()
-        opened, queue, shut = cast("tuple[Any, Any, Any]", stored)
+        opened, queue, shut, *parts = cast("tuple[Any, ...]", stored)
         entry.open, entry.queue, entry.shut = tuple(opened), queue or (), tuple(shut)
+        entry.parts = tuple(parts[0]) if parts else ()
         return entry
 
     def _leave(self, entries: Mapping[Any, KeyEntry]) -> None:

@@ -26,7 +26,7 @@ _zone_of = attrgetter("tzinfo")
 class KeyEntry(Entry):
     """What is known of a key besides what its windows hold."""
 
-    __slots__ = ("high", "open", "queue", "shut")
+    __slots__ = ("high", "open", "parts", "queue", "shut")
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +34,8 @@ class KeyEntry(Entry):
         """The greatest shifted time of its values."""
         self.open: tuple[int, ...] = ()
         """Its windows that hold something, in the order in which they were opened."""
+        self.parts: tuple[int, ...] = ()
+        """The panes that hold something of it, in order, where windows share them."""
         self.queue: list[Any] | tuple[()] = ()
         """Values that wait: a time, its value, the next time, and so on, as they came."""
         self.shut: tuple[int, ...] = ()

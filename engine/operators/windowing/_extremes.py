@@ -17,6 +17,7 @@ from engine.operators.windowing._emitting import Emission, Trigger
 from engine.operators.windowing._folds import fold_window, reduce_window
 from engine.operators.windowing._window import WindowOut, check_windows
 from engine.operators.windowing._windowers import Windower
+from engine.operators.windowing._works import Extreme
 
 
 class _Comparable(Protocol):
@@ -144,15 +145,12 @@ def max_window(  # noqa: PLR0913 - the parameters that users know, and those abo
     )
     check_state(step_id, state_version, migrate)
 
-    def larger(one: V, other: V) -> V:
-        return max(one, other, key=by)
-
     return reduce_window(
         "reduce_window",
         up,
         clock,
         windower,
-        larger,
+        Extreme(max, by),
         allowed_lateness=allowed_lateness,
         trigger=trigger,
         state_version=state_version,
@@ -276,15 +274,12 @@ def min_window(  # noqa: PLR0913 - the parameters that users know, and those abo
     )
     check_state(step_id, state_version, migrate)
 
-    def smaller(one: V, other: V) -> V:
-        return min(one, other, key=by)
-
     return reduce_window(
         "reduce_window",
         up,
         clock,
         windower,
-        smaller,
+        Extreme(min, by),
         allowed_lateness=allowed_lateness,
         trigger=trigger,
         state_version=state_version,
@@ -417,6 +412,7 @@ def count_window(  # noqa: PLR0913 - the parameters that users know, and those a
         ordered=False,
         allowed_lateness=allowed_lateness,
         trigger=trigger,
+        share_panes=True,
         state_version=state_version,
         migrate=migrate,
     )

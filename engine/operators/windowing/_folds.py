@@ -33,7 +33,8 @@ from engine.operators.windowing._works import FoldWork, ReduceWork
 
 def _fold_kernel(step: Operator, _workers: int) -> WindowKernel | None:
     params = step.params
-    return window_kernel(step, FoldWork(params["builder"], params["folder"], params["merger"]))
+    builder, folder, merger = params["builder"], params["folder"], params["merger"]
+    return window_kernel(step, FoldWork(builder, folder, merger, params["share_panes"]))
 
 
 @overload
@@ -47,6 +48,7 @@ def fold_window(
     merger: Callable[[S, S], S],
     ordered: bool = True,  # noqa: FBT001, FBT002
     *,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[V, S]: ...
@@ -63,6 +65,7 @@ def fold_window(
     *,
     allowed_lateness: timedelta | None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[V, Emission[S]]: ...
@@ -79,6 +82,7 @@ def fold_window(
     *,
     allowed_lateness: None = None,
     trigger: Trigger,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[V, Emission[S]]: ...
@@ -95,6 +99,7 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
     *,
     allowed_lateness: timedelta | None = None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], S] | None = None,
 ) -> WindowOut[Any, Any]:
@@ -112,7 +117,8 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         folder: Called with what a window has so far and a value; gives what it has then. It may
             change the former in place.
         merger: Called with what a window has and what a window has that became part of it; gives
-            what the one window has then. Only sessions merge, and only with `ordered=False`.
+            what the one window has then. Only sessions merge, and only with `ordered=False`; but
+            see `share_panes`.
         ordered: Whether values are folded in the order of their times, each when the watermark has
             reached its time, and those of equal time in the order of arrival. If not, they are
             folded at once, as they come.
@@ -122,6 +128,14 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
             `OnCount(n)`, with every n-th, or `OnInterval(span)`, so long after a value by the wall
             clock. With it, or with `allowed_lateness`, what comes out is an `Emission` each, which
             says why.
+        share_panes: Whether sliding windows that overlap share what they fold: each value is folded
+            once, into the stretch of time between two beginnings or ends of windows, and `merger`
+            puts a window together from its stretches when it closes, in their order, beginning with
+            what `builder` gives. So `merger` must be associative, `merger(builder(), x)` must be
+            `x`, and it must neither change nor keep nor give back its second argument, which other
+            windows are made of, too. With `ordered=False` values count in the order of stretches,
+            and within one as they come. It makes no difference to other windows, with a trigger or
+            `allowed_lateness`, or with a clock or windower of your own.
         state_version: Version of the form that the states of windows have.
         migrate: Called with the version of an older stored state of a window and that state; gives
             it in the present form. Values that wait for the watermark stay as they are.
@@ -166,6 +180,7 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         allowed_lateness=allowed_lateness,
         trigger=trigger,
     )
+    _check_sharing(step_id, share_panes)
     check_state(step_id, state_version, migrate)
 
     if by_kernel_only(clock, allowed_lateness, trigger):
@@ -184,6 +199,12 @@ def fold_window(  # noqa: PLR0913 - the parameters that users know, and those ab
         state_version=state_version,
         migrate=_migrate_wrapped(migrate),
     )
+
+
+def _check_sharing(step_id: str, share_panes: Any) -> None:
+    if not isinstance(share_panes, bool):
+        msg = f"`share_panes` of step {step_id!r} must be a `bool`; got {share_panes!r}"
+        raise TypeError(msg)
 
 
 class _Fold(WindowLogic[V, S, tuple[S]]):
@@ -228,7 +249,8 @@ def _migrate_wrapped(
 
 
 def _reduce_kernel(step: Operator, _workers: int) -> WindowKernel | None:
-    return window_kernel(step, ReduceWork(step.params["reducer"]), ordered=False)
+    reducer = step.params["reducer"]
+    return window_kernel(step, ReduceWork(reducer, step.params["share_panes"]), ordered=False)
 
 
 @overload
@@ -239,6 +261,7 @@ def reduce_window(
     windower: Windower[Any],
     reducer: Callable[[V, V], V],
     *,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[V, V]: ...
@@ -252,6 +275,7 @@ def reduce_window(
     *,
     allowed_lateness: timedelta | None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[V, Emission[V]]: ...
@@ -265,6 +289,7 @@ def reduce_window(
     *,
     allowed_lateness: None = None,
     trigger: Trigger,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[V, Emission[V]]: ...
@@ -278,6 +303,7 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
     *,
     allowed_lateness: timedelta | None = None,
     trigger: Trigger | None = None,
+    share_panes: bool = False,
     state_version: int = 1,
     migrate: Callable[[int, Any], V] | None = None,
 ) -> WindowOut[Any, Any]:
@@ -299,6 +325,12 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
             `OnCount(n)`, with every n-th, or `OnInterval(span)`, so long after a value by the wall
             clock. With it, or with `allowed_lateness`, what comes out is an `Emission` each, which
             says why.
+        share_panes: Whether sliding windows that overlap share what they reduce: each value is
+            reduced once, within the stretch of time between two beginnings or ends of windows, and
+            a window when it closes from what its stretches came to, in their order. So `reducer`
+            must be associative and must not change what it is given. Values count in the order of
+            stretches, and within one as they come. It makes no difference to other windows, with a
+            trigger or `allowed_lateness`, or with a clock or windower of your own.
         state_version: Version of the form that values have.
         migrate: Called with the version of an older stored state of a window and that state; gives
             it in the present form.
@@ -337,6 +369,7 @@ def reduce_window(  # noqa: PLR0913 - the parameters that users know, and those 
         allowed_lateness=allowed_lateness,
         trigger=trigger,
     )
+    _check_sharing(step_id, share_panes)
     check_state(step_id, state_version, migrate)
 
     if by_kernel_only(clock, allowed_lateness, trigger):

@@ -1,9 +1,9 @@
 """State of aligned windows: what a window holds by key, apart from what is known of the keys.
 
-Each window (`Pane`) has a dict of what it holds by key, so that a batch which falls into one window
-costs a look-up in one dict per record. In the store the state of a key is several rows: one for the
-key, which names its open windows, and one for each window. Only those that changed are saved, and
-those of a key that isn't used leave memory with it.
+Each window, or each part that windows share (`Pane`), has a dict of what it holds by key, so that a
+batch which falls into one costs a look-up in one dict per record. In the store the state of a key
+is several rows: one for the key, which names its open windows, and one for each pane. Only those
+that changed are saved, and those of a key that isn't used leave memory with it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ NO_ACC: Final = object()
 
 
 class Pane:
-    """One window of all keys."""
+    """One window of all keys, or a part of several."""
 
-    __slots__ = ("close_us", "number", "open_us", "rest", "saved", "touched")
+    __slots__ = ("close_us", "number", "rest", "saved", "touched")
 
-    def __init__(self, number: int, open_us: int, close_us: int) -> None:
+    def __init__(self, number: int, close_us: int) -> None:
         self.number = number
-        """Its id."""
-        self.open_us = open_us
+        """Tells it from the others; of a window it is its id."""
         self.close_us = close_us
+        """When the last window closes that it is of."""
         self.touched: dict[Any, Any] = {}
         """What it holds of keys that the open epoch gave it a value of; without a store, of all."""
         self.rest: dict[Any, Any] = {}

@@ -64,6 +64,34 @@ class Aligned:
             return (MAX_US - self.align_us) // self.offset_us
         return (at_us - self.align_us - self.length_us) // self.offset_us
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a time falls into several windows."""
+        return self.offset_us < self.length_us
+
+    @property
+    def cuts(self) -> int:
+        """Into how many stretches the beginnings and ends of windows cut each `offset_us`."""
+        return 2 if self.length_us % self.offset_us else 1
+
+    @property
+    def stretches(self) -> int:
+        """How many of those stretches a window has."""
+        times, rest = divmod(self.length_us, self.offset_us)
+        return times * self.cuts + (1 if rest else 0)
+
+    def stretch(self, at_us: int) -> int:
+        """The number of the stretch that a time is in; window i begins with `cuts` * i."""
+        times, rest = divmod(at_us - self.align_us, self.offset_us)
+        end = self.length_us % self.offset_us
+        return times if not end else 2 * times + (rest >= end)
+
+    def stretch_us(self, number: int) -> int:
+        """When a stretch begins."""
+        times, rest = divmod(number, self.cuts)
+        us = self.length_us % self.offset_us if rest else 0
+        return self.align_us + times * self.offset_us + us
+
     def first_close_us(self, at_us: int) -> int:
         """When the first window closes that a time falls into: a watermark closes it then."""
         since_us = (at_us - self.align_us - self.length_us) % self.offset_us

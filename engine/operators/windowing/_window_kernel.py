@@ -45,7 +45,7 @@ class WindowKernel(KeyedKernel):
         spec = self.spec
         if spec.tells_causes or isinstance(spec.shape, Sessions):
             return None
-        return spec.work.folding()
+        return _folding_of(spec.shape, spec.work)
 
     def stream_clocks(self) -> Sequence[StreamClock | None]:
         """The clock of each input, if the step has one watermark."""
@@ -91,7 +91,7 @@ def window_kernel(
     options = state_options(params)
     migrate = options.migrate
     if migrate is not None:
-        options = replace(options, migrate=_migrate_windows(migrate, work))
+        options = replace(options, migrate=_migrate_windows(migrate, shape, work))
     return WindowKernel(clock, spec, options)
 
 
@@ -113,9 +113,15 @@ def shape_of(windower: Windower[Any]) -> Shape | None:
     return Aligned(length_us, offset_us, span_us(windower.align_to - EPOCH))
 
 
-def _migrate_windows(migrate: Migrate, work: Work) -> Migrate:
+def _folding_of(shape: Shape, work: Work) -> Folding | None:
+    """A work in its simplest form, if it has one; windows that overlap share panes, if they can."""
+    overlap = isinstance(shape, Aligned) and shape.overlaps
+    return (work.sharing() if overlap else None) or work.folding()
+
+
+def _migrate_windows(migrate: Migrate, shape: Shape, work: Work) -> Migrate:
     """What brings a stored key to the present version; the user's function sees one window."""
-    folding = work.folding()
+    folding = _folding_of(shape, work)
     in_pane = migrate if folding is None else folding.migrating(migrate)
     in_window = work.migrating(migrate)
 

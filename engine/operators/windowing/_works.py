@@ -7,13 +7,28 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Any
 
 from engine.operators.windowing._logic import built_logic, checked_emits, number_value
 
 Nothing = tuple[()]
 Migrate = Callable[[int, Any], Any]
+
+
+class Arrivals:
+    """Numbers that tell which of two values came first."""
+
+    __slots__ = ("last",)
+
+    def __init__(self) -> None:
+        self.last = 0
+
+    def next(self) -> int:
+        """A number that is greater than all before."""
+        self.last += 1
+        return self.last
 
 
 def _as_it_is(migrate: Migrate) -> Migrate:
@@ -30,6 +45,12 @@ class Folding:
     """Adds a value to what it holds."""
     migrating: Callable[[Migrate], Migrate] = _as_it_is
     """Given the user's function, what brings what a window holds to the present version."""
+    whole: Callable[[list[Any]], Any] | None = None
+    """Where windows share panes: makes what a window emits of what its panes hold, in their order.
+
+    There is one at least. None of them is changed, or is what comes out and is changed later."""
+    arrivals: Arrivals | None = None
+    """The numbers that it gives to values, to be saved; None if it gives none."""
 
 
 class Work(ABC):
@@ -61,6 +82,10 @@ class Work(ABC):
         """The work in its simplest form: all that it does is to fold values; None if it isn't."""
         return None
 
+    def sharing(self) -> Folding | None:
+        """As `folding`, for windows that share panes; None if that wouldn't be right."""
+        return None
+
     def migrating(self, migrate: Migrate) -> Migrate:
         """Given the user's function, what brings a stored accumulator to the present version."""
         return migrate
@@ -81,10 +106,22 @@ class FoldWork(Work):
     builder: Callable[[], Any]
     folder: Callable[[Any, Any], Any]
     merger: Callable[[Any, Any], Any]
+    share_panes: bool = False
 
     def folding(self) -> Folding:
         builder, folder = self.builder, self.folder
         return Folding(lambda value: folder(builder(), value), folder)
+
+    def sharing(self) -> Folding | None:
+        builder, merger = self.builder, self.merger
+        if not self.share_panes:
+            return None
+
+        def whole(accs: list[Any]) -> Any:
+            # The merger may change its first argument, so that is none of the panes'.
+            return reduce(merger, accs, builder())
+
+        return replace(self.folding(), whole=whole)
 
     def begin(self) -> Any:
         return self.builder()
@@ -99,6 +136,37 @@ class FoldWork(Work):
         return (acc,)
 
 
+@dataclass(frozen=True, slots=True)
+class Extreme:
+    """A reducer that picks the larger or the smaller of two values, the first if they are equal."""
+
+    pick: Callable[..., Any]
+    """`max` or `min`."""
+    by: Callable[[Any], Any]
+
+    def __call__(self, one: Any, other: Any) -> Any:
+        return self.pick(one, other, key=self.by)
+
+    def sharing(self) -> Folding:
+        """A pane holds its value with a number: of equal ones the first to come counts.
+
+        That may be in a later pane.
+        """
+        pick, by, arrivals = self.pick, self.by, Arrivals()
+
+        def first(value: Any) -> tuple[Any, int]:
+            return value, arrivals.next()
+
+        def folder(acc: tuple[Any, int], value: Any) -> tuple[Any, int]:
+            best = acc[0]
+            return acc if pick(best, value, key=by) is best else (value, arrivals.next())
+
+        def whole(accs: list[tuple[Any, int]]) -> Any:
+            return pick([value for value, _ in sorted(accs, key=_arrival)], key=by)
+
+        return Folding(first, folder, _migrate_numbered, whole, arrivals)
+
+
 UNSET = None
 """What a reduction is before its first value: it is kept in a tuple of one after that."""
 
@@ -108,9 +176,22 @@ class ReduceWork(Work):
     """`reduce_window`: the first value, reduced with each that follows."""
 
     reducer: Callable[[Any, Any], Any]
+    share_panes: bool = False
 
     def folding(self) -> Folding:
-        return Folding(lambda value: value, self.reducer)
+        return Folding(_itself, self.reducer)
+
+    def sharing(self) -> Folding | None:
+        reducer = self.reducer
+        if isinstance(reducer, Extreme):
+            return reducer.sharing()
+        if not self.share_panes:
+            return None
+
+        def whole(accs: list[Any]) -> Any:
+            return reduce(reducer, accs)
+
+        return Folding(_itself, reducer, whole=whole)
 
     def begin(self) -> None:
         return UNSET
@@ -135,6 +216,18 @@ class ReduceWork(Work):
 
     def migrating(self, migrate: Migrate) -> Migrate:
         return lambda version, stored: (migrate(version, stored[0]),)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
+def _arrival(acc: tuple[Any, int]) -> int:
+    return acc[1]
+
+
+def _migrate_numbered(migrate: Migrate) -> Migrate:
+    return lambda version, stored: (migrate(version, stored[0]), stored[1])
 
 
 class LogicWork(Work):

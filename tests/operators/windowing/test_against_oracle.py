@@ -6,7 +6,7 @@ to winter time, and far past and future ones; the wall clock moves between batch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -33,6 +33,7 @@ from tests.operators.windowing.oracle import (
     Sessions,
     StreamTime,
     SystemTime,
+    since_epoch,
 )
 from tests.operators.windowing.runs import BERLIN, START, WAYS, ZERO, OwnClock, Run, came, of_oracle
 
@@ -138,6 +139,56 @@ def extreme_model(pick: Any) -> FoldModel:
     return FoldModel(None, folder, folder)
 
 
+def in_place(all_: list[Any], value: Value) -> list[Any]:
+    all_.append(value)
+    return all_
+
+
+def extended(one: list[Any], other: list[Any]) -> list[Any]:
+    one.extend(other)
+    return one
+
+
+def by_time(values: Iterable[Value]) -> list[Value]:
+    return sorted(values, key=lambda value: since_epoch(value.at))
+
+
+def shared(clock: Any, windower: Any, ordered: Any, s: Any, folder: Any) -> win.WindowOut[Any, Any]:
+    """A fold whose windows share panes, in each of which values are in the order of arrival."""
+    make = (list, in_place, extended) if folder is in_place else (tuple, folder, merge_tuples)
+    out = win.fold_window("w", s, clock, windower, *make, ordered, share_panes=True)
+    shown: Any = list if ordered and isinstance(clock, win.EventClock) else by_time
+    down = op.map_value("shown", out.down, lambda down: (down[0], shown(down[1])))
+    return win.WindowOut(down, out.late, out.meta)
+
+
+class SharedModel(FoldModel):
+    """As `shared`, for the oracle."""
+
+    def __init__(self) -> None:
+        super().__init__((), with_one, merge_tuples)
+
+    def close(self) -> list[Any]:
+        return [by_time(self.state)]
+
+
+def with_one(all_: tuple[Value, ...], value: Value) -> tuple[Value, ...]:
+    return (*all_, value)
+
+
+def merge_tuples(one: tuple[Value, ...], other: tuple[Value, ...]) -> tuple[Value, ...]:
+    return one + other
+
+
+def sum_of(one: Value, other: Value) -> Value:
+    """Associative, and in any order the same; the time is that of neither."""
+    return Value(max(one.at, other.at), one.n + other.n + 1)
+
+
+def sum_model() -> FoldModel:
+    return FoldModel(None, lambda s, v: v if s is None else sum_of(s, v), sum_of)
+
+
 def window(c: Any, w: Any, o: bool, s: Any) -> Any:
     return win.window("w", s, c, w, Trace, o)
 
@@ -171,6 +222,13 @@ OPERATORS = {
     "fold": Operator(
         lambda c, w, o, s: win.fold_window("w", s, c, w, tuple, fold, merge, o),
         lambda: FoldModel((), fold, merge),
+    ),
+    "fold-shared": Operator(lambda c, w, o, s: shared(c, w, o, s, with_one), SharedModel),
+    "fold-shared-in-place": Operator(lambda c, w, o, s: shared(c, w, o, s, in_place), SharedModel),
+    "reduce-shared": Operator(
+        lambda c, w, o, s: win.reduce_window("w", s, c, w, sum_of, share_panes=True),
+        sum_model,
+        by_arrival=True,
     ),
     "list": Operator(
         lambda c, w, o, s: win.collect_window("w", s, c, w, ordered=o), lambda: AllModel(list)

@@ -13,6 +13,7 @@ import engine.operators.windowing as win
 
 # Parameters, with those that have a default in brackets and those by name only behind a star.
 EMITTING = "* [allowed_lateness] [trigger] [state_version] [migrate]"
+SHARING = "* [allowed_lateness] [trigger] [share_panes] [state_version] [migrate]"
 SIGNATURES = {
     "Emission": "value cause",
     "OnCount": "count",
@@ -31,14 +32,14 @@ SIGNATURES = {
     "as_of_join": "step_id clock left right * [tolerance] [how] [state_version] [migrate]",
     "collect_window": "step_id up clock windower [into] [ordered] " + EMITTING,
     "count_window": "step_id up clock windower key " + EMITTING,
-    "fold_window": "step_id up clock windower builder folder merger [ordered] " + EMITTING,
+    "fold_window": "step_id up clock windower builder folder merger [ordered] " + SHARING,
     "interval_join": "step_id clock left right before after * [how] [state_version] [migrate]",
     "join_window": "step_id clock windower *sides * [insert_mode] [emit_mode] [ordered] "
     "[state_version] [migrate]",
     "max_window": "step_id up clock windower [by] " + EMITTING,
     "min_window": "step_id up clock windower [by] " + EMITTING,
     "order_by_time": "step_id up clock * [state_version] [migrate]",
-    "reduce_window": "step_id up clock windower reducer " + EMITTING,
+    "reduce_window": "step_id up clock windower reducer " + SHARING,
     "window": "step_id up clock windower builder [ordered] * [state_version] [migrate]",
 }
 METHODS = {

@@ -14,11 +14,13 @@ import engine.operators.windowing as win
 from engine.clock import clock_set_to
 from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError
+from engine.operators._state import StateChanges
 from engine.operators.windowing._collections import _Collected
 from engine.operators.windowing._folds import _Fold, _Reduce
 from engine.operators.windowing._joins import _JoinLogic
 from engine.operators.windowing._key_windows import KeyWindows, WindowStep
 from engine.operators.windowing._logic import number_value
+from engine.operators.windowing._panes import PanedState
 from engine.recovery import RecoveryConfig
 from engine.testing import TestingSink, TestingSource, run_main
 from tests.operators.flows import by_key, emitted_by_all, root_cause
@@ -33,6 +35,7 @@ from tests.operators.windowing.runs import (
     plain,
     second,
     session,
+    sliding,
     tumbling,
 )
 
@@ -522,3 +525,102 @@ def test_state_of_the_other_way_to_run_is_refused(tmp_path: Path, first: Any) ->
     Run(before, [(0, [("a", 1)])], kernels=True, recovery=store).run()
     with pytest.raises(EngineRuntimeError, match=r"what is saved of it is of .* drop-step DIR"):
         Run(after, [(0, [("a", 1)])], kernels=True, recovery=store).run()
+
+
+def sliding_sums(s: Any, *, share: bool, **more: Any) -> win.WindowOut[Any, Any]:
+    """Windows of ten seconds every five."""
+    add = int.__add__
+    return win.fold_window("w", s, WAIT, sliding(10, 5), int, add, add, share_panes=share, **more)
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_store_without_shared_panes_is_none_with_them(share: bool, store: RecoveryConfig) -> None:
+    """What the rows hold is something else: the start says so, either way."""
+    batches = [(0, [("a", 1)])]
+    Run(lambda s: sliding_sums(s, share=share), batches, kernels=True, recovery=store).run()
+    with pytest.raises(
+        EngineRuntimeError, match=r"is of windows of 0:00:10 .*drop-step DIR flow.w"
+    ):
+        Run(lambda s: sliding_sums(s, share=not share), batches, kernels=True, recovery=store).run()
+
+
+@pytest.mark.parametrize(("share", "numbers"), [(True, {0}), (False, {-3, -2, -1, 0})])
+def test_a_value_that_windows_share_is_one_row(
+    share: bool, numbers: set[int], store: RecoveryConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of four windows that a key is in one row is saved, besides the key's own."""
+    saved: set[Any] = set()
+    barrier = PanedState.barrier
+
+    def noted(self: PanedState) -> StateChanges:
+        changes = barrier(self)
+        saved.update(changes.keys)
+        return changes
+
+    monkeypatch.setattr(PanedState, "barrier", noted)
+    build = lambda s: win.fold_window(  # noqa: E731
+        "w", s, WAIT, sliding(20, 5), int, int.__add__, int.__add__, False, share_panes=share
+    )
+    batches = [(0, [("a", 1), ("a", 2)]), (0, CRASH)]
+    Run(build, batches, kernels=True, recovery=store).run()
+    assert saved == {"a", *[("a", None, number) for number in numbers]}
+
+
+@pytest.mark.parametrize(("name", "result"), [("fold", 138), ("max", 70)])
+def test_states_of_shared_panes_are_migrated(name: str, result: int, store: RecoveryConfig) -> None:
+    """As those of windows; of `max_window` without the number that tells which came first."""
+
+    def build(s: Any, **more: Any) -> win.WindowOut[Any, Any]:
+        if name == "fold":
+            return sliding_sums(s, share=True, ordered=False, **more)
+        return win.max_window("w", s, WAIT, sliding(10, 5), **more)
+
+    batches: list[Any] = [(0, [("a", 6), ("a", 7)]), (0, CRASH)]
+    Run(build, batches, kernels=True, recovery=store).run()
+    more: dict[str, Any] = {"state_version": 2, "migrate": lambda _, state: state * 10}
+    batches += [(0, [("a", 8)])]
+    out = Run(lambda s: build(s, **more), batches, kernels=True, recovery=store).run()["a"]
+    assert out.down == [(0, result), (1, result)]
+
+
+@EACH_WAY
+def test_of_equal_values_the_first_to_come_counts(kernels: bool, store: RecoveryConfig) -> None:
+    """Also where it is in a later pane than the other, and came in an earlier run."""
+    build = lambda s: win.max_window("w", s, WAIT, sliding(10, 5), lambda _: 0)  # noqa: E731
+    run = Run(
+        build, [(0, [("a", 7)]), (0, CRASH), (0, [("a", 3)])], kernels=kernels, recovery=store
+    )
+    run.run()
+    assert run.run()["a"].down == [(0, 7), (1, 7), (-1, 3)]
+
+
+@EACH_WAY
+@pytest.mark.parametrize("share", [True, False])
+def test_a_window_that_an_end_closed_takes_nothing_of_what_others_take(
+    share: bool, kernels: bool, store: RecoveryConfig
+) -> None:
+    """Of a pane's windows one may be closed for a key: the value is late for that alone."""
+    build = lambda s: sliding_sums(s, share=share, ordered=False)  # noqa: E731
+    run = Run(build, [(0, [("a", 17)])], kernels=kernels, recovery=store)
+    assert run.run()["a"].down == [(2, 17), (3, 17)]
+    run.add([(0, [("a", 12), ("a", 13)]), (0, CRASH), (0, [("a", 14), ("a", 6)])])
+    assert run.run()["a"].late == [(2, 12), (2, 13)]
+    run.batches.pop(-2)
+    out = run.run()["a"]
+    assert out.late == [(2, 14)]
+    assert out.down == [(1, 45), (0, 6)]
+
+
+@EACH_WAY
+def test_a_key_that_fell_behind_is_remembered(kernels: bool) -> None:
+    """Its watermark goes on: a timer for a window that closed meanwhile doesn't make it new."""
+    batches: list[Any] = [
+        (2, [("a", -28), ("a", -27), ("b", 15), ("a", 23), ("a", 22)]),
+        (4, [("b", 28)]),
+        (6, [("b", 3)]),
+        (26, [("a", 30), ("b", 38), ("a", 37), ("b", 37), ("b", 10)]),
+        (26, [("b", 39)]),
+    ]
+    build = lambda s: win.reduce_window("w", s, event_clock(), tumbling(5), max)  # noqa: E731
+    late = came(build, batches, kernels=kernels)["b"].late
+    assert [value for _, value in late] == [3, 38, 37, 10, 39]
