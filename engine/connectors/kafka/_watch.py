@@ -163,15 +163,15 @@ class Watch:
         """
         try:
             found = cluster(self._admin, self._own_trouble, _ASK_S)
-            if found.brokers:
-                return found
-            msg = "a broker answers that its cluster has no brokers"
-            raise UnavailableError(msg)
         except UnavailableError:
             # This client may be lost just as the consumer.
             if time.monotonic() - self._made_s > _ASK_S:
                 self._make_admin()
             raise
+        if not found.brokers:
+            msg = "a broker answers that its cluster has no brokers"
+            raise UnavailableError(msg)
+        return found
 
     def _asked_id(self, topic: str) -> str | None:
         found = self._cluster()
