@@ -177,7 +177,8 @@ def test_who_watches_the_brokers_is_replaced_as_well(kafka: Kafka, topic: str):
     """Its own client may be lost, too: it asks with another one the next time."""
     kafka.create_topic(topic)
     watch = Watch(kafka.address, {}, Trouble(), list)
-    watch._admin = AdminClient({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+    nobody = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0, "error_cb": watch._own_trouble}
+    watch._admin = AdminClient(nobody)
     watch._made_s -= WAIT_S
     with pytest.raises(UnavailableError):
         watch.topic_id(topic)

@@ -213,14 +213,13 @@ class Watch:
     def taken_consumer(self, lost: Any) -> Any:
         """A consumer in the place of one that is lost; that one, if there is no other.
 
-        The lost one is destroyed on the other thread: nobody knows how long that takes.
+        The lost one is destroyed on the other thread, when that looks the next time: nobody knows
+        how long it takes.
         """
         if not self._consumers:
             return lost
-        new = self._consumers.pop()
         self._lost.append(lost)
-        self._awake.set()
-        return new
+        return self._consumers.pop()
 
     def heard(self) -> dict[str, str]:
         """The topics that are others than they were, with their new ids.
