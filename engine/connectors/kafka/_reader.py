@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, Final, Literal, TypeAlias
 
@@ -22,7 +23,7 @@ from engine.connectors import Lag, StatefulSourcePartition
 from engine.connectors.kafka._client import LOGGER, PASSING, client, error_of, settings, words
 from engine.connectors.kafka._messages import KafkaError, KafkaSourceMessage, as_read
 from engine.connectors.kafka._positions import Offsets, shown_error
-from engine.connectors.kafka._watch import Watch, made_anew
+from engine.connectors.kafka._watch import Pulse, Watch, made_anew
 from engine.errors import ConnectorError
 
 Item: TypeAlias = KafkaSourceMessage[bytes | None, bytes | None] | KafkaError[Any, Any]
@@ -87,9 +88,11 @@ class Reader:
         self.options = options
         config = {"group.id": group, **options.config}
         merged, self.trouble = settings(options.brokers, config, {"on_commit": self._committed})
-        self._consumer = client(Consumer, merged)
+        make_consumer = partial(client, Consumer, merged)
+        self._consumer = make_consumer()
         self.offsets = Offsets(self._consumer, self.trouble)
-        self.watch = Watch(options.brokers, config, self.trouble)
+        self.watch = Watch(options.brokers, config, self.trouble, make_consumer)
+        self._pulse = Pulse()
         self._closed = closed
         self._open: set[Part] = set()
         self._parts: dict[Spot, Part] = {}
@@ -186,8 +189,11 @@ class Reader:
             self._empty_at_s = now_s
         # Each partition has to say so: one that merely has nothing passes for one that is back.
         if self.trouble.all_down:
+            self._pulse.doubt(now_s)
             self.watch.wake()
             raise self.trouble.unreachable()
+        if self._parts and self._pulse.is_lost(self._consumer, next(iter(self._parts))[0], now_s):
+            self.watch.want_consumer()
 
     def _deal(self, messages: list[Message]) -> None:
         """Give each partition what is for it, in order. Never fails: it can't be done again."""
@@ -203,15 +209,35 @@ class Reader:
                         part.accept(list(same))
 
     def _hear_news(self) -> None:
-        """Tell partitions that their topic is another one by now.
+        """Go on with another consumer, and tell partitions that their topic is another one by now.
 
         Raises:
             ConnectorError: A topic is not there any more.
         """
+        lost, self._consumer = self._consumer, self.watch.taken_consumer(self._consumer)
+        if self._consumer is not lost:
+            self._begin_anew()
         for topic, topic_id in self.watch.heard().items():
             for part in self._parts.values():
                 if part.spot[0] == topic:
                     part.hear_of_id(topic_id)
+
+    def _begin_anew(self) -> None:
+        """Read with a consumer that is new, each partition on where it is.
+
+        What the lost one had fetched and not given yet is fetched again: nobody has got it.
+        """
+        parts = self._parts.values()
+        self._consumer.incremental_assign([part.place() for part in parts])
+        self._consumer.pause([part.place() for part in parts if part.aside])
+        self.offsets = Offsets(self._consumer, self.trouble)
+        # Of what the lost one was to commit nobody will hear.
+        self._committing = 0
+        self._pulse = Pulse()
+        LOGGER.warning(
+            "a Kafka client had lost all brokers and did not look for them any more, which is a "
+            "defect of librdkafka; a new one reads on at the same offsets"
+        )
 
     def hold(self, part: Part) -> None:
         """A partition got something."""
