@@ -429,9 +429,11 @@ class AlignedLogic(BatchTimes):
 
     def settle(self, key: Any, entry: KeyEntry, watermark_us: int, out: list[Any]) -> None:
         if entry.queue:
-            # What is behind the ends of the windows that close may wait for the next ones.
+            # What is behind the ends of the windows that close may wait for the next ones, unless
+            # it may be late for some of those.
             until_us = watermark_us
-            if watermark_us < MAX_US:
+            refuses = entry.shut or entry.sealed_us > NEVER_US
+            if watermark_us < MAX_US and not refuses:
                 until_us = self._shape.last_close_us(watermark_us) - 1
             self._drain(key, entry, until_us)
         # At the end of input windows close that the watermark isn't past.
