@@ -176,6 +176,9 @@ class TimedKeys(KeyedLogic, Generic[EntryT]):
         out: list[Any] = []
         for key in self._state.keys_at_end():
             entry = self._state.get(key)
+            if entry is None:
+                # Forgotten since, when one before it became idle and there were too many.
+                continue
             self.settle(key, entry, END_US, out)
             self.seal(entry)
             if self.due_us(entry) is None:

@@ -14,6 +14,7 @@ import engine.operators.windowing as win
 from engine.clock import clock_set_to
 from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError
+from engine.operators import _timed
 from engine.operators._state import StateChanges
 from engine.operators.windowing._collections import _Collected
 from engine.operators.windowing._folds import _Fold, _Reduce
@@ -624,3 +625,16 @@ def test_a_key_that_fell_behind_is_remembered(kernels: bool) -> None:
     build = lambda s: win.reduce_window("w", s, event_clock(), tumbling(5), max)  # noqa: E731
     late = came(build, batches, kernels=kernels)["b"].late
     assert [value for _, value in late] == [3, 38, 37, 10, 39]
+
+
+@pytest.mark.parametrize("windower", [tumbling(5), session(5)], ids=["tumbling", "session"])
+def test_a_key_may_be_forgotten_while_input_ends(
+    windower: win.Windower[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One before it becomes idle, and is one too many: the others are closed all the same."""
+    monkeypatch.setattr(_timed, "IDLE_MAX", 1)
+    batches = [(0, [("c", 1), ("c", 20), ("c", 1)]), (30, [("a", 50), ("b", 50)])]
+    build = lambda s: win.reduce_window("w", s, event_clock(), windower, max)  # noqa: E731
+    out = came(build, batches, kernels=True)
+    assert [value for _, value in out["c"].down] == [1, 20]
+    assert [value for key in "ab" for _, value in out[key].down] == [50, 50]
