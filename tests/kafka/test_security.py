@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 import trustme
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import ResourceType
 
 from engine.connectors import PENDING, SinkSession
 from engine.connectors.kafka import KafkaSink, KafkaSinkMessage, KafkaSource
+from engine.connectors.kafka._client import Trouble
 from engine.errors import ConnectorError
 from tests.cli.project import Project
 from tests.kafka.broker import Broker
@@ -162,6 +164,19 @@ def test_a_refusal_is_told_at_once(
         open_one(each, brokers, config, topic)
     assert time.monotonic() - began_s < AT_ONCE_S
     assert "guessed-secret" not in str(caught.value)
+
+
+def test_a_connection_that_ends_after_a_refusal_does_not_hide_it():
+    """A broker without TLS ends every second connection without a word."""
+    refusal = KafkaError(KafkaError._SSL, "connecting to a PLAINTEXT broker listener?")
+    ended = KafkaError(KafkaError._TRANSPORT, "Disconnected: SSL connection closed by peer")
+    trouble = Trouble()
+    for error in (ended, refusal, ended):
+        trouble(error)
+    assert "PLAINTEXT" in str(trouble.unanswered(ended))
+    trouble.let_in = True
+    trouble(ended)
+    assert "PLAINTEXT" not in str(trouble.unanswered(ended))
 
 
 @pytest.mark.parametrize("each", EACH)

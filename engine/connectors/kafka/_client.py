@@ -50,8 +50,9 @@ class Trouble:
         """Hear of an error, on whatever thread serves the client."""
         if error.code() == KafkaError._ALL_BROKERS_DOWN:  # noqa: SLF001 - so the library names it
             self.all_down = True
-        else:
-            # "All brokers are down" never says why; what came just before it does.
+        elif not self.refused or self._refuses(error):
+            # "All brokers are down" never says why; what came just before it does. And after some
+            # refusals the next connections just end: that says less.
             self.last = error
         if self._also is not None:
             self._also(error)
@@ -63,12 +64,14 @@ class Trouble:
         It is of use once one has let us in. Brokers end connections whose token has run out, and
         one that has just started may not know all passwords yet.
         """
-        if self.let_in or self.last is None:
-            return False
-        text = self.last.str()
+        return not self.let_in and self.last is not None and self._refuses(self.last)
+
+    @staticmethod
+    def _refuses(error: KafkaError) -> bool:
+        text = error.str()
         if any(said in text for said in _NO_REFUSALS_SAID):
             return False
-        return self.last.code() in _REFUSALS or any(said in text for said in _REFUSALS_SAID)
+        return error.code() in _REFUSALS or any(said in text for said in _REFUSALS_SAID)
 
     def unreachable(self) -> ConnectorError | UnavailableError:
         """What to raise when no broker can be reached: whether to ask again depends on why."""
