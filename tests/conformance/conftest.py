@@ -4,4 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-pytest.register_assert_rewrite("tests.conformance.sink_suite", "tests.conformance.source_suite")
+pytest.register_assert_rewrite(
+    "tests.conformance.executor_suite",
+    "tests.conformance.sink_suite",
+    "tests.conformance.source_suite",
+)
