@@ -11,6 +11,8 @@
     ├── UnavailableError (ConnectionError)  a source can't reach the outside right now
     ├── LinkError (ConnectionError)         a connection between two workers is lost
     ├── WorkerDiedError (RuntimeError)      the process of a worker has ended without a word
+    ├── WorkerProcessError (RuntimeError)   a process that ran a task has ended without a word
+    ├── RemoteError (RuntimeError)          what a task raised in its process can't be sent here
     ├── MetricsAddressError (OSError)       metrics can't be served at the address that was given
     ├── StoreError                          the recovery store can't be used, or not like this
     │   ├── NoPartitionsError (FileNotFoundError)      there is no store in the folder
@@ -54,6 +56,7 @@ __all__ = [
     "MetricsAddressError",
     "MissingPartitionsError",
     "NoPartitionsError",
+    "RemoteError",
     "StoreError",
     "StoreFormatError",
     "StoreInUseError",
@@ -61,6 +64,7 @@ __all__ = [
     "UnavailableError",
     "UserCodeError",
     "WorkerDiedError",
+    "WorkerProcessError",
 ]
 
 
@@ -183,6 +187,41 @@ class LinkError(EngineError, ConnectionError):
 
 class WorkerDiedError(EngineError, RuntimeError):
     """The process of a worker has ended without a word."""
+
+
+class WorkerProcessError(EngineError, RuntimeError):
+    """A process that ran a task ended, of the task or with it.
+
+    Attributes:
+        exit_code: What it ended with; negative, the number of the signal that killed it; None if
+            that isn't known.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None = None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RemoteError(EngineError, RuntimeError):
+    """What a task raised in another process, where the exception itself can't be sent from there.
+
+    As the `__cause__` of an exception that could be sent it says where that was raised.
+
+    Attributes:
+        type_name: The exception's class, as ``module.Class``.
+        message: Its text.
+        traceback_text: Where it was raised, with its causes, as Python prints it.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback_text: str) -> None:
+        super().__init__(f"{type_name}: {message}\n\n{traceback_text.rstrip()}")
+        self.type_name = type_name
+        self.message = message
+        self.traceback_text = traceback_text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How to pickle it: its only argument in `args` is the text made of all three."""
+        return type(self), (self.type_name, self.message, self.traceback_text)
 
 
 class MetricsAddressError(EngineError, OSError):

@@ -117,9 +117,9 @@ def _execute(argv: list[str]) -> int:
     try:
         code = _COMMANDS[arguments.command](arguments)
     except OutputError as ex:
-        code = _unwritable(ex)
+        code = unwritable(ex)
     except StoreError as ex:
-        code = _failed(ex, arguments)
+        code = failed(ex, arguments)
     except OSError as ex:
         # Of a store that is only read; where one is written to, the error says what for.
         say(f"error: {ex.filename or arguments.DIR}: {ex.strerror or ex}")
@@ -130,7 +130,8 @@ def _execute(argv: list[str]) -> int:
     return finished(code)
 
 
-def _failed(error: StoreError, arguments: argparse.Namespace) -> Exit:
+def failed(error: StoreError, arguments: argparse.Namespace) -> Exit:
+    """Say why a command could not work on its store, and what to do next."""
     hint = next((text for kind, text in _HINTS if isinstance(error, kind)), None)
     makes_a_store = arguments.command in {"restore", "init"}
     if isinstance(error, NoPartitionsError) and makes_a_store:
@@ -141,7 +142,8 @@ def _failed(error: StoreError, arguments: argparse.Namespace) -> Exit:
     return Exit.FAILED
 
 
-def _unwritable(error: OutputError) -> Exit:
+def unwritable(error: OutputError) -> Exit:
+    """Say that standard output can't be written, unless nobody reads it."""
     if isinstance(error.__cause__, BrokenPipeError):
         return Exit.BROKEN_PIPE
     say(f"error: standard output can't be written: {error.__cause__}")

@@ -8,6 +8,7 @@ from engine.dataflow._callable_name import f_repr
 from engine.dataflow._fingerprint import fingerprint
 from engine.dataflow._graph import (
     Dataflow,
+    ErrorPolicy,
     KeyedStream,
     MultiPort,
     Operator,
@@ -19,6 +20,7 @@ from engine.dataflow._operator import operator
 
 __all__ = [
     "Dataflow",
+    "ErrorPolicy",
     "KeyedStream",
     "MultiPort",
     "Operator",

@@ -8,13 +8,17 @@ the user's module is imported; the planner (`engine.runtime.plan`), the fingerpr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 X_co = TypeVar("X_co", covariant=True)
 R = TypeVar("R")
 P = ParamSpec("P")
 V = TypeVar("V")
+
+ErrorPolicy: TypeAlias = Literal["fail", "skip", "dead_letter"]
+"""What becomes of a record that a step's function raises for: the run ends; or the record is left
+out; or it is left out and kept as a dead letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class Operator:
     substeps: list[Operator]
     core: bool
     kernel: Callable[[Operator, int], object | None] | None = field(repr=False, compare=False)
+    on_error: ErrorPolicy | None = None
+    """What becomes of records that its functions raise for; None to do as the step around it."""
 
     @property
     def name(self) -> str:
@@ -101,10 +107,13 @@ class Dataflow:
 
     Args:
         flow_id: Name of the flow. It begins every step id, so keep it when you change the flow.
+        on_error: What becomes of records that a step's function raises for, in all steps that say
+            nothing else by `Stream.on_error`: the run ends (``"fail"``), they are left out
+            (``"skip"``), or left out and kept (``"dead_letter"``).
 
     Raises:
         TypeError: `flow_id` is not a `str`.
-        ValueError: `flow_id` is empty or has a dot in it.
+        ValueError: `flow_id` is empty or has a dot in it, or `on_error` is something else.
 
     >>> flow = Dataflow("orders")
     >>> flow.flow_id
@@ -113,9 +122,11 @@ class Dataflow:
 
     flow_id: str
     substeps: list[Operator] = field(default_factory=list[Operator], repr=False)
+    on_error: ErrorPolicy = field(default="fail", kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         check_name("flow id", self.flow_id)
+        _check_policy(f"`on_error` of dataflow {self.flow_id!r}", self.on_error)
 
     def _scope(self) -> Scope:
         return Scope(self.flow_id, self.substeps, self)
@@ -153,6 +164,48 @@ class Stream(Generic[X_co]):
         """
         return op_fn(step_id, self, *args, **kwargs)
 
+    def on_error(self, policy: ErrorPolicy) -> Stream[X_co]:
+        """Say what becomes of records that the functions of the step before raise for.
+
+        The step is the one whose output this stream is: call it where the step is made. What it
+        says holds for all outputs of the step, and for all steps that an operator of your own is
+        composed of, unless they say something else. A step about which nothing is said does as the
+        flow does (``Dataflow(..., on_error=...)``).
+
+        Args:
+            policy: ``"fail"`` ends the run; ``"skip"`` leaves the record out, counts it and says so
+                now and then; ``"dead_letter"`` also keeps it, for `engine.operators.dead_letters`
+                or in the recovery store.
+
+        Returns:
+            This stream.
+
+        Raises:
+            ValueError: There is no such policy, or the step isn't made in this scope.
+
+        >>> import engine.operators as op
+        >>> from engine.testing import TestingSink, TestingSource, run_main
+        >>> flow, out = Dataflow("parsing"), []
+        >>> texts = op.input("in", flow, TestingSource(["1", "two", "3"]))
+        >>> numbers = op.map("parse", texts, int).on_error("skip")
+        >>> op.output("out", numbers, TestingSink(out))
+        >>> run_main(flow)
+        >>> out
+        [1, 3]
+        """
+        steps = self._scope.substeps
+        for index in reversed(range(len(steps))):
+            step = steps[index]
+            if any(self.stream_id in port.stream_ids for port in step.downs.values()):
+                _check_policy(f"`on_error` of step {step.step_id!r}", policy)
+                steps[index] = replace(step, on_error=policy)
+                return self
+        msg = (
+            f"the step that stream {self.stream_id!r} comes from was not made in "
+            f"{self._scope.parent_id!r}: call `on_error` where the step is made"
+        )
+        raise ValueError(msg)
+
 
 KeyedStream: TypeAlias = Stream[tuple[str, V]]
 """A stream of ``(key, value)`` 2-tuples, which stateful operators need.
@@ -171,4 +224,11 @@ def check_name(what: str, name: object) -> None:
         raise ValueError(msg)
     if "." in name or "\0" in name:
         msg = f"{what} {name!r} must not contain a dot or a NUL: dots join nested step names"
+        raise ValueError(msg)
+
+
+def _check_policy(what: str, policy: object) -> None:
+    if policy not in get_args(ErrorPolicy):
+        known = ", ".join(map(repr, get_args(ErrorPolicy)))
+        msg = f"{what} must be one of {known}; got {policy!r}"
         raise ValueError(msg)

@@ -18,6 +18,7 @@ operators are implemented by `engine.runtime`; all others are compositions of th
 from engine.dataflow import KeyedStream
 from engine.operators import helpers
 from engine.operators._collect import collect
+from engine.operators._dead_letters import DeadLetter, dead_letters
 from engine.operators._dedupe import dedupe
 from engine.operators._ends import input, output
 from engine.operators._enrich import TTLCache, enrich_cached
@@ -47,6 +48,7 @@ from engine.operators._values import filter_map_value, filter_value, flat_map_va
 __all__ = [
     "TTL",
     "BranchOut",
+    "DeadLetter",
     "JoinEmitMode",
     "JoinInsertMode",
     "Key",
@@ -59,6 +61,7 @@ __all__ = [
     "branch",
     "collect",
     "count_final",
+    "dead_letters",
     "dedupe",
     "enrich_cached",
     "filter",

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from engine.operators._keys import refuse_unkeyed
 
 _INDENT = "    "
+
+Take: TypeAlias = Callable[[Exception, Any], bool]
+"""Takes an exception and the record it was raised for; False if the exception is to be raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +57,67 @@ class RecordCode:
         """How deep the next line stands, the function and its loop being two."""
         self._names = 0
         self._site = Site("", "record")
+        self._handler: list[str] | None = None
+        """What the present step does about an exception of its lines, if it does anything."""
+        self._guarded_from = 0
 
-    def begin_step(self, step_id: str, value: Value) -> None:
-        """All lines from here on belong to this step, which is about to work on `value`."""
+    def begin_step(self, step_id: str, value: Value, take: Take | None = None) -> None:
+        """All lines from here on belong to this step, which is about to work on `value`.
+
+        Args:
+            step_id: The step.
+            value: The record that it works on.
+            take: Takes an exception that its lines raise, with the record, which is left out then;
+                False says that it has to be raised. None lets all exceptions through.
+        """
         if value.pair is None:
             self._site = Site(step_id, value.var or "record")
         else:
             self._site = Site(step_id, value.pair[1], value.pair[0])
+        if take is not None:
+            failure = self.name("failure")
+            taken = f"{self.bind('take', take)}({failure}, {self.expression(value)})"
+            self._handler = [f"except Exception as {failure}:", f"if not {taken}: raise"]
+            self._guard()
+
+    def end_step(self) -> None:
+        """What follows isn't this step's."""
+        if self._handler is not None:
+            self._unguard()
+            self._handler = None
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the present step goes on after an exception of its lines."""
+        return self._handler is not None
+
+    def pause_guard(self) -> None:
+        """What follows may raise what isn't the record's fault."""
+        if self._handler is not None:
+            self._unguard()
+
+    def resume_guard(self, undo: str) -> None:
+        """What follows is the record's fault again.
+
+        Args:
+            undo: The line that makes good what the step has done to its state by then.
+        """
+        if self._handler is not None:
+            self._handler.append(undo)
+            self._guard()
+
+    def _guard(self) -> None:
+        self.line("try:")
+        self.depth += 1
+        self._guarded_from = len(self.lines)
+
+    def _unguard(self) -> None:
+        assert self._handler is not None  # noqa: S101
+        self.depth -= 1
+        if len(self.lines) == self._guarded_from:
+            del self.lines[-1], self.sites[-1]
+        else:
+            self.block(*self._handler, "continue")
 
     def first(self, text: str) -> None:
         """Add a line that runs once per batch, before the loop. No user's function in it."""
@@ -83,6 +140,17 @@ class RecordCode:
         """Open a block in which all that follows runs, as ``for item in items:`` does."""
         self.line(header)
         self.depth += 1
+
+    def each(self, item: str, items: str) -> None:
+        """Open a loop over a variable, in which all that follows runs; the step's last line.
+
+        Where the step goes on after exceptions, the items are all made before the first is used:
+        either all of them go on or none.
+        """
+        if self._handler is not None:
+            self.line(f"{items} = list({items})")
+        self.end_step()
+        self.nest(f"for {item} in {items}:")
 
     def leave(self) -> None:
         """Close a block that `nest` opened."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from engine.clock import utc_now
-from engine.dataflow import Stream, operator
+from engine.dataflow import Operator, Stream, operator
 from engine.operators import _mapping
 from engine.operators._checks import require_function
+from engine.operators._codegen import RecordCode, Value
+from engine.operators._kernels import RecordKernel, StepContext
 from engine.operators._types import X, Y
 
 DK = TypeVar("DK")
@@ -86,7 +89,13 @@ class TTLCache(Generic[DK, DV]):
         self._cached.pop(k, None)
 
 
-@operator
+def _kernel(step: Operator, _workers: int) -> RecordKernel:
+    params = step.params
+    caches = _WorkerCaches[Any, Any](params["getter"], params["ttl"], params["max_size"])
+    return EnrichKernel(caches, params["_now_getter"], params["mapper"])
+
+
+@operator(kernel=_kernel)
 def enrich_cached(
     step_id: str,
     up: Stream[X],
@@ -164,3 +173,25 @@ class _WorkerCaches(threading.local, Generic[DK, DV]):
 
     def __init__(self, getter: Callable[[DK], DV], ttl: timedelta, max_size: int | None) -> None:
         self.cache = TTLCache(getter, lambda: self.now, ttl, max_size)
+
+
+@dataclass(frozen=True, slots=True)
+class EnrichKernel(RecordKernel):
+    """`enrich_cached`: one record out for each in, with the worker's cache at hand."""
+
+    caches: _WorkerCaches[Any, Any]
+    now_getter: Callable[[], datetime]
+    mapper: Callable[[TTLCache[Any, Any], Any], Any]
+
+    def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:  # noqa: ARG002 - as in the base class
+        """``out = mapper(cache, record)``; all of a batch see one time."""
+        cache, begin = code.name("cache"), code.bind("begin_batch", self._begin_batch)
+        code.first(f"{cache} = {begin}()")
+        record, fn, out = code.var(value), code.bind("mapper", self.mapper), code.name("record")
+        code.line(f"{out} = {fn}({cache}, {record})")
+        return Value(out)
+
+    def _begin_batch(self) -> TTLCache[Any, Any]:
+        """The cache of the worker that calls, for a batch that begins now."""
+        self.caches.now = self.now_getter()
+        return self.caches.cache

@@ -122,4 +122,5 @@ def raises(step_id: str, up: Stream[Any]) -> None:
         msg = f"step {step_id!r} must not get any record; got {shown(item)}"
         raise RuntimeError(msg)
 
-    inspect_debug("inspect_debug", up, refuse)
+    # Whatever the flow does about errors: this one is wanted.
+    inspect_debug("inspect_debug", up, refuse).on_error("fail")

@@ -13,6 +13,7 @@ because nothing else describes them, composed ones because it is faster than the
 `BranchKernel`,     change the graph's shape, not the records
 `MergeKernel`,
 `RedistributeKernel`
+`DeadLettersKernel` the same, of what steps have left out
 `InputKernel`,      the ends, where connectors are
 `OutputKernel`
 ==================  =============================================================================
@@ -40,6 +41,22 @@ class Progress(Protocol):
     epoch: int
 
 
+class Failures(Protocol):
+    """What takes the records that a step goes on without."""
+
+    def take(self, ex: Exception, record: Any) -> bool:
+        """The step has raised for a record, which is left out.
+
+        Returns:
+            False if this is nothing that a step may go on after: raise it.
+        """
+        ...
+
+    def take_all(self, ex: Exception, batch: list[Any]) -> bool:
+        """The step has raised for a batch, all of which is left out; as `take` otherwise."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class StepContext:
     """One step on one worker, while it runs."""
@@ -55,6 +72,8 @@ class StepContext:
     asides: tuple[list[Any] | None, ...] = ()
     """Take what a step with several outputs emits on its second one, its third, and so on; None
     where nobody reads it."""
+    failures: Failures | None = None
+    """Takes the records that the step's functions raise for; None where that ends the run."""
 
     @property
     def aside(self) -> list[Any] | None:
@@ -71,6 +90,9 @@ class RecordKernel(ABC):
 
     keyed = False
     """Whether the step keeps state by key, so that records must be routed by key before it."""
+
+    takes_pairs = False
+    """Whether its records are `(key, value)` pairs."""
 
     final = False
     """Whether the step emits only at end of input (`emit_final`), and nothing per record."""
@@ -132,7 +154,7 @@ class FlatMapKernel(RecordKernel):
             fn = code.bind("mapper", self.mapper)
             items = checked_iterable(code, f"{fn}({record})", self.mapper)
         out = code.name("record")
-        code.nest(f"for {out} in {items}:")
+        code.each(out, items)
         return Value(out)
 
 
@@ -153,6 +175,7 @@ class FilterMapKernel(RecordKernel):
 class OnValueKernel(RecordKernel):
     """`map_value` and its kin: an inner kernel works on the value while the key stays."""
 
+    takes_pairs = True
     inner: RecordKernel
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
@@ -180,6 +203,8 @@ class KeyOnKernel(RecordKernel):
 @dataclass(frozen=True, slots=True)
 class KeyRmKernel(RecordKernel):
     """`key_rm`: drop the key."""
+
+    takes_pairs = True
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> Value:
         """Split the pair and go on with the value."""
@@ -251,6 +276,11 @@ class OutputKernel:
     """`output`: records into a sink."""
 
     sink: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLettersKernel:
+    """`dead_letters`: what steps went on without; as a `merge` of those steps."""
 
 
 class StreamClock(Protocol):
@@ -343,6 +373,12 @@ class KeyedKernel(ABC):
     """What the user says about the step's state."""
     saves_step = False
     """Whether each worker saves something for the step as a whole."""
+    takes_pairs = True
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the step can go on without the records that its functions raise for."""
+        return False
 
     def stream_clocks(self) -> Sequence[StreamClock | None]:
         """The clocks that make the step's watermark, by input port; none for a step without."""

@@ -190,6 +190,20 @@ class KeyedState:
         """Set the state of a key that was looked up before; it counts as touched."""
         self.touched[key] = state
 
+    def put_back(self, key: Any, state: Any, stamp_us: int | None) -> None:
+        """Go back to what a key had when a record came that is left out.
+
+        Args:
+            key: The key.
+            state: The state that was looked up for the record; None for none.
+            stamp_us: When the key's last record before came, where states have a time to live.
+        """
+        del stamp_us
+        if state is None:
+            self.touched.pop(key, None)
+        else:
+            self.touched[key] = state
+
     def peek(self, key: Any) -> Any:
         """The state of a key, which doesn't count as touched; None if it has none."""
         for states in self._memory():

@@ -131,6 +131,14 @@ class ExpiringState(KeyedState):
 
     # What differs from states that live for ever.
 
+    def put_back(self, key: Any, state: Any, stamp_us: int | None) -> None:
+        """As in `KeyedState`; so is the time of the key's last record."""
+        super().put_back(key, state, stamp_us)
+        if stamp_us is None:
+            self.stamps.pop(key, None)
+        else:
+            self.stamps[key] = stamp_us
+
     def _revived(self, key: Any, stored: Any) -> Any:
         state, stamp_us = unstamped(stored)
         if stamp_us is not None:

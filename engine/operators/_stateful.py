@@ -18,7 +18,12 @@ from engine.operators._kernels import not_a_pair_raiser
 from engine.operators._mapping import iterable_from
 from engine.operators._state_options import TTL, check_state, state_options
 from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
-from engine.operators._stateful_batch_kernel import ValueByValue, build_logic, checked_result
+from engine.operators._stateful_batch_kernel import (
+    BuilderValueByValue,
+    ValueByValue,
+    build_logic,
+    checked_result,
+)
 from engine.operators._stateful_kernels import StatefulFlatMapKernel, StatefulMapKernel
 from engine.operators._types import K, S, V, W
 
@@ -133,12 +138,24 @@ def stateful(
     require_function(step_id, "builder", builder)
     check_state(step_id, state_version, migrate, ttl)
 
-    def build(resume: S | None) -> _OneByOne[V, W, S]:
-        return _OneByOne(builder, resume)
-
     return stateful_batch(
-        "stateful_batch", up, build, ttl=ttl, state_version=state_version, migrate=migrate
+        "stateful_batch",
+        up,
+        _OneByOneBuilder(builder),
+        ttl=ttl,
+        state_version=state_version,
+        migrate=migrate,
     )
+
+
+class _OneByOneBuilder(BuilderValueByValue, Generic[V, W, S]):
+    """Makes the object of a key out of that of a user's builder."""
+
+    def __init__(self, builder: Callable[[S | None], StatefulLogic[V, W, S]]) -> None:
+        self._builder = builder
+
+    def __call__(self, resume: S | None) -> _OneByOne[V, W, S]:
+        return _OneByOne(self._builder, resume)
 
 
 class _OneByOne(StatefulBatchLogic[V, W, S], ValueByValue):

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from engine.dataflow import f_repr
 from engine.errors import UserCodeError
-from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
+from engine.operators._kernels import Failures, KeyedKernel, KeyedLogic, StepContext
 from engine.operators._keys import check_key, is_pair, refuse_unkeyed, sorted_keys
 from engine.operators._shown import shown
 from engine.operators._state import StateForm
@@ -29,6 +29,12 @@ class ValueByValue:
 
     Where it makes a difference they are given one at a time.
     """
+
+    __slots__ = ()
+
+
+class BuilderValueByValue:
+    """A base of builders all of whose objects go through the values of a batch one by one."""
 
     __slots__ = ()
 
@@ -55,11 +61,24 @@ class StatefulBatchKernel(KeyedKernel):
     builder: Callable[[Any], Any]
     state_options: StateOptions = DEFAULT_STATE
 
+    @property
+    def goes_on(self) -> bool:
+        """Only with users' own objects: those of other operators keep records for later.
+
+        And not with a time to live: a record that is left out may have ended its key's before.
+        """
+        ours = str(getattr(self.builder, "__module__", "")).startswith("engine.operators.")
+        users = isinstance(self.builder, BuilderValueByValue) or not ours
+        return users and self.state_options.ttl is None
+
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
         builder = self.builder
+        singly = isinstance(builder, BuilderValueByValue)
         if isinstance(builder, BuilderOfRun):
             builder = builder.for_run()
+        if step.failures is not None:
+            return _GoingOn(builder, step, step.failures, singly=singly)
         if not isinstance(step.state, ExpiringState):
             return _Running(builder, step)
         if step.state.event_time is None:
@@ -158,6 +177,62 @@ class _Running(KeyedLogic):
                 self.timers.set(key, _due_s(logic, due))
             elif key in self.timers.due_s:
                 self.timers.set(key, None)
+
+
+class _GoingOn(_Running):
+    """As `_Running`, and it goes on without what an object raises for.
+
+    That is all values which the object was given with one call, or where objects go value by value,
+    each value by itself. The key's object is the one that it was before, and so is its timer; what
+    the object has changed of itself before it raised stays changed.
+    """
+
+    def __init__(
+        self, builder: Callable[[Any], Any], step: StepContext, failures: Failures, *, singly: bool
+    ) -> None:
+        super().__init__(builder, step)
+        self._failures = failures
+        self._singly = singly
+
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
+        by_key = self._by_key([record for record in batch if self._is_keyed(record)])
+        emitted: list[Any] = []
+        for key in _in_order(by_key):
+            values = by_key[key]
+            for some in [[value] for value in values] if self._singly else [values]:
+                emitted += self._given(key, some)
+        return emitted
+
+    def _is_keyed(self, record: Any) -> bool:
+        """Whether a record is a pair with a key; else it is left out."""
+        try:
+            self._by_key([record])
+        except UserCodeError as ex:
+            if not self._failures.take(ex, record):
+                raise
+            return False
+        return True
+
+    def _given(self, key: Any, values: list[Any]) -> list[Any]:
+        """What a key's object gives for values; nothing if it raises."""
+        state, emitted = self._state, list[Any]()
+        logic = state.get(key)
+        try:
+            if logic is None:
+                self._after_batch(key, self._begin(key), values, emitted)
+            else:
+                self._after_batch(key, logic, values, emitted)
+        except Exception as ex:
+            if not self._failures.take_all(ex, [(key, value) for value in values]):
+                raise
+            # Its timer is as before: that is set last, when nothing can be raised any more.
+            state.put_back(key, logic, None)
+            return []
+        return emitted
+
+    def _after_batch(self, key: Any, logic: Any, values: list[Any], emitted: list[Any]) -> None:
+        # The object may change the list that it is given.
+        self._after(key, logic, logic.on_batch(values.copy()), emitted)
 
 
 class _Expiring(_Running):

@@ -17,16 +17,18 @@ from engine.operators._kernels import (
     not_a_pair_raiser,
     write_key_check,
 )
+from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators._state_ttl import ExpiringState
 
 
 class _KeyedRecordKernel(RecordKernel):
     keyed = True
+    takes_pairs = True
 
     def prefetches(self, step: StepContext) -> bool:
         """Wherever there is a store, and records come as pairs."""
-        return step.state.tracked
+        return step.state.tracked and self.takes_pairs
 
     @staticmethod
     def write_read(code: RecordCode, key: str, value: str, step: StepContext) -> tuple[str, str]:
@@ -38,6 +40,7 @@ class _KeyedRecordKernel(RecordKernel):
         record's time by, if its states have a time to live.
         """
         write_key_check(code, key)
+        code.pause_guard()
         touched, rest, state = step.state.touched, step.state.rest, code.name("state")
         code.line(f"{state} = {code.bind('get', touched.get)}({key})")
         if step.state.tracked:
@@ -46,6 +49,8 @@ class _KeyedRecordKernel(RecordKernel):
             code.line(f"{state} = {take}({key}, None)")
             code.block(f"if {state} is None:", f"{state} = {miss}({key})")
             code.leave()
+        if code.guarded:
+            _write_undo(code, key, state, step.state)
         if isinstance(step.state, ExpiringState):
             write_arrival(code, key, value, state, step.state)
         return state, f"{code.bind('touched', touched)}[{key}]"
@@ -75,8 +80,18 @@ class StatefulFlatMapKernel(_KeyedRecordKernel):
         """As in `StatefulMapKernel`, then a loop over what is emitted."""
         key, many = write_transition(code, value, step, self.mapper, "(state, [value, ...])")
         items, out = checked_iterable(code, many, self.mapper), code.name("record")
-        code.nest(f"for {out} in {items}:")
+        code.each(out, items)
         return Value(pair=(key, out))
+
+
+def _write_undo(code: RecordCode, key: str, state: str, states: KeyedState) -> None:
+    """Write lines that note what a key has, and go back to that where a record is left out."""
+    held, stamp = code.name("held"), "None"
+    code.line(f"{held} = {state}")
+    if isinstance(states, ExpiringState):
+        stamp = code.name("stamp")
+        code.line(f"{stamp} = {code.bind('stamp_of', states.stamps.get)}({key})")
+    code.resume_guard(f"{code.bind('put_back', states.put_back)}({key}, {held}, {stamp})")
 
 
 def write_arrival(
@@ -173,12 +188,9 @@ class ReduceFinalKernel(_FinalKernel):
 class CountFinalKernel(_FinalKernel):
     """`count_final`: how many records have a key."""
 
+    takes_pairs = False
     key: Callable[[Any], Any]
     state_options: StateOptions = DEFAULT_STATE
-
-    def prefetches(self, step: StepContext) -> bool:  # noqa: ARG002 - as in the base class
-        """Never: its keys are not known before it has worked on the records."""
-        return False
 
     def write(self, code: RecordCode, value: Value, step: StepContext) -> None:
         """``states[key(record)] += 1``."""

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from engine.operators._kernels import InputKernel, KeyedKernel, RecordKernel, StreamClock
+from engine.operators.tasks._task import TaskKernel
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._plan import Plan, PlannedEdge, PlannedStep, Route
+from engine.runtime._plan import Plan, PlannedEdge, Route
+from engine.runtime._planned_step import PlannedStep
 from engine.runtime._watermarks import partition_row, step_row, watermark_row, worker_row
 
 
@@ -59,8 +61,13 @@ def clocks_of(plan: Plan) -> list[PlannedClock]:
 
 def saves_rows(step: PlannedStep) -> bool:
     """Whether a step saves rows that aren't states of keys."""
+    return saves_step(step) or has_clocks(step)
+
+
+def saves_step(step: PlannedStep) -> bool:
+    """Whether each worker saves something for a step as a whole."""
     kernel = step.kernel
-    return isinstance(kernel, KeyedKernel) and (kernel.saves_step or has_clocks(step))
+    return isinstance(kernel, TaskKernel) or (isinstance(kernel, KeyedKernel) and kernel.saves_step)
 
 
 def has_clocks(step: PlannedStep) -> bool:
@@ -94,7 +101,7 @@ def row_owners(
     own = {f"worker-{index}": index for index in workers}
     owners: dict[str, dict[str, WorkerIndex]] = {}
     for step in plan.steps:
-        if isinstance(step.kernel, KeyedKernel) and step.kernel.saves_step:
+        if saves_step(step):
             owners[step.step_id] = {step_row(index): index for index in workers}
     for clock in clocks_of(plan):
         rows = owners.setdefault(plan.steps[clock.step].step_id, {})
