@@ -51,7 +51,9 @@ lives (`ttl`), and what becomes of it when its form changes (`state_version`, `m
 **Errors.** A mistake in building a flow is a `TypeError` or a `ValueError`, raised where it stands.
 What goes wrong while a flow runs ends the run with an `EngineRuntimeError`, whose chain of causes
 ends in what was raised first; a function that gives its step something unusable is a
-`UserCodeError`. An `async def` is refused by all operators but `task`.
+`UserCodeError`. A step can go on without the records that its functions raise for, if it says
+`.on_error("skip")` or `.on_error("dead_letter")`: see [errors.md](errors.md). An `async def` is
+refused by all operators but `task`.
 
 **Your own operators** are functions with `@operator` (see `engine.dataflow`) that call others.
 """
@@ -61,6 +63,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "One record at a time": ("map", "filter", "flat_map", "flatten", "filter_map"),
     "Whole batches": ("flat_map_batch",),
     "Several streams": ("branch", "merge", "redistribute"),
+    "Records that steps have left out": ("dead_letters",),
     "Looking in": ("inspect", "inspect_debug", "raises"),
     "Keys": ("key_on", "key_rm"),
     "Values of keyed streams": ("map_value", "filter_value", "flat_map_value", "filter_map_value"),
@@ -87,6 +90,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 CLASSES: dict[str, tuple[str, ...]] = {
     "BranchOut": (),
+    "DeadLetter": ("to_json",),
     "StatefulLogic": ("on_item", "on_notify", "on_eof", "notify_at", "snapshot"),
     "StatefulBatchLogic": ("on_batch", "on_notify", "on_eof", "notify_at", "snapshot"),
     "TTL": (),

@@ -21,7 +21,6 @@ from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Patience
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
-    PlannedStep,
     Route,
     Stage,
     StageEdge,
@@ -29,8 +28,9 @@ from engine.runtime._plan import (
     runs_of,
 )
 from engine.runtime._planned_clocks import PlannedClock, clocks_of, reasons
+from engine.runtime._planned_step import PlannedStep
 from engine.runtime._ports import Clock, Network, SystemClock, SystemWaiter, Waiter
-from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, RunOptions, run_flow
+from engine.runtime._run import DEFAULT_EPOCH_INTERVAL, RunOptions, check_kept, run_flow
 from engine.runtime._store import StepChanges, Store
 from engine.runtime._worker import Worker
 
@@ -73,6 +73,7 @@ __all__ = [
     "Worker",
     "WorkerIndex",
     "WorkerSite",
+    "check_kept",
     "clocks_of",
     "closing",
     "deal_partitions",

@@ -26,11 +26,13 @@ from engine.operators._kernels import (
 from engine.operators._keys import refuse_unkeyed
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
+from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners, Owners
 from engine.runtime._build_clocks import ClockBuilder
 from engine.runtime._channel import CHANNEL_BYTES_MAX, Channel, channel_room
 from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
+from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._listing import listed
@@ -50,21 +52,28 @@ from engine.runtime._outage import Asking, Patience
 from engine.runtime._plan import (
     Plan,
     PlannedEdge,
-    PlannedStep,
     Route,
     Stage,
     StageEdge,
     is_keyed,
     runs_of,
 )
-from engine.runtime._ports import Clock, Network
+from engine.runtime._planned_step import PlannedStep
+from engine.runtime._ports import Clock, Network, SystemEntropy
+from engine.runtime._replays import ReplayPart, ReplaySource
 from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
+from engine.runtime._task_node import TaskNode, TaskSite
+from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
 from engine.runtime._watermarks import step_row
 
 _UNNAMED = Job("")
+
+
+def _nobody_waits() -> None:
+    """The simulator looks by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,12 @@ class WorkerSite:
     """How many bytes a channel may hold, as `credit` is for batches."""
     patience: Patience = field(default_factory=Patience)
     """With sources that can't be reached."""
+    wake: Callable[[], None] = _nobody_waits
+    """Ends the wait of whoever drives the worker; from any thread."""
+    chance: Callable[[], float] = SystemEntropy.chance
+    """Gives random numbers from 0 to 1."""
+    executors: StartsExecutors = field(default_factory=RealExecutors)
+    """Starts what runs tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +211,10 @@ class _StageBuilder:
         self._targets: dict[tuple[int, int], Target] = {}
         self._counts: dict[int, StepCounts] = {}
         self._reach: dict[int, list[Sender]] = {}
+        self._letters: dict[int, list[Any]] = {}
+        """What takes the dead letters of each step that has any, by its index."""
+        clock, tell = site.clock, site.patience.tell
+        self._failed = FailureSite(site.index, stage.index, clock.time_s, clock.monotonic_s, tell)
         worker = site.index, site.count
         self._clocks = ClockBuilder(plan, stage, running, worker, site.clock, site.store)
 
@@ -241,7 +260,7 @@ class _StageBuilder:
         if counts is not None:
             self._counts.update((step.index, counts) for step in run)
         inputs = self._inputs_of(first.index)
-        only = all(len(step.downs) == 1 for step in run)
+        only = all(len(step.downs) == 1 and step.letters is None for step in run)
         downs = [self._down(last, stream_id, only=only) for stream_id in last.downs]
         kernel = first.kernel
         push: Push | None = None
@@ -256,15 +275,20 @@ class _StageBuilder:
             node = RunNode(fused, fuse(fused), downs[0], inputs, asides)
             push = node.push
         elif isinstance(kernel, BatchKernel):
-            node = BatchNode(first.step_id, kernel, downs[0], inputs)
+            context = self._context(first)
+            node = BatchNode(context, kernel, downs[0], inputs, list(self._letters_of(first)))
             push = node.push
         elif isinstance(kernel, BranchKernel):
-            node = BranchNode(first.step_id, kernel, downs[0], downs[1], inputs)
+            context, ways = self._context(first), (downs[0], downs[1])
+            node = BranchNode(context, kernel, ways, inputs, list(self._letters_of(first)))
             push = node.push
         elif isinstance(kernel, KeyedKernel):
             node = self._keyed(first, downs[0], inputs, counts)
         elif isinstance(kernel, InputKernel):
             node = self._source(first, downs[0], counts)
+        elif isinstance(kernel, TaskKernel):
+            node = self._tasks(first, kernel, downs, inputs)
+            push = node.push
         elif isinstance(kernel, OutputKernel):
             node = self._sink(first, inputs)
             push = node.push
@@ -273,16 +297,23 @@ class _StageBuilder:
             push = node.push
         self._running.nodes.append(node)
         self._clocks.note(run, node)
-        for port in range(len(first.ups)):
+        self._lead_to(node, push, first, counts)
+
+    def _lead_to(
+        self, node: Node, push: Push | None, step: PlannedStep, counts: StepCounts | None
+    ) -> None:
+        """Note how to reach the input ports of a step, the first of its node."""
+        name = self._names[step.index]
+        for port in range(len(step.ups)):
             to = node.port(port) if isinstance(node, KeyedNode) else push
             assert to is not None  # noqa: S101
             if counts is not None:
                 feeders = [
-                    e for e in self._plan.edges if (e.consumer, e.port) == (first.index, port)
+                    e for e in self._plan.edges if (e.consumer, e.port) == (step.index, port)
                 ]
                 anew = any(self._names[e.producer] != name for e in feeders)
                 to = counts.incoming(to, anew=anew)
-            self._targets[first.index, port] = Target(to, node.end_input)
+            self._targets[step.index, port] = Target(to, node.end_input)
 
     def _inputs_of(self, step: int) -> int:
         return sum(1 for e in self._plan.edges if e.consumer == step)
@@ -294,11 +325,7 @@ class _StageBuilder:
         logic: KeyedLogic = step.kernel.start(context)
         store, timers = self._site.store, context.state.form.timers
         if store is not None and step.kernel.saves_step:
-            saved = [
-                state
-                for row, state in store.positions(step.step_id).items()
-                if row.startswith(step_row(""))
-            ]
+            saved = self._saved(step.step_id, store)
             if saved:
                 logic.resume_step(saved)
             self._running.saved_steps[step.step_id] = logic.step_state
@@ -318,6 +345,12 @@ class _StageBuilder:
         node = KeyedNode(context, logic, down, inputs, asides, counts)
         self._running.timed.append((node, self._reach[step.index]))
         return node
+
+    @staticmethod
+    def _saved(step_id: str, store: Store) -> list[Any]:
+        """What the workers of the last run have saved for a step as a whole."""
+        rows = store.positions(step_id).items()
+        return [state for row, state in rows if row.startswith(step_row(""))]
 
     def _down(self, step: PlannedStep, stream_id: str, *, only: bool) -> Target:
         """Everything that reads one output stream of a step, in declaration order.
@@ -361,13 +394,33 @@ class _StageBuilder:
             site.tally.watch(step.step_id, state)
         read = {edge.stream_id for edge in self._plan.edges}
         asides = tuple(list[Any]() if stream in read else None for stream in step.downs[1:])
-        return StepContext(step.step_id, site.index, site.count, progress, now_s, state, asides)
+        return StepContext(
+            *(step.step_id, site.index, site.count, progress, now_s, state, asides),
+            self._failures(step),
+        )
+
+    def _failures(self, step: PlannedStep) -> StepFailures | None:
+        """What takes the records that a step raises for; None where that ends the run."""
+        if step.on_error == "fail":
+            return None
+        letters = self._letters.setdefault(step.index, []) if step.letters is not None else None
+        failures = StepFailures(step, self._failed, self._running.progress, letters)
+        self._running.failures.append(failures)
+        if self._site.tally is not None:
+            self._site.tally.watch_failures(failures)
+        return failures
+
+    def _letters_of(self, step: PlannedStep) -> Iterator[Aside]:
+        """The list that takes a step's dead letters, and where they go."""
+        if step.letters is not None:
+            yield self._letters[step.index], self._down(step, step.letters, only=False)
 
     def _asides(self, step: PlannedStep, context: StepContext) -> Iterator[Aside]:
         """The lists that a step fills for its outputs after the first, and where they go."""
         for aside, stream_id in zip(context.asides, step.downs[1:], strict=True):
             if aside is not None:
                 yield aside, self._down(step, stream_id, only=False)
+        yield from self._letters_of(step)
 
     def _state(self, step: PlannedStep) -> KeyedState:
         """The state that a step begins with: empty, or what the store has."""
@@ -388,6 +441,29 @@ class _StageBuilder:
         self._running.states[step_id] = state
         return state
 
+    def _tasks(
+        self, step: PlannedStep, kernel: TaskKernel, downs: list[Target], inputs: int
+    ) -> TaskNode:
+        site, store, step_id = self._site, self._site.store, step.step_id
+        read = {edge.stream_id for edge in self._plan.edges}
+        worker = site.index, site.count
+        table = task_table(kernel, worker, site.chance, saved=store is not None)
+        executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
+        errors = downs[1] if step.downs[1] in read else None
+        # First, as it makes the list of the letters.
+        failures = self._failures(step)
+        letters = list(self._letters_of(step))
+        now_s, home = site.clock.monotonic_s, home_of(*worker)
+        spot = TaskSite(step_id, now_s, home, failures, letters)
+        node = TaskNode(spot, kernel, table, executor, (downs[0], errors), inputs)
+        self._running.tasks.append((node, self._reach[step.index]))
+        if store is not None:
+            table.durable, table.epoch = store.epoch, store.epoch + 1
+            table.next_id = max(self._saved(step_id, store), default=0)
+            self._running.saved_steps[step_id] = lambda: table.next_id
+            node.resume(store.state(step_id))
+        return node
+
     def _source(self, step: PlannedStep, down: Target, counts: StepCounts | None) -> SourceNode:
         source, site, step_id = step.kernel.source, self._site, step.step_id
         named = hasattr(source, "list_parts")
@@ -401,6 +477,9 @@ class _StageBuilder:
 
         def build_own(name: str, *, found: bool) -> Any:
             del name, found  # There is one on each worker, from the start.
+            if isinstance(source, ReplaySource):
+                assert site.store is not None  # noqa: S101 - where the requests were found
+                return ReplayPart(site.store.letter_orders() if site.index == 0 else ())
             return source.build(step_id, site.index, site.count)
 
         opening = Opening(
@@ -411,6 +490,10 @@ class _StageBuilder:
         )
         node = SourceNode(step_id, down, site.clock, opening, counts)
         self._clocks.watch(node, step, down)
+        if not isinstance(source, ReplaySource) and any(
+            self._plan.steps[i].on_error != "fail" for i in self._stage.steps
+        ):
+            node.failed = self._failed
         # First of all, so that what is opened here is closed if opening the rest fails.
         self._running.sources.append((node, self._reach[step.index]))
         owners = self._deal.sources[step_id] if named else {f"worker-{site.index}": site.index}
@@ -493,5 +576,8 @@ class _StageBuilder:
             self._reach[crossing.edge.consumer],
             self._counts.get(crossing.edge.consumer),
         )
+        for node, _ in self._running.tasks:
+            # It takes whatever comes: a barrier must never wait behind a batch.
+            entry.tasks, entry.senders = node, []
         self._clocks.way_in(crossing, entry)
         return entry

@@ -8,8 +8,9 @@ from typing import Any
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._messages import HOLD_US
 from engine.runtime._nodes import KeyedNode, Node, Target
-from engine.runtime._plan import Plan, PlannedStep, Stage, StageEdge
+from engine.runtime._plan import Plan, Stage, StageEdge
 from engine.runtime._planned_clocks import PlannedClock, clocks_of, has_clocks
+from engine.runtime._planned_step import PlannedStep
 from engine.runtime._ports import Clock
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput

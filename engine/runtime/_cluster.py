@@ -39,7 +39,7 @@ from engine.runtime._messages import Command
 from engine.runtime._plan import plan
 from engine.runtime._ports import Stream
 from engine.runtime._proof import Hello, JobFacts, Purpose, Status
-from engine.runtime._run import RunOptions
+from engine.runtime._run import RunOptions, plan_run
 from engine.runtime._supervise import supervise
 from engine.runtime._wire import Wire
 
@@ -85,11 +85,13 @@ def run_cluster(flow: Dataflow, cluster: Cluster, options: RunOptions) -> None:
         StoreError: The recovery store can't be used.
         WorkerDiedError: A process is gone, and there is nothing to go back to.
     """
-    planned = plan(flow, cluster.layout.workers)
     facts = JobFacts(
         *(__version__, flow.flow_id, fingerprint(flow), len(cluster.addresses)),
         *(cluster.workers_each, options.recovery is not None),
     )
+    workers = cluster.layout.workers
+    # Those who follow plan it anew for each run, and say here already that it can't be.
+    planned = plan_run(flow, workers, options) if cluster.process == 0 else plan(flow, workers)
     if cluster.process > 0:
         _Follower(flow, cluster, facts, options).follow()
         return

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from engine.connectors import Lag
 from engine.operators._state import KeyedState
@@ -76,6 +76,31 @@ class WatermarkSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class TasksSnapshot:
+    """What the tasks of a step do now, and what has become of others since its worker began."""
+
+    waiting: int
+    """To be submitted for the first time."""
+    running: int
+    resting: int
+    """Between two tries."""
+    ended: int
+    """They have ended, and were not emitted."""
+    done: int = 0
+    """How many have given a result."""
+    failed: int = 0
+    """How many have failed for good."""
+    again: int = 0
+    """How many tries were not the first."""
+    durations: tuple[int, ...] = ()
+    """How many tries took so long, by the bit length of the whole microseconds."""
+    duration_s: float = 0.0
+    """Of all tries together."""
+    limited_s: float = 0.0
+    """How long something could have been submitted but for the rate."""
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
     """What one worker has done since it began."""
 
@@ -97,6 +122,10 @@ class WorkerSnapshot:
     """How far behind its partitions of sources are, by step and name; of those that say so."""
     watermarks: dict[str, WatermarkSnapshot] = field(default_factory=dict[str, WatermarkSnapshot])
     """By step; of those that have one."""
+    tasks: dict[str, TasksSnapshot] = field(default_factory=dict[str, TasksSnapshot])
+    """By step; of those with tasks."""
+    left_out: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
+    """How many records steps have gone on without after errors, by step and policy."""
 
     @property
     def backlog(self) -> bool:
@@ -108,6 +137,15 @@ class WorkerSnapshot:
         """What changes with everything that the worker gets done: items and epochs."""
         items = sum(step.items_in + step.items_out for step in self.steps.values())
         return items, self.epoch
+
+
+class LeavingOut(Protocol):
+    """A step that goes on after errors."""
+
+    step_id: str
+    policy: str
+    count: int
+    """How many records it has left out."""
 
 
 class StepCounts:
@@ -253,6 +291,7 @@ class Tally:
         self._depth = 0
         self._steps: dict[str, StepCounts] = {}
         self._states: dict[str, SizedState] = {}
+        self._leaving_out: list[LeavingOut] = []
         self._began_s = now_s()
         self._idle_s = 0.0
 
@@ -263,6 +302,10 @@ class Tally:
     def watch(self, step_id: str, state: KeyedState) -> None:
         """Have the state of a step in the snapshots."""
         self._states[step_id] = SizedState(state)
+
+    def watch_failures(self, failures: LeavingOut) -> None:
+        """Have what a step leaves out in the snapshots."""
+        self._leaving_out.append(failures)
 
     def begin_call(self) -> float:
         """A call begins that is timed; gives what `end_call` wants to know."""
@@ -304,6 +347,15 @@ class Tally:
             name: StateSnapshot(state.keys, round(state.nbytes()))
             for name, state in self._states.items()
         }
+
+    def left_out(self) -> dict[tuple[str, str], int]:
+        """How many records steps have gone on without, by step and policy."""
+        counts: dict[tuple[str, str], int] = {}
+        for step in self._leaving_out:
+            # What an operator is composed of goes by the operator's name.
+            name = step.step_id, step.policy
+            counts[name] = counts.get(name, 0) + step.count
+        return counts
 
     def busy_s(self) -> float:
         """How long the worker was not waiting."""

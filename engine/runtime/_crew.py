@@ -237,7 +237,7 @@ class Crew:
         """The life of a worker, on its thread."""
         error: BaseException | None = None
         try:
-            site = replace(site, network=_Post(self._boxes, seat))
+            site = replace(site, network=_Post(self._boxes, seat), wake=seat.wake)
             worker = Worker(self._planned, self._deal, site, epoch_per_batch=self._epoch_per_batch)
             with closing([worker]):
                 wait = seat.wait if site.tally is None else site.tally.waiting(seat.wait)

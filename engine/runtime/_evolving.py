@@ -16,11 +16,13 @@ from engine.dataflow import f_repr
 from engine.errors import InconsistentPartitionsError, UserCodeError
 from engine.operators._kernels import InputKernel, OutputKernel
 from engine.operators._shown import shortened
-from engine.operators._state_options import StateOptions
+from engine.operators._state_options import DEFAULT_STATE, StateOptions
+from engine.operators.tasks._task import TaskKernel
 from engine.recovery._changes import StoredState
 from engine.recovery._evolution import Evolution, WantedStep, evolve
 from engine.recovery._manifest import Manifest, StepEntry
-from engine.runtime._plan import Plan, PlannedStep, is_keyed
+from engine.runtime._plan import Plan, is_keyed
+from engine.runtime._planned_step import PlannedStep
 
 _COMMAND = "python -m engine.recovery"
 
@@ -53,7 +55,9 @@ def evolution_of(root: Path, manifest: Manifest | None, planned: Plan) -> Evolut
 
 def options_of(planned: Plan) -> dict[str, StateOptions]:
     """What the user says about the state of each keyed step."""
-    return {s.step_id: _options(s) for s in planned.steps if is_keyed(s.kernel)}
+    found = {s.step_id: _options(s) for s in planned.steps if is_keyed(s.kernel)}
+    tasked = [s.step_id for s in planned.steps if isinstance(s.kernel, TaskKernel)]
+    return {**found, **dict.fromkeys(tasked, DEFAULT_STATE)}
 
 
 def _options(step: PlannedStep) -> StateOptions:
@@ -66,6 +70,8 @@ def _wanted(step: PlannedStep) -> WantedStep | None:
     kernel = step.kernel
     if is_keyed(kernel):
         return WantedStep(step.kind, _options(step).version)
+    if isinstance(kernel, TaskKernel):
+        return WantedStep(step.kind)
     if isinstance(kernel, InputKernel):
         return WantedStep(step.kind, stateless=not hasattr(kernel.source, "list_parts"))
     if isinstance(kernel, OutputKernel):

@@ -20,7 +20,13 @@ from prometheus_client.core import (
 )
 
 from engine.connectors import Lag
-from engine.runtime._counts import StateSnapshot, StepSnapshot, WatermarkSnapshot, WorkerSnapshot
+from engine.runtime._counts import (
+    StateSnapshot,
+    StepSnapshot,
+    TasksSnapshot,
+    WatermarkSnapshot,
+    WorkerSnapshot,
+)
 from engine.runtime._monitor import EPOCH_DURATION_BOUNDS_S, Monitor
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -160,6 +166,70 @@ _OF_WATERMARKS: tuple[_Described[WatermarkSnapshot], ...] = (
         lambda watermark: watermark.lag_s,
     ),
 )
+_OF_TASKS: tuple[_Described[TasksSnapshot], ...] = (
+    _Described(
+        "engine_tasks_waiting",
+        GaugeMetricFamily,
+        "Tasks of the step that were not submitted yet.",
+        lambda tasks: tasks.waiting,
+    ),
+    _Described(
+        "engine_tasks_running",
+        GaugeMetricFamily,
+        "Tasks of the step of which a try is under way.",
+        lambda tasks: tasks.running,
+    ),
+    _Described(
+        "engine_tasks_resting",
+        GaugeMetricFamily,
+        "Tasks of the step between two tries.",
+        lambda tasks: tasks.resting,
+    ),
+    _Described(
+        "engine_tasks_ended",
+        GaugeMetricFamily,
+        "Tasks of the step that have ended and wait for their turn to be emitted.",
+        lambda tasks: tasks.ended,
+    ),
+    _Described(
+        "engine_tasks_done",
+        CounterMetricFamily,
+        "Tasks of the step that have given a result.",
+        lambda tasks: tasks.done,
+    ),
+    _Described(
+        "engine_tasks_failed",
+        CounterMetricFamily,
+        "Tasks of the step that have failed for good.",
+        lambda tasks: tasks.failed,
+    ),
+    _Described(
+        "engine_task_retries",
+        CounterMetricFamily,
+        "Tries of tasks of the step that were not the first.",
+        lambda tasks: tasks.again,
+    ),
+    _Described(
+        "engine_task_duration_seconds",
+        HistogramMetricFamily,
+        "Time from when a try was submitted until the step heard of its end.",
+        lambda tasks: _histogram(tasks.durations, _MICRO_BITS, tasks.duration_s, 1e-6),
+    ),
+    _Described(
+        "engine_task_limited_seconds",
+        CounterMetricFamily,
+        "Time that the step could have submitted something but for its rate.",
+        lambda tasks: tasks.limited_s,
+    ),
+)
+_OF_POLICIES: tuple[_Described[int], ...] = (
+    _Described(
+        "engine_items_left_out",
+        CounterMetricFamily,
+        "Items that the step has gone on without, because its function raised for them.",
+        lambda count: count,
+    ),
+)
 _OF_PARTITIONS: tuple[_Described[Lag], ...] = (
     _Described(
         "engine_source_lag_records",
@@ -262,6 +332,20 @@ class JobCollector:
                 for step_id, watermark in snapshot.watermarks.items()
             )
             yield of_watermark.family(["step_id", "worker_index"], watermarks)
+        for of_tasks in _OF_TASKS:
+            tasks = (
+                ([step_id, name], its_tasks)
+                for name, (snapshot, _) in workers
+                for step_id, its_tasks in snapshot.tasks.items()
+            )
+            yield of_tasks.family(["step_id", "worker_index"], tasks)
+        for of_policy in _OF_POLICIES:
+            left_out = (
+                ([step_id, name, policy], count)
+                for name, (snapshot, _) in workers
+                for (step_id, policy), count in snapshot.left_out.items()
+            )
+            yield of_policy.family(["step_id", "worker_index", "on_error"], left_out)
         for of_partition in _OF_PARTITIONS:
             lags = (
                 ([step_id, name, partition], lag)

@@ -71,7 +71,7 @@ def explained(ex: BaseException) -> EngineRuntimeError:
     """The error that a run ends with, made of the exception that ended it, which is its cause."""
     if isinstance(ex, EngineRuntimeError):
         return ex
-    ex = _refusal(ex)
+    ex = refusal_of(ex)
     _show_generated_lines(ex.__traceback__)
     scene = _look(ex.__traceback__)
     what = "the run" if scene.step_id is None else f"step {scene.step_id!r}"
@@ -132,7 +132,7 @@ def _look(traceback: TracebackType | None) -> _Scene:
     return scene
 
 
-def _refusal(ex: BaseException) -> BaseException:
+def refusal_of(ex: BaseException) -> BaseException:
     """What a failed unpacking in a fused run means: the step's own words instead of Python's."""
     last = None
     for last in frames_of(ex.__traceback__):  # noqa: B007 - only the innermost frame counts

@@ -53,8 +53,9 @@ def _written(run: Sequence[tuple[RecordKernel, StepContext]]) -> Iterator[Record
             code.line(f"out.append({code.expression(value)})")
             yield code
             code, value = RecordCode(), Value("record")
-        code.begin_step(step.step_id, value)
+        code.begin_step(step.step_id, value, None if step.failures is None else step.failures.take)
         value = kernel.write(code, value, step)
+        code.end_step()
     if value is not None:
         code.line(f"out.append({code.expression(value)})")
     yield code

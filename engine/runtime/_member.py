@@ -31,6 +31,7 @@ from engine.runtime._membership import (
 from engine.runtime._outage import Patience
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
+from engine.runtime._task_site import RealExecutors
 
 if TYPE_CHECKING:
     from engine.runtime._recovery import WorkerRecovery
@@ -106,7 +107,8 @@ class Member:
             LeaderLostError: The leader is gone.
         """
         what = self._membership
-        planned = plan(flow, what.workers)
+        replaying = what.start is not None and what.start.replaying
+        planned = plan(flow, what.workers, replaying=replaying)
         with contextlib.ExitStack() as stack:
             seats = self._seats()
             for seat in seats:
@@ -171,6 +173,7 @@ class Member:
                 index=worker,
                 store=stores.get(worker),
                 tally=Tally(clock.monotonic_s) if what.counting else None,
+                executors=RealExecutors(self._tell),
             )
             for worker in what.mine
         ]

@@ -144,20 +144,53 @@ class RunNode(Node):
 
 
 class BatchNode(Node):
-    """A function from batch to iterable."""
+    """A function from batch to iterable.
 
-    def __init__(self, step_id: str, kernel: BatchKernel, down: Target, inputs: int) -> None:
-        super().__init__(step_id, inputs)
+    Args:
+        step: The step.
+        kernel: The function.
+        down: Where its output goes.
+        inputs: How many edges lead here.
+        asides: What the step has for other outputs.
+    """
+
+    def __init__(
+        self,
+        step: StepContext,
+        kernel: BatchKernel,
+        down: Target,
+        inputs: int,
+        asides: Sequence[Aside] = (),
+    ) -> None:
+        super().__init__(step.step_id, inputs)
         self._mapper = kernel.mapper
         self._down = down
+        self._asides = asides
+        self._failures = step.failures
+        self.push: Push = self._push if step.failures is None else self._push_what_works
 
-    def push(self, batch: list[Any]) -> None:
+    def _push(self, batch: list[Any]) -> None:
         """Apply the function."""
         out: Any = self._mapper(batch)
         if out.__class__ is not list:
             out = self._as_list(out)
         if out:
             self._down.push(out)
+
+    def _push_what_works(self, batch: list[Any]) -> None:
+        """Apply the function, and go on without the batch if it raises."""
+        assert self._failures is not None  # noqa: S101
+        # The function may change the list.
+        kept = batch.copy()
+        try:
+            out = self._as_list(self._mapper(batch))
+        except Exception as ex:
+            if not self._failures.take_all(ex, kept):
+                raise
+            out = []
+        if out:
+            self._down.push(out)
+        push_asides(self._asides)
 
     def _as_list(self, result: Any) -> list[Any]:
         try:
@@ -173,20 +206,57 @@ class BatchNode(Node):
     def finish(self) -> None:
         """Hand the end on."""
         self._down.end()
+        for _, target in self._asides:
+            target.end()
 
 
 class BranchNode(Node):
-    """Sends each record down one of two ways."""
+    """Sends each record down one of two ways.
+
+    Args:
+        step: The step.
+        kernel: The predicate.
+        ways: Where records go for which it holds, and where the others go.
+        inputs: How many edges lead here.
+        asides: What the step has for other outputs.
+    """
 
     def __init__(
-        self, step_id: str, kernel: BranchKernel, trues: Target, falses: Target, inputs: int
+        self,
+        step: StepContext,
+        kernel: BranchKernel,
+        ways: tuple[Target, Target],
+        inputs: int,
+        asides: Sequence[Aside] = (),
     ) -> None:
-        super().__init__(step_id, inputs)
+        super().__init__(step.step_id, inputs)
         self._predicate = kernel.predicate
         self._refuse = not_a_bool_raiser(kernel.predicate)
-        self._trues, self._falses = trues, falses
+        self._trues, self._falses = ways
+        self._asides = asides
+        self._failures = step.failures
+        self.push: Push = self._push if step.failures is None else self._push_what_works
 
-    def push(self, batch: list[Any]) -> None:
+    def _push_what_works(self, batch: list[Any]) -> None:
+        """Divide a batch, and go on without the records that the predicate raises for."""
+        assert self._failures is not None  # noqa: S101
+        predicate, ways = self._predicate, {True: list[Any](), False: list[Any]()}
+        for record in batch:
+            try:
+                holds: Any = predicate(record)
+                if holds is not True and holds is not False:
+                    self._refuse(holds)
+            except Exception as ex:
+                if not self._failures.take(ex, record):
+                    raise
+            else:
+                ways[holds].append(record)
+        for target, records in ((self._trues, ways[True]), (self._falses, ways[False])):
+            if records:
+                target.push(records)
+        push_asides(self._asides)
+
+    def _push(self, batch: list[Any]) -> None:
         """Divide a batch; the records that hold go first."""
         predicate = self._predicate
         trues: list[Any] = []
@@ -208,6 +278,8 @@ class BranchNode(Node):
         """Hand the end on, both ways."""
         self._trues.end()
         self._falses.end()
+        for _, target in self._asides:
+            target.end()
 
 
 class PassNode(Node):

@@ -25,7 +25,18 @@ from engine.operators._kernels import (
     RecordKernel,
     RedistributeKernel,
 )
+from engine.operators.tasks._task import TaskKernel
 from engine.runtime._ids import EdgeId, StageIndex
+from engine.runtime._planned_letters import with_keeper
+from engine.runtime._planned_step import PlannedStep
+from engine.runtime._policies import (
+    Policy,
+    RunStep,
+    check_able,
+    letters_into,
+    letters_last,
+    policies_of,
+)
 
 
 class Route(Enum):
@@ -39,27 +50,6 @@ class Route(Enum):
     """Dealt evenly over all workers."""
     PARTITION = "partition"
     """To the worker that has the sink partition of the record's key."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedStep:
-    """One step as it will run."""
-
-    index: int
-    step_id: str
-    """The step as a user knows it: one that the engine's operators are composed of goes by the
-    name of the operator, so that errors and saved state don't depend on how it is composed."""
-    inner_id: str
-    """The step itself, by its own id."""
-    operator: str
-    """Name of the inner step's operator."""
-    kind: str
-    """Name of the operator that the user chose."""
-    kernel: Any
-    ups: tuple[str, ...]
-    """The stream at each input port."""
-    downs: tuple[str, ...]
-    """The stream of each output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +95,9 @@ class Plan:
     stage_edges: tuple[StageEdge, ...]
 
 
-def plan(flow: Dataflow, workers: int = 1, *, kernels: bool = True) -> Plan:
+def plan(
+    flow: Dataflow, workers: int = 1, *, kernels: bool = True, replaying: bool = False
+) -> Plan:
     """Plan a flow for a number of workers.
 
     With one worker no record ever changes workers, so there are no exchanges and steps on both
@@ -115,18 +107,13 @@ def plan(flow: Dataflow, workers: int = 1, *, kernels: bool = True) -> Plan:
         flow: The finished graph.
         workers: How many workers will run it.
         kernels: Use the fast kernels of composed operators, not only those of core operators.
+        replaying: There are requests about dead letters in the store.
 
     Raises:
-        FlowError: The flow has no input or no output.
+        FlowError: The flow has no input or no output, or a step can't do what it is to do about
+            errors.
     """
-    steps = tuple(
-        PlannedStep(i, leaf.step_id, op.step_id, op.name, leaf.name, kernel, _ups(op), _downs(op))
-        for i, (leaf, op, kernel) in enumerate(
-            (leaf, op, kernel)
-            for leaf in leaf_steps(flow.substeps)
-            for op, kernel in _flatten([leaf], workers, kernels=kernels)
-        )
-    )
+    steps = with_keeper(flow.flow_id, _steps(flow, workers, kernels=kernels), replaying=replaying)
     _check_ends(flow, steps)
     _check_states(steps)
     edges = tuple(_edges(steps, workers))
@@ -139,6 +126,28 @@ def plan(flow: Dataflow, workers: int = 1, *, kernels: bool = True) -> Plan:
     )
     _check_acyclic(edges, stage_of)
     return Plan(flow.flow_id, workers, steps, edges, stages, stage_edges)
+
+
+def _steps(flow: Dataflow, workers: int, *, kernels: bool) -> tuple[PlannedStep, ...]:
+    policies = policies_of(flow)
+    run = [
+        RunStep.of(leaf, op, kernel, policies[op.step_id])
+        for leaf in leaf_steps(flow.substeps)
+        for op, kernel in _flatten([leaf], workers, policies, kernels=kernels)
+    ]
+    check_able(run)
+    run = letters_last(run)
+    taken = letters_into(run)
+    return tuple(
+        PlannedStep(
+            *(i, step.leaf.step_id, step.op.step_id, step.op.name, step.leaf.name, step.kernel),
+            taken.get(step.op.step_id, step.ups),
+            step.downs,
+            step.on_error,
+            step.letters,
+        )
+        for i, step in enumerate(run)
+    )
 
 
 def runs_of(plan: Plan, stage: Stage, *, cut_before_keyed: bool = False) -> list[list[PlannedStep]]:
@@ -181,7 +190,7 @@ def _fusible_with(plan: Plan, stage: Stage, step: PlannedStep) -> PlannedStep | 
 
 
 def _flatten(
-    operators: list[Operator], workers: int, *, kernels: bool
+    operators: list[Operator], workers: int, policies: dict[str, Policy], *, kernels: bool
 ) -> Iterator[tuple[Operator, Any]]:
     """The steps that will run: those with a kernel, compositions being descended into.
 
@@ -191,21 +200,17 @@ def _flatten(
         kernel = None
         if op.kernel is not None and (kernels or op.core or not op.substeps):
             kernel = op.kernel(op, workers)
+            if kernel is None and policies[op.step_id].on_error != "fail":
+                # The composition works on whole batches first, where one record spoils them all.
+                alone = op.kernel(op, 1)
+                kernel = alone if getattr(alone, "takes_pairs", False) else None
         if kernel is not None:
             yield op, kernel
         elif op.core:
             msg = f"core operator of step {op.step_id!r} has no kernel"
             raise InternalError(msg)
         else:
-            yield from _flatten(op.substeps, workers, kernels=kernels)
-
-
-def _ups(op: Operator) -> tuple[str, ...]:
-    return tuple(stream_id for port in op.ups.values() for stream_id in port.stream_ids)
-
-
-def _downs(op: Operator) -> tuple[str, ...]:
-    return tuple(stream_id for port in op.downs.values() for stream_id in port.stream_ids)
+            yield from _flatten(op.substeps, workers, policies, kernels=kernels)
 
 
 def _check_ends(flow: Dataflow, steps: tuple[PlannedStep, ...]) -> None:
@@ -231,6 +236,7 @@ def _check_states(steps: tuple[PlannedStep, ...]) -> None:
 
 def _edges(steps: tuple[PlannedStep, ...], workers: int) -> Iterator[PlannedEdge]:
     producers = {stream_id: step.index for step in steps for stream_id in step.downs}
+    producers.update({step.letters: step.index for step in steps if step.letters is not None})
     for step in steps:
         route = Route.LOCAL if workers == 1 else _route(step.kernel)
         for port, stream_id in enumerate(step.ups):
@@ -245,6 +251,8 @@ def is_keyed(kernel: Any) -> bool:
 def _route(kernel: Any) -> Route:
     """How records must reach a step with this kernel, where there are several workers."""
     if is_keyed(kernel):
+        return Route.KEY
+    if isinstance(kernel, TaskKernel) and kernel.rules.order == "key":
         return Route.KEY
     if isinstance(kernel, RedistributeKernel):
         return Route.BALANCE
@@ -262,25 +270,28 @@ class _Group:
 
 
 def _stages(steps: tuple[PlannedStep, ...], edges: tuple[PlannedEdge, ...]) -> tuple[Stage, ...]:
-    """Group steps by the exchanges upstream of them, and these groups by being connected."""
+    """Group steps by the exchanges upstream of them, and these groups by being connected.
+
+    What leads to a step with tasks counts as an exchange: it begins a stage, so that waiting there
+    holds up nobody else.
+    """
     inputs: dict[int, list[tuple[int, PlannedEdge]]] = {step.index: [] for step in steps}
+    cuts: set[int] = set()
     for number, edge in enumerate(edges):
         inputs[edge.consumer].append((number, edge))
+        if edge.route is not Route.LOCAL or isinstance(steps[edge.consumer].kernel, TaskKernel):
+            cuts.add(number)
     group_of: dict[int, _Group] = {}
     for step in steps:
         upstream = frozenset(
             exchange
             for number, edge in inputs[step.index]
-            for exchange in (
-                group_of[edge.producer].upstream
-                | ({number} if edge.route is not Route.LOCAL else frozenset[int]())
-            )
+            for exchange in (group_of[edge.producer].upstream | (cuts & {number}))
         )
         joined = _Group(upstream, [step.index])
-        for _, edge in inputs[step.index]:
+        for number, edge in inputs[step.index]:
             other = group_of[edge.producer]
-            local = edge.route is Route.LOCAL
-            if local and other.upstream == upstream and other is not joined:
+            if number not in cuts and other.upstream == upstream and other is not joined:
                 joined.steps.extend(other.steps)
                 for index in other.steps:
                     group_of[index] = joined

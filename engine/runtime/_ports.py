@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import threading
 import time
 from typing import Any, Protocol
@@ -101,6 +102,9 @@ def log(line: str) -> None:
 
 class SystemEntropy:
     """The operating system's."""
+
+    chance = staticmethod(random.random)
+    """A number from 0 to 1."""
 
     def token(self) -> str:
         """128 random bits in hex."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from engine.recovery import RecoveryConfig
 from engine.recovery._backups import BackupOptions
 from engine.recovery._disk import RealDisk
+from engine.recovery._letter_requests import has_requests
 from engine.recovery._worker_store import StoreOptions, bounded
 from engine.recovery.store import RocksTables
 from engine.runtime._ports import (
@@ -52,3 +54,8 @@ def real_world(
         ),
         options=replace(stores, backup=backup),
     )
+
+
+def letters_asked_for(config: RecoveryConfig) -> bool:
+    """Whether somebody has left requests about dead letters in the store, if there is one."""
+    return has_requests(RealDisk(), Path(config.db_dir))

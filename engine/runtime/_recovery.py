@@ -27,8 +27,10 @@ from engine.recovery._worker_store import WorkerSpot, WorkerStore
 from engine.runtime._build import Deal
 from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
+from engine.runtime._letter_orders import LetterDesk, orders_of, replays
 from engine.runtime._plan import Plan
 from engine.runtime._planned_clocks import row_owners, saves_rows
+from engine.runtime._replays import LetterOrder
 from engine.runtime._sink_node import Job
 from engine.runtime._store import StepChanges
 from engine.runtime._store_start import (
@@ -61,6 +63,10 @@ class RunStart:
     """What shards of sinks gave away in the last committed epoch, by step and shard."""
     stale: list[dict[str, list[str]]]
     """For each worker, by step, the rows of partitions that another worker has now."""
+    letters: list[LetterOrder]
+    """What to do about dead letters."""
+    replaying: bool
+    """Whether the plan has the steps that do so."""
 
     @property
     def epoch(self) -> Epoch:
@@ -88,6 +94,8 @@ class JobStore:
             {step_id: self._positions(step_id) for step_id in (*ends, *clocked)},
             {step_id: self._kept_rows(step_id) for step_id in ends},
             self._stale_partitions(planned, deal),
+            orders_of(LetterDesk(world.disk, wanted.root, world.tell), planned, self._stores),
+            replays(planned),
         )
         """What workers go on from."""
         self.workers = [
@@ -247,6 +255,10 @@ class WorkerRecovery:
     def published(self, step_id: str, shard: str) -> int | None:
         """As in `Store`."""
         return self._start.manifest.published.get(step_id, {}).get(shard)
+
+    def letter_orders(self) -> Sequence[LetterOrder]:
+        """As in `Store`."""
+        return self._start.letters
 
     def check_in_force(self) -> None:
         """As in `Store`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
-from engine.errors import StoreError
+from engine.errors import FlowError, StoreError
 from engine.operators._kernels import OutputKernel
 from engine.recovery import RecoveryConfig
 from engine.runtime._build import Deal, WorkerSite, deal_partitions
@@ -32,6 +32,7 @@ from engine.runtime._leader import Drain, Leader
 from engine.runtime._messages import LinkEpoch, NewParts
 from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Asking, Patience
 from engine.runtime._plan import Plan, plan
+from engine.runtime._planned_letters import keeper_of
 from engine.runtime._ports import (
     Clock,
     Entropy,
@@ -43,6 +44,7 @@ from engine.runtime._ports import (
     log,
 )
 from engine.runtime._sink_node import Job
+from engine.runtime._task_site import RealExecutors
 from engine.runtime._worker import Worker
 
 if TYPE_CHECKING:
@@ -99,7 +101,7 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
     if options.epoch_interval < timedelta(0):
         msg = f"the epoch interval must not be negative; got {options.epoch_interval}"
         raise ValueError(msg)
-    planned = plan(flow, options.workers, kernels=options.kernels)
+    planned = plan_run(flow, options.workers, options)
     with contextlib.suppress(AbortExecution):
         # First of all, so that what fails here has not even claimed the store.
         deal = deal_partitions(planned, options.asking())
@@ -111,6 +113,40 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
                     raise
                 error = explained(ex)
                 raise error from error.__cause__
+
+
+def plan_run(flow: Dataflow, workers: int, options: RunOptions) -> Plan:
+    """Plan what whoever leads a run is to run.
+
+    Raises:
+        FlowError: The flow can't run, or not like this.
+    """
+    replaying = False
+    if options.recovery is not None:
+        # Loads RocksDB, which runs without recovery need not wait for.
+        from engine.runtime._real_store import letters_asked_for  # noqa: PLC0415
+
+        replaying = letters_asked_for(options.recovery)
+    planned = plan(flow, workers, kernels=options.kernels, replaying=replaying)
+    if options.recovery is None:
+        check_kept(planned)
+    return planned
+
+
+def check_kept(planned: Plan) -> None:
+    """See that a run without a recovery store has no dead letters to keep.
+
+    Raises:
+        FlowError: It has.
+    """
+    if keeper_of(planned.steps) is None:
+        return
+    makers = sorted({step.step_id for step in planned.steps if step.letters is not None})
+    msg = (
+        f"the dead letters of {', '.join(map(repr, makers))} have nowhere to go: take them with "
+        "`op.dead_letters` and write them to a sink, or run with a recovery store (-r DIR)"
+    )
+    raise FlowError(msg)
 
 
 def _tell_of_lost_promises(planned: Plan, options: RunOptions) -> None:
@@ -201,6 +237,7 @@ def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> lis
         *(WorkerIndex(0), planned.workers, options.clock, NoNetwork(), CHANNEL_BATCHES_MAX, job),
         state_bytes_max=bytes_max,
         patience=options.patience,
+        wake=options.waiter.wake,
     )
     stores = [None] * planned.workers if recovery is None else recovery.workers
     return [
@@ -209,6 +246,7 @@ def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> lis
             index=WorkerIndex(i),
             store=store,
             tally=None if options.monitor is None else Tally(options.clock.monotonic_s),
+            executors=RealExecutors(options.tell),
         )
         for i, store in enumerate(stores)
     ]

@@ -17,6 +17,7 @@ from engine.errors import ConnectorError
 from engine.operators._shown import shown
 from engine.runtime._counts import StepCounts
 from engine.runtime._failure import blaming
+from engine.runtime._failures import FailureSite
 from engine.runtime._nodes import Node, Push, Target
 from engine.runtime._outage import Outage, Patience
 from engine.runtime._ports import Clock
@@ -92,6 +93,10 @@ class _Reader:
         if self.part is not None:
             self.part.on_commit(state)
 
+    def place(self) -> tuple[str, Any]:
+        """Which partition it is, and where it goes on after the batch that it gave last."""
+        return f"{self.step_id}/{self.name}", _snapshot(self.part)
+
     def caught_up(self) -> bool:
         """Whether it can be read, and there is nothing more to read right now."""
         if self.part is None or self.outage is not None:
@@ -138,6 +143,8 @@ class SourceNode(Node):
         self._down = down
         self.watch: SourceWatch | None = None
         """Hears of the partitions, where clocks tell them apart."""
+        self.failed: FailureSite | None = None
+        """Wants to know where a batch is from, if a step behind goes on after errors."""
         self._clock = clock
         self._time_s = clock.time_s
 
@@ -149,6 +156,8 @@ class SourceNode(Node):
         if self.watch is not None:
             reader.push = functools.partial(self.watch.push, reader)
             self.watch.opened(reader)
+        if self.failed is not None:
+            reader.push = functools.partial(self.failed.follow, reader.place, reader.push)
         self._readers.append(reader)
         self._live.append(reader)
         with blaming(self.step_id, "opening its source"):

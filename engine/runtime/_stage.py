@@ -5,6 +5,7 @@ Built by `engine.runtime._build`. The worker runs it by taking items out of its 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from engine.operators._state_ttl import ExpiringState
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit, Room
 from engine.runtime._counts import StepCounts
+from engine.runtime._failures import StepFailures
 from engine.runtime._frames import TooLongError
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
 from engine.runtime._messages import END, LEFT_OUT_US, Barrier, CaughtUp, End, Watermark
@@ -21,6 +23,7 @@ from engine.runtime._nodes import KeyedNode, Node, Target
 from engine.runtime._ports import Network
 from engine.runtime._sink_node import SinkNode
 from engine.runtime._source_node import SourceNode
+from engine.runtime._task_node import TaskNode
 from engine.runtime._watermarks import StageClocks, StepWatermark
 
 _RECORDS_MAX = 1000
@@ -162,6 +165,17 @@ class StageInput:
     """Of the step that it leads to; None where nobody counts."""
     watermark: StepWatermark | None = None
     """Of the step that it leads to, if a clock stands at the other end."""
+    tasks: TaskNode | None = None
+    """The node that it leads to, if that is one with tasks: it gives credit back when it can."""
+
+    def give(self, batch: list[Any], give_back: Callable[[], None]) -> None:
+        """Hand a batch on, and give back the credit that it has cost, or let tasks do so."""
+        if self.tasks is None:
+            give_back()
+            self.target.push(batch)
+        else:
+            self.target.push(batch)
+            self.tasks.owe(give_back)
 
     def ready(self, channel: Channel) -> bool:
         """Whether the first item may be taken out: it needs no room, or there is room for it."""
@@ -195,6 +209,9 @@ class RunningStage:
     timed: list[tuple[KeyedNode, list[Sender]]] = field(
         default_factory=list[tuple[KeyedNode, list[Sender]]]
     )
+    tasks: list[tuple[TaskNode, list[Sender]]] = field(
+        default_factory=list[tuple[TaskNode, list[Sender]]]
+    )
     inputs: list[StageInput] = field(default_factory=list[StageInput])
     senders: list[Sender] = field(default_factory=list[Sender])
     nodes: list[Node] = field(default_factory=list[Node])
@@ -204,6 +221,8 @@ class RunningStage:
     """Of the keyed steps with a time to live, store or no store."""
     saved_steps: dict[str, Callable[[], Any]] = field(default_factory=dict[str, Callable[[], Any]])
     """What steps save as a whole, by step id, with a store."""
+    failures: list[StepFailures] = field(default_factory=list[StepFailures])
+    """Of the steps that go on after errors."""
     channels: list[tuple[StageInput, Channel]] = field(
         default_factory=list[tuple[StageInput, Channel]]
     )
@@ -250,14 +269,16 @@ class RunningStage:
             assert self.clocks is not None  # noqa: S101
             self.clocks.upstream.say(channel, caught_up=item.yes)
         else:
-            network.return_credit(channel.edge, channel.sender, me)
-            entry.target.push(item)
+            give_back = functools.partial(network.return_credit, channel.edge, channel.sender, me)
+            entry.give(item, give_back)
         if self.clocks is not None:
             self.clocks.flush()
         return False
 
     def close(self) -> list[Exception]:
         """Close all sources and sinks; gives the errors of those that would not."""
+        for failures in self.failures:
+            failures.tell()
         ends: list[SourceNode | SinkNode] = [node for node, _ in self.sources]
         tried = (
             _closed(node.step_id, close)

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from engine.operators._state import StateChanges, Stored
 from engine.runtime._ids import Epoch
+from engine.runtime._replays import LetterOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class Store(Protocol):
 
         None for a shard that kept no marker then.
         """
+        ...
+
+    def letter_orders(self) -> Sequence[LetterOrder]:
+        """What the run is to do about dead letters in the store, at its start."""
         ...
 
     def check_in_force(self) -> None:

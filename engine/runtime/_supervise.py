@@ -18,9 +18,9 @@ from engine.runtime._launch import Launch
 from engine.runtime._leader import Leader, Led
 from engine.runtime._membership import Membership, UnmetError
 from engine.runtime._outage import pause
-from engine.runtime._plan import Plan, plan
+from engine.runtime._plan import Plan
 from engine.runtime._processes import Processes
-from engine.runtime._run import RunOptions, saving
+from engine.runtime._run import RunOptions, plan_run, saving
 from engine.runtime._sink_node import Job
 
 _RESTARTS_MAX = 5
@@ -76,7 +76,7 @@ def run_processes(flow: Dataflow, launch: Launch, options: RunOptions) -> None:
         FlowError: The flow can't run.
         BaseException: As `supervise`.
     """
-    supervise(flow, plan(flow, launch.layout.workers), options, _SpawnedTeam(launch))
+    supervise(flow, plan_run(flow, launch.layout.workers, options), options, _SpawnedTeam(launch))
 
 
 def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) -> None:

@@ -39,6 +39,7 @@ from engine.runtime._ports import Network
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
 from engine.runtime._store import StepChanges
+from engine.runtime._task_node import TaskNode
 from engine.runtime._watermarks import StageClocks, step_row
 
 _ITEMS_PER_ROUND_MAX = 16
@@ -46,6 +47,8 @@ _BATCHES_PER_POLL_MAX = 1_000_000_000
 _ASK_AGAIN_S = 0.0005
 """When to ask a sink again that has said `PENDING`."""
 _APPLY_SLICE_S = 0.001
+_CLOSE_S = 1.0
+"""How long executors may take to stop."""
 
 
 class Worker:
@@ -75,8 +78,10 @@ class Worker:
         self._fed = [stage for stage in reversed(self.stages) if stage.inputs]
         self._sources = [source for stage in self.stages for source in stage.sources]
         self._timed = [timed for stage in reversed(self.stages) for timed in stage.timed]
+        self._tasked = [tasked for stage in self.stages for tasked in stage.tasks]
         self._clocked = [(s.clocks, s.senders) for s in self.stages if s.clocks is not None]
         self._time_s = site.clock.time_s
+        self._executors, self._tell = site.executors, site.patience.tell
         self.tally = site.tally
         self._inbox: deque[Command] = deque()
         self._batches_max = 1 if epoch_per_batch else _BATCHES_PER_POLL_MAX
@@ -86,6 +91,8 @@ class Worker:
             states = [state for stage in self.stages for state in stage.states.values()]
             self._memory = StateMemory(states, site.state_bytes_max)
         self._crowded = False
+        self._awaited: list[RunningStage] = []
+        """Stages that would pass the last barrier if their tasks had ended."""
         self._hold = False
         self._final = False
         self._source_turn = 0
@@ -139,11 +146,8 @@ class Worker:
         worked = self._applying and self._apply()
         for stage in self._fed:
             worked = self._consume(stage) or worked
-        if not self._final and self._settling is None:
-            if self._timed:
-                wait_s = min(wait_s, self._fire_timers())
-            if not self._hold and not self._crowded:
-                wait_s = min(wait_s, self._poll())
+        if self._settling is None:
+            wait_s = min(wait_s, self._look_around())
         if worked or self._inbox or self._settling is not None:
             return 0.0
         return wait_s
@@ -173,6 +177,8 @@ class Worker:
             *(self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged),
             lags=lags,
             watermarks=dict(self._watermarks()),
+            tasks={node.step_id: node.table.snapshot() for node, _ in self._tasked},
+            left_out=tally.left_out(),
         )
 
     def _watermarks(self) -> Iterator[tuple[str, WatermarkSnapshot]]:
@@ -184,7 +190,9 @@ class Worker:
                     yield step_id, WatermarkSnapshot(at_s, now_s - at_s)
 
     def close(self) -> list[Exception]:
-        """Close all sources and sinks; gives the errors of those that would not."""
+        """Close all sources, sinks and executors; gives the errors of those that would not."""
+        for line in self._executors.close(_CLOSE_S):
+            self._tell(f"left behind: {line}")
         return [error for stage in self.stages for error in stage.close()]
 
     def actions(self) -> Iterator[Callable[[], Any]]:
@@ -221,6 +229,8 @@ class Worker:
         """What time alone brings about, with the seconds until then."""
         if self._publishing is not None:
             yield self._ask_sinks_at_s - self._time_s(), self._publish_some
+        if self._awaited or not self._final:
+            yield from self._tasks_actions()
         if self._final:
             return
         for node, senders in self._timed:
@@ -233,6 +243,12 @@ class Worker:
         for source, senders in () if self._hold or self._crowded else self._sources:
             if not source.ended and have_room(senders):
                 yield source.wait_s(), functools.partial(self._poll_one, source, senders)
+
+    def _tasks_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
+        for node, senders in self._tasked:
+            if not node.ended:
+                wait_s = node.wait_s(room=have_room(senders))
+                yield wait_s, functools.partial(self._tend_one, node, senders)
 
     # The phases of a round
 
@@ -254,6 +270,19 @@ class Worker:
             if self._settling is not None:
                 break
         return True
+
+    def _look_around(self) -> float:
+        """Do what nobody sends; in how many seconds there is something of it to do again."""
+        wait_s = math.inf
+        if self._tasked and (self._awaited or not self._final):
+            wait_s = self._tend()
+        if self._final:
+            return wait_s
+        if self._timed:
+            wait_s = min(wait_s, self._fire_timers())
+        if not self._hold and not self._crowded:
+            wait_s = min(wait_s, self._poll())
+        return wait_s
 
     def _fire_timers(self) -> float:
         """Fire the timers that are due where there is room for what they emit."""
@@ -317,6 +346,29 @@ class Worker:
         if self._epoch_per_batch:
             self.reports.append(EpochRequest())
 
+    def _tend(self) -> float:
+        """See what has become of tasks; in how many seconds to look again."""
+        first_s = math.inf
+        for node, senders in self._tasked:
+            if not node.ended:
+                first_s = min(first_s, self._tend_one(node, senders))
+        return first_s
+
+    def _tend_one(self, node: TaskNode, senders: list[Sender]) -> float:
+        wait_s = node.turn(room=have_room(senders))
+        if (self._epoch_per_batch and node.take_unsaved()) or node.asks_commit():
+            self.reports.append(EpochRequest())
+        self._report_end()
+        if self._awaited:
+            self._pass_awaited()
+        return wait_s
+
+    def _pass_awaited(self) -> None:
+        """Let stages end whose tasks have."""
+        waiting, self._awaited = self._awaited, []
+        for stage in waiting:
+            self._pass_barrier(stage)
+
     def _look_at_clocks(self) -> float:
         """See which partitions clocks needn't wait for; in how many seconds to look again."""
         first_s = math.inf
@@ -376,7 +428,13 @@ class Worker:
                     node.build(name, found=True)
 
     def _pass_barrier(self, stage: RunningStage) -> None:
-        """A stage has all records of the epoch: its sinks take stock, and it goes on."""
+        """A stage has all records of the epoch: its sinks take stock, and it goes on.
+
+        Where nothing is saved, the end of a run waits for tasks.
+        """
+        if self._final and self._store is None and any(len(n.table) for n, _ in stage.tasks):
+            self._awaited.append(stage)
+            return
         self._settling = _after(self._settling, self._prepare(stage, self._epoch))
 
     def _prepare(self, stage: RunningStage, epoch: Epoch) -> Iterator[None]:
@@ -386,6 +444,8 @@ class Worker:
             expiring.expire()
         if self._store is not None:
             states = [StepChanges(step, s.barrier()) for step, s in stage.states.items()]
+            for node, _ in stage.tasks:
+                states.append(StepChanges(node.step_id, node.barrier(epoch)))
             times = {} if stage.clocks is None else stage.clocks.changes()
             for step_id, save in stage.saved_steps.items():
                 times.setdefault(step_id, {})[step_row(self.index)] = save()
@@ -441,6 +501,8 @@ class Worker:
                 yield from sink.publish(epoch)
         for (node, _), position in zip(self._sources, self._positions, strict=True):
             node.on_commit(position)
+        for tasks, _ in self._tasked:
+            tasks.table.committed(epoch)
         self._hold = False
         self.reports.append(Published(epoch))
 

@@ -9,7 +9,7 @@ from benchmarks.workloads import WORKLOADS, kafka
 
 TINY = 20
 SMALL = 3_000
-PACED = ("w8-", "exchange-latency", "window-latency")
+PACED = ("w8-", "exchange-latency", "window-latency", "executors-cpu", "executors-waiting")
 HERE = [workload for workload in WORKLOADS.values() if not workload.name.startswith(kafka.PREFIX)]
 """Those that need no broker; `tests/kafka/test_benchmarks.py` has the others."""
 

@@ -127,3 +127,24 @@ def test_late_orders_correct_a_minute_or_come_too_late():
         "Oslo, minute 3: 1 (close)",
         "Rome, minute 3: 2 (close)",
     ]
+
+
+def test_text_on_processes_finds_the_extremes():
+    """The paragraphs and their scores, whichever process had them."""
+    assert sorted(run_flow("examples.text_on_processes:flow")) == [
+        'easiest: "What can it be, Miss Woodhouse?--what can i... (97)',
+        "hardest: Marianne, who had never much toleration for ... (-67)",
+    ]
+
+
+def test_enrich_reviews_keeps_the_order_though_the_service_is_busy_at_times():
+    """Every review has its mood, and none is given up."""
+    assert run_flow("examples.enrich_reviews:flow") == [
+        "good: A lovely hotel, and the breakfast was great",
+        "bad: The room was cold",
+        "good: Great view",
+        "bad: Never again",
+        "good: We love it",
+        "bad: The soup was awful, the waiter was rude",
+        "good: Nice and quiet",
+    ]

@@ -16,6 +16,7 @@ SIGNATURES = {
     "branch": "up predicate",
     "collect": "up timeout max_size [state_version] [migrate]",
     "count_final": "up key [ttl] [state_version] [migrate]",
+    "dead_letters": "flow",
     "dedupe": "up key ttl",
     "enrich_cached": "up getter mapper [ttl] [_now_getter] [max_size]",
     "filter": "up predicate",
@@ -52,6 +53,7 @@ SIGNATURES = {
 }
 OTHERS = {
     "BranchOut",
+    "DeadLetter",
     "JoinEmitMode",
     "JoinInsertMode",
     "Key",

@@ -77,6 +77,10 @@ def stateless(s: Stream[Order]) -> None:
     assert_type(op.inspect("look", s), Stream[Order])
     assert_type(op.inspect_debug("debug", s), Stream[Order])
     assert_type(op.redistribute("spread", s), Stream[Order])
+    assert_type(op.map("user", s, lambda o: o.user).on_error("skip"), Stream[str])
+    s.on_error("ignore")  # type: ignore
+    assert_type(op.dead_letters("dead", s.flow()), Stream[op.DeadLetter])
+    Dataflow("strict", on_error="ignore")  # type: ignore
     op.raises("never", s)
     op.map("wrong", s, lambda order: order.nothing)  # type: ignore
 

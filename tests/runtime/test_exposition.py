@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import engine.operators as op
 from engine.connectors import Lag
 from engine.dataflow import Dataflow
+from engine.operators.tasks import task
 from engine.runtime import RunOptions, run_flow
 from engine.runtime._counts import StateSnapshot, StepSnapshot, WatermarkSnapshot
 from engine.runtime._exposition import exposition
@@ -55,8 +56,10 @@ def ran(workers: int = 1) -> Monitor:
     """A monitor of a run that is over."""
     flow, time = Dataflow("flow"), FakeTime()
     keyed = op.key_on("key", op.input("in", flow, Lagging(range(100), 10)), str)
-    op.output("out", op.stateful_map("n", keyed, lambda _, n: (1, n)), TestingSink([]))
+    counted = op.stateful_map("n", keyed, lambda _, n: (1, n)).on_error("skip")
+    op.output("out", counted, TestingSink([]))
     op.output("marked", watermarked("mark", keyed), TestingSink([]))
+    op.output("called", task("call", keyed, str, executor="inline").ok, TestingSink([]))
     monitor = Monitor(time.monotonic_s)
     run_flow(flow, RunOptions(workers=workers, monitor=monitor))
     return monitor
@@ -72,7 +75,15 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
     lags = {"flow.in": {"0-a": Lag(12, None), "1-a": Lag(None, 0.0), "2-a": Lag(0, 3.5)}}
     marks = {"flow.window": WatermarkSnapshot(1e9, 12.5)}
     watched.monitor.counted(
-        said(0, step, states=states, busy_s=8.5, sent_bytes=9, lags=lags, watermarks=marks)
+        said(
+            *(0, step),
+            states=states,
+            busy_s=8.5,
+            sent_bytes=9,
+            lags=lags,
+            watermarks=marks,
+            left_out={("flow.step", "skip"): 3},
+        )
     )
     watched.time.now_s += 2.0
     families = parsed(watched.monitor)
@@ -94,6 +105,8 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
         ("1-a", "flow.in", "0"): 0.0,
         ("2-a", "flow.in", "0"): 3.5,
     }
+    left_out = values(families["engine_items_left_out"], "_total")
+    assert left_out == {("skip", "flow.step", "0"): 3.0}
     assert values(families["engine_busy_seconds"], "_total") == {("0",): 8.5}
     assert values(families["engine_exchange_sent_bytes"], "_total") == {("0",): 9.0}
     assert values(families["engine_report_age_seconds"]) == {("0",): 2.0}
@@ -162,7 +175,7 @@ def test_names_and_units_are_as_prometheus_has_them():
         if family.type == "counter":
             assert f"{family.name}_total" in text
         for sample in family.samples:
-            assert set(sample.labels) <= {"step_id", "worker_index", "partition", "le"}
+            assert set(sample.labels) <= {"step_id", "worker_index", "partition", "on_error", "le"}
             assert sample.timestamp is None
             assert math.isfinite(sample.value)
             assert sample.value >= 0.0

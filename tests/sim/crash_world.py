@@ -80,6 +80,8 @@ class Life:
         """Another process was at work while this one was."""
         self.recovery: JobStore | None = None
         self.gang: Gang | None = None
+        self.replaying = False
+        """It began with requests about dead letters."""
 
     def __str__(self) -> str:
         return f"life {self.number}"

@@ -220,12 +220,12 @@ class CrashRun:
         if before is not None and before.workers != life.workers:
             self.counts["rescales"] += 1
         options = replace(self._options, workers=life.workers)
-        seed, (_, planned) = self._rng.getrandbits(32), self._planned(life.workers)
+        seed, (_, planned) = self._rng.getrandbits(32), self._planned(life)
         life.gang = Gang(planned, seed, options, recovery=life.recovery, clock=self._clock)
         life.gang.start()
 
     def _open_store(self, life: Life) -> JobStore:
-        flow, planned = self._planned(life.workers)
+        flow, planned = self._planned(life)
         world = StoreWorld(
             life.disk,
             MemoryTables(life.disk),
@@ -238,7 +238,8 @@ class CrashRun:
         job = RecoveredJob(ROOT, flow, planned, deal_partitions(planned), create=True)
         return JobStore.open(job, world)
 
-    def _planned(self, workers: int) -> tuple[Dataflow, Plan]:
+    def _planned(self, life: Life) -> tuple[Dataflow, Plan]:
+        workers = life.workers
         if workers not in self._plans:
             flow = self._flow()
             self._plans[workers] = flow, plan(flow, workers)

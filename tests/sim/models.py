@@ -15,7 +15,9 @@ from itertools import repeat
 from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queues
 from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
+from tests.sim.failures import check_failures
 from tests.sim.takeovers import check_takeovers
+from tests.sim.tasks import check_tasked_store
 from tests.sim.windows import check_windowed_store
 
 MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
@@ -28,6 +30,8 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "clocks": check_clocks,
     "clocked": check_clocked_store,
     "windows": check_windowed_store,
+    "tasks": check_tasked_store,
+    "failures": check_failures,
 }
 
 _AT_A_TIME = 20

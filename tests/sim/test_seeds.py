@@ -19,6 +19,7 @@ SEEDS = {
     "clocks": 150,
     "clocked": 100,
     "windows": 100,
+    "failures": 100,
 }
 PARTS = 10
 

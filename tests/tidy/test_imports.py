@@ -23,6 +23,7 @@ BELOW_RUNTIME = {*PURE, *LOGIC, "engine.recovery"}
 STARTED_BY_PEOPLE = {
     "engine.run",
     "engine.visualize",
+    "engine.dlq",
     "engine.recovery.__main__",
     "engine.testing.__main__",
     "engine.__main__",

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
+from engine.operators.tasks._task import TaskKernel
 from engine.runtime import (
     CaughtUp,
     Command,
@@ -34,6 +35,7 @@ from engine.runtime import (
     WorkerSite,
     deal_partitions,
 )
+from engine.testing.sim._executors import FakeExecutor, FakeExecutors
 from engine.testing.sim._options import SimOptions, SimResult, SimulationError
 from engine.testing.sim._world import FakeClock, FakeNetwork, Line
 
@@ -42,7 +44,7 @@ if TYPE_CHECKING:
 
 Action = Callable[[], Any]
 
-_NETWORK, _COORDINATOR = -2, -1
+_EXECUTORS, _NETWORK, _COORDINATOR = -3, -2, -1
 _TURNS_BETWEEN_PAUSES = 100
 _TRACE_MAX = 200
 
@@ -86,7 +88,11 @@ class Gang:
         self._commands: list[Line[Command]] = [self._new_line() for _ in range(options.workers)]
         self._reports: list[Line[Report]] = [self._new_line() for _ in range(options.workers)]
         self._paused_until_s = [0.0] * options.workers
-        self._orders = _orders(range(-2, options.workers), self._random)
+        self.executors: list[FakeExecutor] = []
+        """Of steps with tasks."""
+        tasked = any(isinstance(step.kernel, TaskKernel) for step in planned.steps)
+        first = _EXECUTORS if tasked else _NETWORK
+        self._orders = _orders(range(first, options.workers), self._random)
         # Workers that take whole rounds, as real ones do, come further in a turn; those that do
         # one thing at a time come into states that others never see.
         self._round_share = self._random.choice((0.0, 0.2, 0.8))
@@ -129,6 +135,8 @@ class Gang:
             credit=options.channel_batches,
             channel_bytes=options.channel_bytes,
             patience=Patience(tell=self._note),
+            chance=self._random.random,
+            executors=FakeExecutors(self._start_executor),
         )
         for i in range(options.workers):
             site = replace(site, index=WorkerIndex(i))
@@ -140,6 +148,19 @@ class Gang:
             self._network.connect(partial(self._receive, worker), worker.credit)
             self.workers.append(worker)
             self._queues += [channel.items for channel in worker.channels.values()]
+
+    def _start_executor(self, function: Callable[[Any], Any]) -> FakeExecutor:
+        options = self._options
+        executor = FakeExecutor(
+            function,
+            self._clock,
+            self._random,
+            deaths=options.deaths,
+            hangs=options.hangs,
+            longest_s=options.call_max.total_seconds(),
+        )
+        self.executors.append(executor)
+        return executor
 
     def turn(self) -> None:
         """Do one of the things that could happen next, or let time pass."""
@@ -161,6 +182,11 @@ class Gang:
         """Let an actor do something; False if there is nothing that it could do."""
         if actor == _NETWORK:
             return self._deliver(now_s)
+        if actor == _EXECUTORS:
+            ready = [executor for executor in self.executors if executor.next_s() <= now_s]
+            if ready:
+                self._random.choice(ready).end_one(now_s)
+            return bool(ready)
         if actor == _COORDINATOR:
             actions = self._coordinators_actions(now_s)
         elif self._paused_until_s[actor] > now_s:
@@ -242,6 +268,7 @@ class Gang:
         now_s = self._clock.monotonic_s()
         next_s = min(
             self._network.next_s(),
+            *(executor.next_s() for executor in self.executors),
             self._coordinator.next_time_s(),
             *(line.ready_s() for line in self._reports),
             *(self._next_of(i) for i in range(len(self.workers))),

@@ -34,6 +34,12 @@ class SimOptions:
     """For how long a worker may stand still, as one does whose machine is busy. Zero for never."""
     state_bytes_max: int | None = None
     """How much memory a worker's states may take; only for a run with a store."""
+    call_max: timedelta = timedelta(seconds=1)
+    """How long the calls of tasks take at most."""
+    deaths: float = 0.0
+    """In what share of these calls the process dies that runs it."""
+    hangs: float = 0.0
+    """What share of them never ends."""
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     """What the wall clock shows at first."""
     steps_max: int = 1_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from engine.clock import clock_set_to
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
-from engine.runtime import closing, explained, plan
+from engine.runtime import check_kept, closing, explained, plan
 from engine.testing.sim._gang import Gang
 from engine.testing.sim._options import SimOptions, SimResult, SimulationError
 
@@ -40,6 +40,7 @@ def simulate(flow: Dataflow, seed: int, options: SimOptions | None = None) -> Si
     """
     options = options or SimOptions()
     planned = plan(flow, options.workers, kernels=options.kernels)
+    check_kept(planned)
     simulation = Gang(planned, seed, options)
     try:
         with clock_set_to(simulation.now), closing(simulation.workers):

@@ -1,0 +1,106 @@
+"""What a worker needs for steps with tasks: executors, a table for each, and a key of its own."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from engine.errors import UserCodeError
+from engine.operators._shown import shown
+from engine.operators.tasks._executor import AnyExecutor, RunningExecutor
+from engine.operators.tasks._task import TaskKernel
+from engine.runtime._batch import KeyOwners
+from engine.runtime._failure import name_of
+from engine.runtime._ids import WorkerIndex
+from engine.runtime._ports import log
+from engine.runtime._task_table import TaskTable
+
+
+def home_of(worker: WorkerIndex, workers: int) -> str:
+    """A key that a worker owns, of so many."""
+    owner = KeyOwners(workers)
+    names = (f"worker-{number}" for number in itertools.count())
+    return next(name for name in names if owner((name, None)) == worker)
+
+
+def task_table(
+    kernel: TaskKernel,
+    worker: tuple[WorkerIndex, int],
+    chance: Callable[[], float],
+    *,
+    saved: bool,
+) -> TaskTable:
+    """The table of a step with tasks on one worker.
+
+    Args:
+        kernel: The step.
+        worker: Its number, and how many there are.
+        chance: Gives random numbers from 0 to 1.
+        saved: Whether there is a store.
+    """
+    index, workers = worker
+    again = saved or kernel.rules.retry.attempts > 1
+    encode = _encoded if again else None
+    return TaskTable(kernel.rules, str(index), chance, encode=encode, share=1 / workers)
+
+
+def _encoded(record: Any) -> bytes:
+    try:
+        return pickle.dumps(record, 5)
+    except Exception as ex:
+        msg = (
+            "a record that may be needed again, because tasks are saved or tried again, must be "
+            f"one that can be pickled; {shown(record)} isn't: {name_of(ex)}"
+        )
+        raise UserCodeError(msg) from ex
+
+
+class StartsExecutors(Protocol):
+    """Starts what runs tasks, for one worker, and stops all of it."""
+
+    def start(
+        self,
+        executor: AnyExecutor,
+        fn: Callable[[Any], Any],
+        wake: Callable[[], None],
+        step_id: str,
+    ) -> RunningExecutor:
+        """As in `engine.operators.tasks.Executor`."""
+        ...
+
+    def close(self, timeout_s: float) -> list[str]:
+        """Stop all of them; gives in words what could not be stopped in that time."""
+        ...
+
+
+class RealExecutors:
+    """Starts executors, once there is a step that needs one: most flows have none.
+
+    Args:
+        tell: Takes lines about them that people may want to read; on any thread.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = log) -> None:
+        self._tell = tell
+        self._executors: StartsExecutors | None = None
+
+    def start(
+        self,
+        executor: AnyExecutor,
+        fn: Callable[[Any], Any],
+        wake: Callable[[], None],
+        step_id: str,
+    ) -> RunningExecutor:
+        """As in `StartsExecutors`."""
+        if self._executors is None:
+            # Loads asyncio and multiprocessing.
+            from engine.runtime.executors import Executors  # noqa: PLC0415
+
+            self._executors = Executors(self._tell)
+        return self._executors.start(executor, fn, wake, step_id)
+
+    def close(self, timeout_s: float) -> list[str]:
+        """As in `StartsExecutors`."""
+        return [] if self._executors is None else self._executors.close(timeout_s)

@@ -1,0 +1,276 @@
+"""The table of a step's tasks by itself: what it submits, gives up, tries again and emits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.operators.tasks import Batching, Exponential, Rate, Retry
+from engine.operators.tasks._policies import TaskRules
+from engine.runtime._task_table import State, Task, TaskTable
+
+SECOND = timedelta(seconds=1)
+NO_JITTER = Exponential(SECOND, jitter=0)
+
+
+def began(_call: int) -> float:
+    """All calls began when they were submitted, or before."""
+    return -math.inf
+
+
+def table_of(**rules: Any) -> TaskTable:
+    """A table with some rules."""
+    return TaskTable(TaskRules(**rules), "0", lambda: 0.5)
+
+
+def begun(table: TaskTable, now_s: float = 0.0) -> dict[Any, int]:
+    """What the table submits now: the call of each record, or of each list by its first one."""
+    return {task.records[0]: call for call, task in table.next_calls(now_s)}
+
+
+def emitted(table: TaskTable) -> list[Any]:
+    """What the table emits now."""
+    return [task.result for task in table.take_over()]
+
+
+def test_no_more_in_flight_than_the_limit():
+    """What was emitted makes room; what has ended and waits for its turn does not."""
+    table = table_of(max_in_flight=2)
+    table.admit([1, 2, 3], 0.0)
+    calls = begun(table)
+    assert list(calls) == [1, 2]
+    assert table.waiting == 1
+    table.returned(calls[2], "b", 0.0)
+    assert begun(table) == {}
+    table.returned(calls[1], "a", 0.0)
+    assert emitted(table) == ["a", "b"]
+    assert list(begun(table)) == [3]
+    assert table.waiting == 0
+
+
+@pytest.mark.parametrize(
+    ("order", "wanted"),
+    [("none", [[3], [2], [1]]), ("input", [[], [], [1, 2, 3]]), ("key", [[], [2], [1, 3]])],
+)
+def test_results_come_in_the_order_that_was_promised(order: Any, wanted: list[list[int]]):
+    """As they end, as their records came, or so for each key."""
+    table = table_of(order=order)
+    table.admit([("a", 1), ("b", 2), ("a", 3)], 0.0)
+    calls = begun(table)
+    came = []
+    for record in (("a", 3), ("b", 2), ("a", 1)):
+        table.returned(calls[record], record[1], 0.0)
+        came.append(emitted(table))
+    assert came == wanted
+
+
+def test_an_error_takes_its_place_in_the_order():
+    """What comes after it waits for it."""
+    table = table_of()
+    table.admit([1, 2], 0.0)
+    calls = begun(table)
+    error = ValueError(1)
+    table.returned(calls[2], 2, 0.0)
+    table.raised(calls[1], error, 0.0)
+    assert emitted(table) == [error, 2]
+
+
+def test_tries_are_counted_and_waited_for():
+    """One second, two, four: then it has failed."""
+    table = table_of(retry=Retry(attempts=3, backoff=NO_JITTER))
+    table.admit(["x"], 0.0)
+    now_s = 0.0
+    for wait_s in (1.0, 2.0):
+        table.raised(begun(table, now_s)["x"], ValueError(), now_s)
+        assert table.next_due_s() == now_s + wait_s
+        assert begun(table, now_s + wait_s - 0.001) == {}
+        now_s += wait_s
+    table.raised(begun(table, now_s)["x"], ValueError("last"), now_s)
+    (task,) = table.take_over()
+    assert (task.state, task.tries, str(task.result)) == (State.FAILED, 3, "last")
+    assert len(table) == 0
+
+
+def test_only_some_errors_are_tried_again():
+    """Others are final at once."""
+    table = table_of(retry=Retry(attempts=3, on=(OSError,)))
+    table.admit(["x"], 0.0)
+    table.raised(begun(table)["x"], ValueError(), 0.0)
+    assert [task.tries for task in table.take_over()] == [1]
+
+
+def test_a_try_that_takes_too_long_is_given_up():
+    """What comes of it later isn't looked at, whatever it is."""
+    table = table_of(timeout_s=5.0, retry=Retry(attempts=2, backoff=NO_JITTER))
+    table.admit(["x"], 0.0)
+    first = begun(table)["x"]
+    assert table.next_due_s() == 5.0
+    assert table.timed_out(4.9, began) == []
+    assert table.timed_out(5.0, began) == [first]
+    table.returned(first, "late", 0.0)
+    table.raised(first, ValueError("late"), 5.5)
+    table.died(first, ValueError("late"), 5.5)
+    second = begun(table, 6.0)["x"]
+    assert table.timed_out(11.0, began) == [second]
+    (error,) = emitted(table)
+    assert isinstance(error, TimeoutError)
+
+
+def test_the_wait_for_a_place_does_not_count():
+    """The time of a try begins when its call does."""
+    table = table_of(timeout_s=5.0)
+    table.admit(["x"], 0.0)
+    call = begun(table)["x"]
+    assert table.timed_out(5.0, lambda _: None) == []
+    assert table.next_due_s() == 10.0
+    assert table.timed_out(10.0, lambda _: 7.0) == []
+    assert table.next_due_s() == 12.0
+    assert table.timed_out(12.0, lambda _: 7.0) == [call]
+
+
+def test_deaths_have_a_budget_of_their_own():
+    """They don't use up tries, and the third is the last."""
+    table = table_of(retry=Retry(attempts=2, backoff=NO_JITTER, deaths=3))
+    table.admit(["x"], 0.0)
+    now_s = 0.0
+    for _ in range(2):
+        table.died(begun(table, now_s)["x"], RuntimeError("dead"), now_s)
+        now_s += 10.0
+    table.raised(begun(table, now_s)["x"], ValueError(), now_s)
+    now_s += 10.0
+    table.died(begun(table, now_s)["x"], RuntimeError("dead"), now_s)
+    (task,) = table.take_over()
+    assert (str(task.result), task.deaths) == ("dead", 3)
+
+
+def test_lists_are_full_or_have_waited():
+    """The first by its size, the second by its time, the third by the end of input."""
+    table = table_of(batch=Batching(2, linger=SECOND))
+    table.admit([1, 2, 3], 10.0)
+    assert [task.records for _, task in table.next_calls(10.0)] == [[1, 2]]
+    assert table.next_due_s() == 11.0
+    assert [task.records for _, task in table.next_calls(11.0)] == [[3]]
+    table.admit([4], 12.0)
+    table.end_input()
+    assert [task.records for _, task in table.next_calls(12.0)] == [[4]]
+
+
+@pytest.mark.parametrize("result", [[1], [1, 2, 3], (1, 2), None])
+def test_a_list_must_have_as_many_results(result: Any):
+    """Or nobody knows which belongs to which record."""
+    table = table_of(batch=Batching(2))
+    table.admit([1, 2], 0.0)
+    table.returned(begun(table)[1], result, 0.0)
+    (error,) = emitted(table)
+    assert "as many results" in str(error)
+    assert "for 2 records" in str(error)
+
+
+def test_a_rate_is_kept():
+    """A tenth of a second's share at once, then one each hundredth."""
+    table = table_of(rate=Rate(100, per=SECOND), max_in_flight=1000)
+    table.admit(list(range(30)), 0.0)
+    assert len(begun(table, 0.0)) == 10
+    assert begun(table, 0.005) == {}
+    assert table.next_due_s() == pytest.approx(0.01)
+    assert len(begun(table, 0.055)) == 5
+    assert len(begun(table, 10.0)) == 10
+
+
+def test_tasks_may_wait_for_their_epoch():
+    """Those of the open epoch aren't submitted before it is durable."""
+    table = table_of(after_commit=True)
+    table.admit([1], 0.0)
+    table.epoch = 2
+    table.admit([2], 0.0)
+    assert begun(table) == {}
+    assert table.next_due_s() == math.inf
+    table.committed(1)
+    assert list(begun(table)) == [1]
+    table.committed(2)
+    assert list(begun(table)) == [2]
+
+
+def _steps() -> st.SearchStrategy[list[tuple[str, int]]]:
+    kinds = st.sampled_from(["admit", "begin", "return", "raise", "die", "pass", "emit"])
+    return st.lists(st.tuples(kinds, st.integers(0, 5)), max_size=60)
+
+
+@given(
+    _steps(),
+    st.sampled_from(["input", "key", "none"]),
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.sampled_from([math.inf, 2.0]),
+)
+def test_each_record_comes_out_once(
+    steps: list[tuple[str, int]], order: Any, limit: int, attempts: int, timeout_s: float
+):
+    """Whatever happens in whatever order, and never more of them in flight than may be."""
+    retry = Retry(attempts=attempts, backoff=NO_JITTER, deaths=2)
+    table = table_of(max_in_flight=limit, order=order, timeout_s=timeout_s, retry=retry)
+    run = _Run(table)
+    for kind, number in steps:
+        run.do(kind, number)
+        assert len(run.running) <= limit
+    run.finish()
+    assert sorted(run.out) == list(range(run.admitted))
+    if order == "input":
+        assert run.out == sorted(run.out)
+    if order == "key":
+        for key in range(3):
+            mine = [record for record in run.out if record % 3 == key]
+            assert mine == sorted(mine)
+    assert len(table) == 0
+
+
+class _Run:
+    """Drives a table; records are `(key, number)`."""
+
+    def __init__(self, table: TaskTable) -> None:
+        self.table = table
+        self.admitted = 0
+        self.out: list[int] = []
+        self.running: dict[int, Task] = {}
+        self.now_s = 0.0
+
+    def do(self, kind: str, number: int) -> None:
+        table, now_s = self.table, self.now_s
+        if kind == "admit":
+            numbers = range(self.admitted, self.admitted + number)
+            table.admit([(n % 3, n) for n in numbers], now_s)
+            self.admitted += number
+        elif kind == "begin":
+            self.running.update(table.next_calls(now_s))
+        elif kind == "pass":
+            self.now_s += number
+            for call in table.timed_out(self.now_s, began):
+                del self.running[call]
+        elif kind == "emit":
+            self.out += [task.records[0][1] for task in table.take_over()]
+        elif self.running:
+            call = list(self.running)[number % len(self.running)]
+            del self.running[call]
+            if kind == "return":
+                table.returned(call, "result", 0.0)
+            elif kind == "raise":
+                table.raised(call, ValueError(), now_s)
+            else:
+                table.died(call, RuntimeError(), now_s)
+
+    def finish(self) -> None:
+        for kind, number in self._ending():
+            self.do(kind, number)
+
+    def _ending(self) -> Iterator[tuple[str, int]]:
+        while len(self.table):
+            yield "begin", 0
+            yield "return", 0
+            yield "emit", 0
+            yield "pass", 1
