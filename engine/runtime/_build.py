@@ -26,13 +26,18 @@ from engine.operators._kernels import (
 from engine.operators._keys import refuse_unkeyed
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
+from engine.operators.actors._actor_op import ActorKernel
 from engine.operators.tasks._task import TaskKernel
+from engine.runtime._actor_node import ActorNode, ActorSite
+from engine.runtime._actor_owners import ActorOwners
 from engine.runtime._batch import KeyOwners, Owners
+from engine.runtime._build_actors import actor_node, actor_table
 from engine.runtime._build_clocks import ClockBuilder
 from engine.runtime._channel import CHANNEL_BYTES_MAX, Channel, channel_room
 from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
+from engine.runtime._feedback import Feedback
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._listing import listed
@@ -63,7 +68,7 @@ from engine.runtime._ports import Clock, Network, SystemEntropy
 from engine.runtime._replays import ReplayPart, ReplaySource
 from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import Opening, SourceNode
-from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
+from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress, have_room
 from engine.runtime._store import Store
 from engine.runtime._task_node import TaskNode, TaskSite
 from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
@@ -235,9 +240,20 @@ class _StageBuilder:
             entry = self._input(crossing)
             self._running.inputs.append(entry)
             self._running.channels.extend((entry, channel) for channel in entry.channels)
+        if self._running.feedback is not None:
+            self._lead_back(self._running.feedback)
         self._clocks.finish()
         self._running.sources.reverse()
         self._running.timed.reverse()
+
+    def _lead_back(self, feedback: Feedback) -> None:
+        """Have what actors of other workers send be consumed; it waits for no room."""
+        node, _ = self._running.actors[0]
+        for edge in {channel.edge for channel in feedback.channels}:
+            entry = StageInput(edge, feedback.channels, Target(node.push, node.end_input), [])
+            entry.feedback = feedback
+            self._running.inputs.append(entry)
+            self._running.channels.extend((entry, channel) for channel in feedback.channels)
 
     def _reach_of(self, run: list[PlannedStep]) -> None:
         """Note which outgoing edges a batch that enters the run may end up on."""
@@ -288,6 +304,9 @@ class _StageBuilder:
             node = self._source(first, downs[0], counts)
         elif isinstance(kernel, TaskKernel):
             node = self._tasks(first, kernel, downs, inputs)
+            push = node.push
+        elif isinstance(kernel, ActorKernel):
+            node = self._actors(first, kernel, downs, inputs)
             push = node.push
         elif isinstance(kernel, OutputKernel):
             node = self._sink(first, inputs)
@@ -464,6 +483,27 @@ class _StageBuilder:
             node.resume(store.state(step_id))
         return node
 
+    def _actors(
+        self, step: PlannedStep, kernel: ActorKernel, downs: list[Target], inputs: int
+    ) -> ActorNode:
+        site, running, step_id = self._site, self._running, step.step_id
+        read = {edge.stream_id for edge in self._plan.edges}
+        dead = downs[1] if step.downs[1] in read else None
+        table = actor_table(step_id, kernel, (site.index, site.count), site.chance)
+        for crossing in self._plan.feedback_edges:
+            if crossing.from_stage == self._stage.index:
+                sender = self._sender(crossing)
+                running.senders.append(sender)
+                running.feedback = Feedback(sender, self._channels(crossing))
+        senders = self._reach[step.index]
+        has_room = functools.partial(have_room, senders)
+        spot = ActorSite(step_id, site.clock.time_s, has_room, running.feedback)
+        node = actor_node(spot, table, (downs[0], dead), inputs, site.store)
+        running.actors.append((node, senders))
+        if site.store is not None:
+            running.states[step_id] = table.state
+        return node
+
     def _source(self, step: PlannedStep, down: Target, counts: StepCounts | None) -> SourceNode:
         source, site, step_id = step.kernel.source, self._site, step.step_id
         named = hasattr(source, "list_parts")
@@ -539,7 +579,8 @@ class _StageBuilder:
         if route is Route.LOCAL:
             receivers = (site.index,)
         elif route is Route.KEY:
-            owners = KeyOwners(site.count)
+            to_actors = isinstance(self._plan.steps[crossing.edge.consumer].kernel, ActorKernel)
+            owners = ActorOwners(site.count) if to_actors else KeyOwners(site.count)
         elif route is Route.PARTITION:
             owners = self._partition_owners(crossing.edge)
         ordered = [WorkerIndex(i) for i in receivers]
@@ -566,17 +607,20 @@ class _StageBuilder:
 
         return owner
 
-    def _input(self, crossing: StageEdge) -> StageInput:
+    def _channels(self, crossing: StageEdge) -> list[Channel]:
         local = crossing.edge.route is Route.LOCAL
         senders = [self._site.index] if local else range(self._site.count)
+        return [Channel(crossing.edge_id, WorkerIndex(sender)) for sender in senders]
+
+    def _input(self, crossing: StageEdge) -> StageInput:
         entry = StageInput(
             crossing.edge_id,
-            [Channel(crossing.edge_id, WorkerIndex(sender)) for sender in senders],
+            self._channels(crossing),
             self._targets[crossing.edge.consumer, crossing.edge.port],
             self._reach[crossing.edge.consumer],
             self._counts.get(crossing.edge.consumer),
         )
-        for node, _ in self._running.tasks:
+        for node, _ in [*self._running.tasks, *self._running.actors]:
             # It takes whatever comes: a barrier must never wait behind a batch.
             entry.tasks, entry.senders = node, []
         self._clocks.way_in(crossing, entry)

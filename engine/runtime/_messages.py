@@ -51,6 +51,17 @@ class CaughtUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiet:
+    """In-band on the edge of a step to itself: all input has ended and nothing waits here.
+
+    Each worker says how many messages it has sent to each one, and received from each one.
+    """
+
+    sent: tuple[int, ...]
+    received: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CloseEpoch:
     """To workers: note source positions and send the barrier of the open epoch."""
 

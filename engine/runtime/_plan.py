@@ -25,6 +25,7 @@ from engine.operators._kernels import (
     RecordKernel,
     RedistributeKernel,
 )
+from engine.operators.actors._actor_op import ActorKernel
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._ids import EdgeId, StageIndex
 from engine.runtime._planned_letters import with_keeper
@@ -93,6 +94,12 @@ class Plan:
     stages: tuple[Stage, ...]
     """In topological order: an edge between stages goes from a lower to a higher index."""
     stage_edges: tuple[StageEdge, ...]
+    feedback_edges: tuple[StageEdge, ...] = ()
+    """Of steps with actors, to themselves on all workers. No cycle of stages: nothing waits there."""
+
+
+_OWN_STAGE = (TaskKernel, ActorKernel)
+"""Steps that begin a stage of their own, so that waiting there holds up nobody else."""
 
 
 def plan(
@@ -125,7 +132,19 @@ def plan(
         for i, e in enumerate(crossing)
     )
     _check_acyclic(edges, stage_of)
-    return Plan(flow.flow_id, workers, steps, edges, stages, stage_edges)
+    feedback = tuple(_feedback_edges(steps, stage_of, len(stage_edges))) if workers > 1 else ()
+    return Plan(flow.flow_id, workers, steps, edges, stages, stage_edges, feedback)
+
+
+def _feedback_edges(
+    steps: tuple[PlannedStep, ...], stage_of: dict[int, StageIndex], first: int
+) -> Iterator[StageEdge]:
+    """The edges of steps with actors to themselves, numbered from `first` on."""
+    actors = [step for step in steps if isinstance(step.kernel, ActorKernel)]
+    for number, step in enumerate(actors, first):
+        stream_id = f"{step.inner_id}.feedback"
+        edge = PlannedEdge(stream_id, step.index, step.index, len(step.ups), Route.KEY)
+        yield StageEdge(EdgeId(number), edge, stage_of[step.index], stage_of[step.index])
 
 
 def _steps(flow: Dataflow, workers: int, *, kernels: bool) -> tuple[PlannedStep, ...]:
@@ -245,7 +264,9 @@ def _edges(steps: tuple[PlannedStep, ...], workers: int) -> Iterator[PlannedEdge
 
 def is_keyed(kernel: Any) -> bool:
     """Whether a step with this kernel keeps state by key."""
-    return isinstance(kernel, KeyedKernel) or (isinstance(kernel, RecordKernel) and kernel.keyed)
+    if isinstance(kernel, KeyedKernel | ActorKernel):
+        return True
+    return isinstance(kernel, RecordKernel) and kernel.keyed
 
 
 def _route(kernel: Any) -> Route:
@@ -272,14 +293,14 @@ class _Group:
 def _stages(steps: tuple[PlannedStep, ...], edges: tuple[PlannedEdge, ...]) -> tuple[Stage, ...]:
     """Group steps by the exchanges upstream of them, and these groups by being connected.
 
-    What leads to a step with tasks counts as an exchange: it begins a stage, so that waiting there
-    holds up nobody else.
+    What leads to a step with tasks or actors counts as an exchange: it begins a stage, so that
+    waiting there holds up nobody else.
     """
     inputs: dict[int, list[tuple[int, PlannedEdge]]] = {step.index: [] for step in steps}
     cuts: set[int] = set()
     for number, edge in enumerate(edges):
         inputs[edge.consumer].append((number, edge))
-        if edge.route is not Route.LOCAL or isinstance(steps[edge.consumer].kernel, TaskKernel):
+        if edge.route is not Route.LOCAL or isinstance(steps[edge.consumer].kernel, _OWN_STAGE):
             cuts.add(number)
     group_of: dict[int, _Group] = {}
     for step in steps:

@@ -12,13 +12,23 @@ from typing import Any
 
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
+from engine.runtime._actor_node import ActorNode
 from engine.runtime._batch import Owners, kind_of
 from engine.runtime._channel import Channel, Credit, Room
 from engine.runtime._counts import StepCounts
 from engine.runtime._failures import StepFailures
+from engine.runtime._feedback import Feedback
 from engine.runtime._frames import TooLongError
 from engine.runtime._ids import EdgeId, Epoch, StageIndex, WorkerIndex
-from engine.runtime._messages import END, LEFT_OUT_US, Barrier, CaughtUp, End, Watermark
+from engine.runtime._messages import (
+    END,
+    LEFT_OUT_US,
+    Barrier,
+    CaughtUp,
+    End,
+    Quiet,
+    Watermark,
+)
 from engine.runtime._nodes import KeyedNode, Node, Target
 from engine.runtime._ports import Network
 from engine.runtime._sink_node import SinkNode
@@ -101,7 +111,7 @@ class Sender:
     def push(self, batch: list[Any]) -> None:
         """Send a batch, to each worker its part."""
         if len(self._receivers) == 1:
-            self._send(self._receivers[0], batch)
+            self.send_to(self._receivers[0], batch)
             return
         workers = len(self._receivers)
         if self._owners is None:
@@ -111,9 +121,10 @@ class Sender:
             parts = kind_of(batch).partition(batch, self._owners, workers)
         for receiver, part in zip(self._receivers, parts, strict=True):
             if part:
-                self._send(receiver, part)
+                self.send_to(receiver, part)
 
-    def _send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
+    def send_to(self, receiver: WorkerIndex, batch: list[Any]) -> None:
+        """Send a batch to one worker."""
         kind, count = kind_of(batch), len(batch)
         # The estimate doesn't look deep into records. Where some became frames, these tell more.
         nbytes = max(kind.nbytes(batch), self._framed.nbytes_of(count))
@@ -146,7 +157,7 @@ class Sender:
         """Tell all receivers that no more records will come."""
         self.broadcast(END)
 
-    def broadcast(self, item: Barrier | Watermark | CaughtUp | End) -> None:
+    def broadcast(self, item: Barrier | Watermark | CaughtUp | Quiet | End) -> None:
         """Send something that needs no room to all receivers."""
         for receiver in self._receivers:
             self._network.send(self.edge, self._worker, receiver, item)
@@ -165,8 +176,11 @@ class StageInput:
     """Of the step that it leads to; None where nobody counts."""
     watermark: StepWatermark | None = None
     """Of the step that it leads to, if a clock stands at the other end."""
-    tasks: TaskNode | None = None
-    """The node that it leads to, if that is one with tasks: it gives credit back when it can."""
+    tasks: TaskNode | ActorNode | None = None
+    """The node that it leads to, if that is one with tasks or actors: it gives credit back when it
+    can."""
+    feedback: Feedback | None = None
+    """Where the edge leads from a step with actors to itself: none that the stage aligns on."""
 
     def give(self, batch: list[Any], give_back: Callable[[], None]) -> None:
         """Hand a batch on, and give back the credit that it has cost, or let tasks do so."""
@@ -212,6 +226,11 @@ class RunningStage:
     tasks: list[tuple[TaskNode, list[Sender]]] = field(
         default_factory=list[tuple[TaskNode, list[Sender]]]
     )
+    actors: list[tuple[ActorNode, list[Sender]]] = field(
+        default_factory=list[tuple[ActorNode, list[Sender]]]
+    )
+    feedback: Feedback | None = None
+    """Of the step with actors, if there is one and there are several workers."""
     inputs: list[StageInput] = field(default_factory=list[StageInput])
     senders: list[Sender] = field(default_factory=list[Sender])
     nodes: list[Node] = field(default_factory=list[Node])
@@ -249,8 +268,13 @@ class RunningStage:
         """Take one item out and work on it; True if the stage is aligned on a barrier now."""
         item = channel.take()
         kind = item.__class__
+        if entry.feedback is not None:
+            self._take_back(entry.feedback, channel, item)
+            if kind is list:
+                network.return_credit(channel.edge, channel.sender, me)
+            return False
         if kind is Barrier:
-            aligned = all(c.blocked for _, c in self.channels)
+            aligned = all(c.blocked for e, c in self.channels if e.feedback is None)
             counts = self.inputs[0].counts
             if counts is not None:
                 counts.barrier(aligned=aligned)
@@ -275,6 +299,16 @@ class RunningStage:
             self.clocks.flush()
         return False
 
+    def _take_back(self, feedback: Feedback, channel: Channel, item: Any) -> None:
+        """Take what a step with actors has sent to itself."""
+        node, _ = self.actors[0]
+        if item.__class__ is Barrier:
+            feedback.on_barrier(channel, item, self.progress.epoch)
+        elif item.__class__ is Quiet:
+            feedback.on_quiet(channel.sender, item)
+        else:
+            node.receive(channel.sender, item)
+
     def close(self) -> list[Exception]:
         """Close all sources and sinks; gives the errors of those that would not."""
         for failures in self.failures:
@@ -289,6 +323,8 @@ class RunningStage:
 
     def pass_barrier(self, epoch: Epoch) -> None:
         """All of the epoch's records are done with: send the barrier on and begin the next."""
+        if self.feedback is not None:
+            self.feedback.pass_barrier()
         for _, channel in self.channels:
             channel.blocked = False
         for sender in self.senders:

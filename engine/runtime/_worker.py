@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import InternalError
+from engine.runtime._actor_node import ActorNode
 from engine.runtime._build import Deal, WorkerSite, build_stages
 from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
@@ -79,6 +80,7 @@ class Worker:
         self._sources = [source for stage in self.stages for source in stage.sources]
         self._timed = [timed for stage in reversed(self.stages) for timed in stage.timed]
         self._tasked = [tasked for stage in self.stages for tasked in stage.tasks]
+        self._acting = [acting for stage in self.stages for acting in stage.actors]
         self._clocked = [(s.clocks, s.senders) for s in self.stages if s.clocks is not None]
         self._time_s = site.clock.time_s
         self._executors, self._tell = site.executors, site.patience.tell
@@ -233,6 +235,9 @@ class Worker:
             yield from self._tasks_actions()
         if self._final:
             return
+        for acting, senders in self._acting:
+            wait_s = acting.wait_s(room=have_room(senders))
+            yield wait_s, functools.partial(self._act_one, acting, senders)
         for node, senders in self._timed:
             due_s = node.logic.next_due_s()
             if due_s is not None and not node.ended and have_room(senders):
@@ -256,6 +261,8 @@ class Worker:
         """Take one item out of a channel and follow up on it."""
         if stage.consume(entry, channel, self.network, self.index):
             self._pass_barrier(stage)
+        elif stage.feedback is not None and stage.feedback.complete:
+            self._all_passed(stage, self._epoch)
         if self._memory is not None:
             self._look_at_memory(self._memory)
         self._report_end()
@@ -278,6 +285,8 @@ class Worker:
             wait_s = self._tend()
         if self._final:
             return wait_s
+        for node, senders in self._acting:
+            wait_s = min(wait_s, self._act_one(node, senders))
         if self._timed:
             wait_s = min(wait_s, self._fire_timers())
         if not self._hold and not self._crowded:
@@ -361,6 +370,17 @@ class Worker:
         self._report_end()
         if self._awaited:
             self._pass_awaited()
+        return wait_s
+
+    def _act_one(self, node: ActorNode, senders: list[Sender]) -> float:
+        """Let actors of a step have their turn; in how many seconds there is more to do."""
+        wait_s = node.turn(room=have_room(senders))
+        if self._epoch_per_batch and node.take_unsaved():
+            self.reports.append(EpochRequest())
+        if node.ended:
+            self._report_end()
+        if self._memory is not None:
+            self._look_at_memory(self._memory)
         return wait_s
 
     def _pass_awaited(self) -> None:
@@ -460,6 +480,16 @@ class Worker:
             if self._memory is not None:
                 self._memory.make_room(stage.states.values())
         stage.pass_barrier(epoch)
+        if stage.feedback is None or stage.feedback.complete:
+            self._all_passed(stage, epoch)
+
+    def _all_passed(self, stage: RunningStage, epoch: Epoch) -> None:
+        """A stage has given all that the epoch saves of it, what was on its way to itself too."""
+        if stage.feedback is not None:
+            stage.feedback.open = False
+            if self._store is not None:
+                logged = [StepChanges(node.step_id, node.take_log()) for node, _ in stage.actors]
+                self._store.append(epoch, logged)
         self._stages_behind -= 1
         if self._stages_behind == 0:
             self._prepared(epoch)

@@ -1,0 +1,194 @@
+"""`Actor`: the base of users' actors, and `handles`, which says what a method is for.
+
+What a class handles is worked out once, when the class is made (`Blueprint`), and mistakes are
+errors there and then.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
+
+from engine.dataflow import f_repr
+from engine.operators._keys import Key, check_key
+from engine.operators.actors._ref import Ref
+from engine.operators.actors._signals import Signal
+from engine.operators.actors._supervision import Directive, Escalate
+
+if TYPE_CHECKING:
+    from engine.operators.actors._context import Context
+
+F = TypeVar("F", bound=Callable[..., Any])
+_MARK = "__engine_handles__"
+
+
+def handles(kind: type[Any]) -> Callable[[F], F]:
+    """Mark a method as the handler of messages of a class, and of those derived from it.
+
+    The handler of the nearest class counts. That of `object` takes whatever no other one takes.
+
+    Args:
+        kind: The class of the messages.
+
+    Raises:
+        TypeError: `kind` is no class.
+    """
+    if not isinstance(kind, type):
+        msg = f"`handles` takes the class of the messages; got {kind!r}"
+        raise TypeError(msg)
+
+    def mark(function: F) -> F:
+        setattr(function, _MARK, kind)
+        return function
+
+    return mark
+
+
+class Actor:
+    """The base of actors: objects with a state of their own, reached by messages to their key.
+
+    A class says in `State` what an actor remembers, a dataclass whose fields all have defaults, and
+    marks its handlers by `handles`. Each is called with a `Context` and a message. A handler is a
+    transaction: all that it does to `self.state` and by the context counts when it returns, and
+    none of it when it raises. What becomes of the actor then, `supervise` says.
+
+    There is one handler at a time per actor. Nothing but `self.state` is kept.
+
+    >>> from dataclasses import dataclass
+    >>> from engine.operators.actors import Actor, Context, handles
+    >>> @dataclass(frozen=True)
+    ... class Deposit:
+    ...     amount: int
+    >>> class Account(Actor):
+    ...     @dataclass
+    ...     class State:
+    ...         balance: int = 0
+    ...
+    ...     @handles(Deposit)
+    ...     def deposit(self, ctx: Context, msg: Deposit) -> None:
+    ...         self.state.balance += msg.amount
+    ...         ctx.emit((ctx.key, self.state.balance))
+    >>> Account.ref("ann")
+    Account.ref('ann')
+    """
+
+    @dataclass
+    class State:
+        """Nothing to remember."""
+
+    supervise: ClassVar[Directive] = Escalate()
+    """What to do when a handler has raised. By default the run fails."""
+    blueprint: ClassVar[Blueprint]
+    """What the engine knows of the class."""
+
+    __slots__ = ("life", "state")
+
+    state: Any
+    """What the actor remembers: an object of its `State`."""
+    life: Any
+    """The engine's; None for most."""
+
+    def __init_subclass__(cls) -> None:
+        """Look at the handlers and at the state.
+
+        Raises:
+            TypeError: One of them isn't as it must be.
+        """
+        super().__init_subclass__()
+        cls.blueprint = Blueprint(cls)
+
+    @classmethod
+    def ref(cls, key: Key) -> Ref:
+        """The address of the actor of this class with a key.
+
+        Raises:
+            UserCodeError: It is no key.
+        """
+        if key.__class__ is not str:
+            check_key(key)
+        return Ref(cls.__name__, key)
+
+    def on_signal(self, ctx: Context, signal: Signal) -> None:
+        """Take what the engine tells the actor; a transaction like a handler. Does nothing."""
+
+
+class Blueprint:
+    """What the engine knows of a class of actors.
+
+    Args:
+        cls: The class.
+
+    Raises:
+        TypeError: Something isn't as it must be.
+    """
+
+    def __init__(self, cls: type[Actor]) -> None:
+        self.name = cls.__name__
+        self.cls = cls
+        self.supervise = cls.supervise
+        self.hears_signals = cls.on_signal is not Actor.on_signal
+        self.handlers: dict[type, Callable[..., Any] | None] = {}
+        """By class of message, those derived from a handled one are added as they are met."""
+        self._known: dict[type, Callable[..., Any]] = {}
+        _check_state(cls)
+        self.new_state: Callable[[], Any] = cls.State
+        for base in reversed(cls.__mro__):
+            for function in vars(base).values():
+                kind = getattr(function, _MARK, None)
+                if kind is not None:
+                    _check_handler(cls, function, kind)
+                    self._known[kind] = getattr(cls, function.__name__)
+        self.handlers.update(self._known)
+
+    def find(self, kind: type) -> Callable[..., Any] | None:
+        """The handler for messages of a class that wasn't met yet; None if there is none."""
+        found = next((self._known[base] for base in kind.__mro__ if base in self._known), None)
+        self.handlers[kind] = found
+        return found
+
+    def new(self) -> Actor:
+        """An actor with a fresh state."""
+        actor = self.cls()
+        actor.state, actor.life = self.new_state(), None
+        return actor
+
+
+def _check_state(cls: type[Actor]) -> None:
+    state = cls.State
+    where = f"`{cls.__qualname__}.State`"
+    if not is_dataclass(state):
+        msg = f"{where} must be a dataclass"
+        raise TypeError(msg)
+    if "__slots__" in vars(state):
+        msg = f"{where} must be a dataclass without slots"
+        raise TypeError(msg)
+    for field in fields(state):
+        if field.default is MISSING and field.default_factory is MISSING:
+            msg = (
+                f"all fields of {where} must have defaults, because an actor begins with them; "
+                f"{field.name!r} has none"
+            )
+            raise TypeError(msg)
+
+
+def _check_handler(cls: type[Actor], function: Callable[..., Any], kind: type) -> None:
+    """See that a handler takes what it is marked for, as far as its annotations say."""
+    if inspect.iscoroutinefunction(function):
+        msg = f"handler {f_repr(function)} of `{cls.__qualname__}` must not be `async def`"
+        raise TypeError(msg)
+    parameters = list(inspect.signature(function).parameters)
+    if len(parameters) != 3:
+        msg = f"handler {f_repr(function)} must take `self`, `ctx` and a message"
+        raise TypeError(msg)
+    try:
+        said = get_type_hints(function).get(parameters[2], Any)
+    except Exception:  # noqa: BLE001 - a name that only type checkers know, in whatever way
+        return
+    if isinstance(said, type) and not issubclass(kind, said):
+        msg = (
+            f"handler {f_repr(function)} is marked as handling `{kind.__name__}`, and its "
+            f"parameter {parameters[2]!r} is annotated as `{said.__name__}`"
+        )
+        raise TypeError(msg)

@@ -1,0 +1,239 @@
+"""`Context`: what a handler does besides changing its actor's state.
+
+A context does nothing by itself. It notes what a handler wants; the table of actors
+(`engine.runtime`) has it done once the handler has returned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from engine.errors import UserCodeError
+from engine.operators._keys import Key
+from engine.operators.actors._actor import Actor
+from engine.operators.actors._life import Life
+from engine.operators.actors._mail import ASK, REPLY, SCALARS, SPAWN, TELL, WATCH, Mail, packed
+from engine.operators.actors._ref import Ref
+
+
+class Context:
+    """What a handler can do and know: the second argument of each.
+
+    All of it happens when the handler returns, and none of it if it raises. There is one object for
+    all handlers, so it must not be kept.
+    """
+
+    __slots__ = (
+        "_name",
+        "_self",
+        "actor",
+        "before",
+        "emit",
+        "key",
+        "mail",
+        "now_s",
+        "sent",
+        "stashed",
+        "stopped",
+        "unstashed",
+    )
+
+    key: Any
+    """The key of the actor."""
+    emit: Callable[[Any], None]
+    """Call it with a record: it goes to the step's stream `out`."""
+
+    def __init__(self, emit: Callable[[Any], None]) -> None:
+        self.emit = emit
+        self.sent: list[tuple[Ref, Mail]] = []
+        self.mail: Mail | None = None
+        self.before: Life | None = None
+        """What the actor had besides its state before the transaction, if that was changed."""
+        self.stashed = self.stopped = self.unstashed = False
+        self.now_s = 0.0
+
+    def begin(self, actor: Actor, name: str, key: Any) -> None:
+        """Another actor's turn."""
+        self.actor, self._name, self.key, self._self = actor, name, key, None
+
+    @property
+    def self(self) -> Ref:
+        """The address of the actor."""
+        found: Ref | None = self._self
+        if found is None:
+            found = self._self = Ref(self._name, self.key)
+        return found
+
+    @property
+    def sender(self) -> Ref | None:
+        """Who sent the message; None if it came by the stream, or from the engine."""
+        return None if self.mail is None else self.mail[2]
+
+    @property
+    def now(self) -> datetime:
+        """The time in UTC."""
+        return datetime.fromtimestamp(self.now_s, UTC)
+
+    def life(self) -> Life:
+        """What the actor has besides its state, to be changed: the engine's own use."""
+        life: Life | None = self.actor.life
+        if life is None:
+            life = self.actor.life = Life()
+            self.before = Life()
+        elif self.before is None:
+            self.before = life.copy()
+        return life
+
+    # Messages
+
+    def tell(self, to: Ref, message: Any) -> None:
+        """Send a message. Those from one actor to another one come in the order they were sent.
+
+        Args:
+            to: An actor of this step.
+            message: Anything that can be pickled. What is done to the object later isn't seen there.
+
+        Raises:
+            UserCodeError: It can't be pickled.
+        """
+        if message.__class__ not in SCALARS:
+            message = packed(message)
+        self.sent.append((to, (TELL, message, self._self or self.self, None, None)))
+
+    def ask(
+        self,
+        to: Ref,
+        message: Any,
+        *,
+        on_reply: Callable[[Context, Any], None],
+        timeout: timedelta,
+        on_timeout: Callable[[Context, Any], None] | None = None,
+    ) -> None:
+        """Send a message and have the answer handled. Nothing waits; other messages come between.
+
+        The ask is part of the actor: after a crash its answer is still handled.
+
+        Args:
+            to: An actor of this step.
+            message: As in `tell`.
+            on_reply: A method of the actor, which is called with the context and the answer.
+            timeout: After this time an answer isn't looked at any more. By the wall clock, and
+                counted on while the job doesn't run.
+            on_timeout: A method that is called then with the context and what was asked.
+
+        Raises:
+            UserCodeError: The message can't be pickled, or a method isn't the actor's.
+        """
+        life = self.life()
+        number = life.next_ask
+        life.next_ask = number + 1
+        asked = packed(message)
+        late = None if on_timeout is None else self._name_of(on_timeout)
+        due_s = self.now_s + timeout.total_seconds()
+        life.asks[number] = self._name_of(on_reply), late, due_s, asked
+        self.sent.append((to, (ASK, asked, self.self, number, None)))
+
+    def reply(self, answer: Any) -> None:
+        """Answer the message if it was asked; one that was told has nobody to answer to.
+
+        Raises:
+            UserCodeError: It can't be pickled.
+        """
+        mail = self.mail
+        if mail is not None and mail[0] == ASK:
+            assert mail[2] is not None  # noqa: S101
+            self.sent.append((mail[2], (REPLY, packed(answer), self.self, mail[3], None)))
+
+    def _name_of(self, method: Callable[..., Any]) -> str:
+        name = getattr(method, "__name__", "")
+        if getattr(method, "__self__", None) is not self.actor or not hasattr(self.actor, name):
+            msg = f"it must be a method of the actor itself, such as `self.done`; got {method!r}"
+            raise UserCodeError(msg)
+        return name
+
+    # Timers
+
+    def timer(self, name: str, after: timedelta, message: Any) -> None:
+        """Have a message come after a time, in place of an earlier timer of that name.
+
+        It is saved with the actor. By the wall clock; one whose time has come while the job didn't
+        run comes at once.
+
+        Args:
+            name: Among the timers of the actor.
+            after: How long from now.
+            message: As in `tell`.
+
+        Raises:
+            UserCodeError: The message can't be pickled.
+        """
+        self.life().timers[name] = self.now_s + after.total_seconds(), packed(message)
+
+    def cancel(self, name: str) -> None:
+        """Forget a timer, if there is one of that name. Its message may lie in the mailbox."""
+        self.life().timers.pop(name, None)
+
+    # How messages are handled
+
+    def become(self, method: Callable[[Context, Any], None] | None) -> None:
+        """Have a method of the actor take all messages from the next one on.
+
+        Args:
+            method: Called with the context and the message. None: the handlers take them again.
+
+        Raises:
+            UserCodeError: It isn't the actor's method.
+        """
+        self.life().behaviour = None if method is None else self._name_of(method)
+
+    def stash(self) -> None:
+        """Put the message away until `unstash`."""
+        self.life()
+        self.stashed = True
+
+    def unstash(self) -> None:
+        """Have all that was put away come next, in its order."""
+        self.life()
+        self.unstashed = True
+
+    # Other actors
+
+    def spawn(self, actor: type[Actor], key: Key | None = None) -> Ref:
+        """Make an actor that belongs to this one: it ends with it, and its failures come here.
+
+        Args:
+            actor: Its class, one of the step's.
+            key: Its key. If left out it is made of this one's key and a number that counts up, so
+                it is the same if the handler runs again after a crash.
+
+        Returns:
+            Its address.
+
+        Raises:
+            UserCodeError: It is no key.
+        """
+        life = self.life()
+        if key is None:
+            key = (self.key, self._name, life.spawned)
+            life.spawned += 1
+        ref = actor.ref(key)
+        life.children[ref] = None
+        self.sent.append((ref, (SPAWN, None, self.self, None, None)))
+        return ref
+
+    def watch(self, ref: Ref) -> None:
+        """Hear of an actor's end by `Terminated`."""
+        self.sent.append((ref, (WATCH, None, self.self, None, None)))
+
+    def stop(self) -> None:
+        """End the actor when the handler returns, and its children with it.
+
+        Its state is gone; what lies in its mailbox becomes dead letters. A message that comes later
+        finds a fresh actor.
+        """
+        self.life()
+        self.stopped = True
+
+

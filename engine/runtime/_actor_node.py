@@ -1,0 +1,218 @@
+"""A step with actors, on one worker: between the stage, the table of its actors and its peers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from engine.errors import EngineRuntimeError
+from engine.operators._shown import shortened
+from engine.operators._state import StateChanges, Stored
+from engine.operators.actors._life import plain_mail
+from engine.runtime._actor_state import MAIL_DUE_S, is_mail_row
+from engine.runtime._actor_table import ActorTable
+from engine.runtime._ids import WorkerIndex
+from engine.runtime._nodes import Node, Target
+
+TURN_MESSAGES_MAX: Final = 1000
+"""About how many messages are handled before something else has its turn."""
+PENDING_MAX: Final = 10_000
+"""How many messages may wait before no more of the input is taken."""
+
+
+class Peers(Protocol):
+    """The way to the same step on other workers: `engine.runtime._feedback.Feedback`."""
+
+    def send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
+        """Send messages to actors of another worker."""
+        ...
+
+    def receive(self, sender: WorkerIndex, batch: list[Any]) -> bool:
+        """Note that messages have come; whether they are to be saved with the epoch before."""
+        ...
+
+    def say_quiet(self) -> bool:
+        """Tell all that nothing waits here; whether that is news."""
+        ...
+
+    @property
+    def has_news(self) -> bool:
+        """Whether `say_quiet` has something to say."""
+        ...
+
+    @property
+    def all_quiet(self) -> bool:
+        """Whether nothing waits anywhere."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ActorSite:
+    """What a step with actors has around it on its worker."""
+
+    step_id: str
+    now_s: Callable[[], float]
+    """The wall clock."""
+    has_room: Callable[[], bool]
+    """Whether what actors emit could be sent on."""
+    peers: Peers | None
+    """None if there is one worker."""
+
+
+class ActorNode(Node):
+    """A step with actors.
+
+    Args:
+        site: What it has around it.
+        table: Its actors.
+        downs: Where what they emit and dead letters go; None for letters that nobody reads.
+        inputs: How many edges lead here.
+    """
+
+    def __init__(
+        self,
+        site: ActorSite,
+        table: ActorTable,
+        downs: tuple[Target, Target | None],
+        inputs: int,
+    ) -> None:
+        super().__init__(site.step_id, inputs)
+        self.table = table
+        self._site = site
+        self._now_s, self._peers = site.now_s, site.peers
+        self._down, self._dead = downs
+        self._owed: deque[Callable[[], None]] = deque()
+        """Credit to give back once fewer messages wait."""
+        self._input_over = False
+        self._unsaved = False
+        """Whether something has happened since the last barrier that an epoch must save."""
+
+    # From the stage
+
+    def push(self, batch: list[Any]) -> None:
+        """Take records: at once if what comes of them can be sent on, else they wait."""
+        self.table.admit(batch)
+        if self._site.has_room():
+            self.table.run(self._now_s(), len(batch))
+            self._hand_on()
+
+    def owe(self, give_back: Callable[[], None]) -> None:
+        """Credit for a batch is given back when not too many messages wait."""
+        self._owed.append(give_back)
+        self._pay()
+
+    def _pay(self) -> None:
+        while self._owed and self.table.pending <= PENDING_MAX:
+            self._owed.popleft()()
+
+    def receive(self, sender: WorkerIndex, batch: list[Any]) -> None:
+        """Take messages from actors of another worker."""
+        assert self._peers is not None  # noqa: S101
+        self.table.admit_mails(batch, logged=self._peers.receive(sender, batch))
+        self._unsaved = True
+
+    def end_input(self) -> None:
+        """One of the inputs has ended. The step ends when no message waits on any worker."""
+        self._inputs_open -= 1
+        if self._inputs_open == 0:
+            self._input_over = True
+            self.table.close(self._now_s())
+
+    # From the worker
+
+    def wait_s(self, *, room: bool) -> float:
+        """In how many seconds `turn` has something to do, if nothing comes."""
+        table = self.table
+        if room and (table.has_ready or self._at_end()):
+            return 0.0
+        return max(0.0, table.next_due_s() - self._now_s())
+
+    def _at_end(self) -> bool:
+        """Whether there is something to say about the end."""
+        if self.ended or not self._input_over or not self.table.idle:
+            return False
+        return self._peers is None or self._peers.has_news or self._peers.all_quiet
+
+    def turn(self, *, room: bool) -> float:
+        """Have messages come that are due, let actors handle some, see whether it is the end.
+
+        Args:
+            room: Whether what actors emit can be sent on.
+
+        Returns:
+            In how many seconds there will be something to do if nothing comes: 0 at once.
+        """
+        table, now_s = self.table, self._now_s()
+        if table.next_due_s() <= now_s:
+            table.wake(now_s)
+            self._unsaved = True
+        if room and table.has_ready:
+            table.run(now_s, TURN_MESSAGES_MAX)
+            self._unsaved = True
+            self._hand_on()
+        elif room and self._at_end():
+            self._end()
+        self._pay()
+        return self.wait_s(room=room)
+
+    def _hand_on(self) -> None:
+        """Send on what actors have emitted and sent."""
+        table = self.table
+        if table.out:
+            batch = table.out.copy()
+            table.out.clear()
+            self._down.push(batch)
+        if table.outgoing:
+            assert self._peers is not None  # noqa: S101
+            outgoing, table.outgoing = table.outgoing, {}
+            for receiver, mails in outgoing.items():
+                self._peers.send(WorkerIndex(receiver), mails)
+        if table.dead:
+            self._bury()
+
+    def _bury(self) -> None:
+        letters, self.table.dead = self.table.dead, []
+        if self._dead is not None:
+            self._dead.push(letters)
+            return
+        letter = letters[0]
+        msg = (
+            f"step {self.step_id!r}: {letter.ref!r} has not handled {shortened(letter.message)}: "
+            f"{letter.reason}; nobody reads the step's `dead_letters`"
+        )
+        raise EngineRuntimeError(
+            msg, step_id=self.step_id, key=letter.ref, record=letter.message, has_record=True
+        )
+
+    def _end(self) -> None:
+        if self._peers is not None and (self._peers.say_quiet() or not self._peers.all_quiet):
+            return
+        self.ended = True
+        self._down.end()
+        if self._dead is not None:
+            self._dead.end()
+
+    # Epochs
+
+    def take_unsaved(self) -> bool:
+        """Whether something has happened that an epoch must save; asked once for each time."""
+        unsaved, self._unsaved = self._unsaved, False
+        return unsaved
+
+    def take_log(self) -> StateChanges:
+        """What came from other workers after the barrier and is of the epoch before it."""
+        log, self.table.log = self.table.log, []
+        keys, mails = [key for key, _ in log], [plain_mail(mail) for _, mail in log]
+        return StateChanges(keys, mails, [MAIL_DUE_S] * len(log), [])
+
+    def resume(self, stored: Stored, waiting: list[Any]) -> None:
+        """Go on with messages that were saved.
+
+        Args:
+            stored: What the store has of the step.
+            waiting: Keys of rows that are due at once.
+        """
+        self.table.restore([(key, stored.load(key)) for key in waiting if is_mail_row(key)])
+

@@ -1,0 +1,130 @@
+"""The actors of one step on one worker: those in memory, those in the store, and their rows.
+
+An actor has a row under its address: the plain key for one of the step's first class, else its
+`Ref`. Each mail that waits at a barrier has a row of its own, which is in the key group of its
+actor, so that both go to the same worker if there are more or fewer of them. Such rows count as due
+at once, so a run finds them by what is due, without looking at all actors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
+
+from engine.errors import InconsistentPartitionsError
+from engine.operators._state import KeyedState, StateChanges, StateForm
+from engine.operators._timers import Timers
+from engine.operators.actors._actor import Actor, Blueprint
+from engine.operators.actors._life import Life, mail_of, plain_mail
+from engine.operators.actors._mail import Mail
+from engine.operators.actors._ref import Ref
+
+MAIL_DUE_S: Final = 0.0
+"""When the row of a mail is due."""
+
+
+class ActorForm(StateForm):
+    """How actors are stored.
+
+    Args:
+        blueprints: The classes of the step, by name.
+    """
+
+    def __init__(self, blueprints: dict[str, Blueprint]) -> None:
+        self.timers: Timers = Timers()
+        self.restored: set[Any] = set()
+        """Addresses of actors that were read and want to know it."""
+        self._blueprints = blueprints
+
+    def to_stored(self, state: Actor) -> Any:
+        """The name of the class, the fields of the state, and what else there is of the actor."""
+        life: Life | None = state.life
+        return state.blueprint.name, vars(state.state), None if life is None else life.row()
+
+    def from_stored(self, key: Any, stored: Any) -> Actor:
+        """The actor that a row was made of."""
+        name, values, life = stored
+        blueprint = self._blueprints.get(name)
+        if blueprint is None:
+            msg = (
+                f"the store has an actor of class {name!r} with key {key!r}, and the step has no "
+                f"such class; it has {', '.join(self._blueprints)}"
+            )
+            raise InconsistentPartitionsError(msg)
+        actor = blueprint.new()
+        vars(actor.state).update(values)
+        if life is not None:
+            actor.life = Life.of_row(life)
+            self.timers.set(key, actor.life.due_s())
+        if blueprint.hears_signals:
+            self.restored.add(key)
+        return actor
+
+
+class ActorState(KeyedState):
+    """Actors by address, and what waits for them.
+
+    Args:
+        form: How they are stored.
+        first: The name of the class whose actors have plain keys for addresses.
+    """
+
+    def __init__(self, form: ActorForm, first: str) -> None:
+        super().__init__()
+        self.form = form
+        self.mail: dict[Any, list[Mail]] = {}
+        """What waits, by address; no empty lists."""
+        self.gone_rows: list[Any] = []
+        """Of mails that wait no more, since the last barrier."""
+        self._first = first
+        self._next_number = 0
+
+    def _row_key(self, address: Any, number: int) -> Any:
+        if address.__class__ is Ref:
+            return address[0], None, (address[2], number)
+        return address, None, (self._first, number)
+
+    def row_of(self, address: Any, mail: Mail) -> tuple[Mail, Any]:
+        """A mail with the number of a row of its own, and the key of that row."""
+        number = self._next_number
+        self._next_number = number + 1
+        kind, message, sender, ask, _ = mail
+        return (kind, message, sender, ask, number), self._row_key(address, number)
+
+    def drop_row(self, address: Any, number: int) -> None:
+        """A mail that has a row waits no more."""
+        self.gone_rows.append(self._row_key(address, number))
+
+    def barrier(self) -> StateChanges:
+        """Also what waits: each mail goes with the epoch in which it came."""
+        changes = super().barrier()
+        keys, rows = changes.keys, changes.stored
+        actors = len(keys)
+        for address, mails in self.mail.items():
+            for at, mail in enumerate(mails):
+                if mail[4] is None:
+                    mails[at], key = self.row_of(address, mail)
+                    keys.append(key)
+                    rows.append(plain_mail(mail))
+        due_s = [*(changes.due_s or [None] * actors), *[MAIL_DUE_S] * (len(keys) - actors)]
+        gone, self.gone_rows = [*changes.gone, *self.gone_rows], []
+        return StateChanges(keys, rows, due_s, gone)
+
+    def waiting(self, rows: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Mail]]:
+        """The mails that an earlier run has saved, each with its address, in their order.
+
+        Args:
+            rows: Keys and what is stored for them.
+        """
+        for (key, _, (name, number)), row in sorted(rows, key=lambda found: found[0][2][1]):
+            self._next_number = number + 1
+            yield key if name == self._first else Ref(name, key), mail_of(row, number)
+
+
+def is_mail_row(key: Any) -> bool:
+    """Whether a key is that of a mail's row, not of an actor's."""
+    return isinstance(key, tuple) and _is_ref(key) and isinstance(key[2], tuple)
+
+
+def _is_ref(key: tuple[Any, ...]) -> bool:
+    return len(key) == 3 and key[1] is None

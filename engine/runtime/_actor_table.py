@@ -1,0 +1,516 @@
+"""The actors of one step on one worker: whose turn it is, and what comes of a handler.
+
+A table does nothing by itself: it is given messages and the time, and fills lists with what actors
+emit, with dead letters, and with what is for actors of other workers.
+
+A handler is a transaction. Before it the state is copied, what it emits and sends is noted in
+lists; when it raises the copy is put back and the lists are cut to where they were. What it has
+sent is delivered once it has returned.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from collections import deque
+from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from engine.errors import EngineRuntimeError
+from engine.operators._keys import check_key, key_and_value
+from engine.operators._shown import shortened
+from engine.operators.actors import (
+    Actor,
+    ChildFailed,
+    Context,
+    DeadMessage,
+    Escalate,
+    Ref,
+    Restart,
+    Restored,
+    Retry,
+    Started,
+    Stop,
+    Terminated,
+)
+from engine.operators.actors._actor import Blueprint
+from engine.operators.actors._life import FIRED_S, Life
+from engine.operators.actors._mail import (
+    ASK,
+    REPLY,
+    SCALARS,
+    SIGNAL,
+    SPAWN,
+    STOP,
+    TELL,
+    TIMEOUT,
+    UNSPAWN,
+    WATCH,
+    Mail,
+    Packed,
+    is_fixed,
+    packed,
+    unpacked,
+)
+from engine.runtime._actor_state import ActorForm, ActorState
+from engine.runtime._failure import name_of
+
+_TURN_MAX: Final = 1000
+"""So many messages of one actor are handled before others have their turn."""
+_MESSAGES: Final = (TELL, ASK)
+_TO_THE_LIVING: Final = (STOP, UNSPAWN, REPLY, TIMEOUT)
+"""What doesn't bring an actor to life that isn't there."""
+
+
+class ActorTable:
+    """The actors of one step on one worker.
+
+    Args:
+        classes: Theirs; the first one has plain keys for addresses.
+        step_id: The step, for errors.
+        chance: Gives random numbers from 0 to 1.
+        elsewhere: Gives the worker that an actor of a key lives on, if it isn't this one.
+    """
+
+    def __init__(
+        self,
+        classes: Sequence[type[Actor]],
+        step_id: str,
+        chance: Callable[[], float],
+        elsewhere: Callable[[Any], int | None] | None = None,
+    ) -> None:
+        self._blueprints = {cls.__name__: cls.blueprint for cls in classes}
+        self._first = classes[0].__name__
+        self.form = ActorForm(self._blueprints)
+        self.state = ActorState(self.form, self._first)
+        self.out: list[Any] = []
+        """What actors have emitted."""
+        self.dead: list[DeadMessage] = []
+        self.outgoing: dict[int, list[tuple[Ref, Mail]]] = {}
+        """What is for actors of other workers."""
+        self.log: list[tuple[Any, Mail]] = []
+        """What came from other workers and is of the epoch before; with the keys of its rows."""
+        self.pending = 0
+        """How many messages wait."""
+        self._step_id = step_id
+        self._chance = chance
+        self._elsewhere = elsewhere
+        self._mail = self.state.mail
+        self._ready: deque[Any] = deque()
+        """Addresses of those that have mail and may work on it."""
+        self._resting: list[tuple[float, int, Any]] = []
+        """Those that try a message again, and when; a heap."""
+        self._rests = 0
+        self._blocked: set[Any] = set()
+        """Their addresses."""
+        self._ctx = Context(self.out.append)
+        self._closed = False
+
+    # What comes in
+
+    def admit(self, batch: list[Any]) -> None:
+        """Put the records of a batch into the mailboxes of their actors."""
+        for record in batch:
+            key, message = key_and_value(record)
+            if message.__class__ not in SCALARS:
+                message = packed(message)
+            self._enqueue(self._checked_address(key), (TELL, message, None, None, None))
+
+    def admit_mails(self, batch: list[tuple[Ref, Mail]], *, logged: bool) -> None:
+        """Take what actors of another worker have sent.
+
+        Args:
+            batch: Mails, each with the actor that it is for.
+            logged: It is of the epoch before, which isn't prepared yet: it belongs to what that one
+                has to save.
+        """
+        for ref, mail in batch:
+            address = self._address(ref)
+            if logged:
+                mail, key = self.state.row_of(address, mail)  # noqa: PLW2901
+                self.log.append((key, mail))
+            self._enqueue(address, mail)
+
+    def restore(self, rows: list[tuple[Any, Any]]) -> None:
+        """Go on with mails that an earlier run has saved."""
+        for address, mail in self.state.waiting(rows):
+            self._enqueue(address, mail)
+
+    def _checked_address(self, key: Any) -> Any:
+        if key.__class__ is Ref:
+            if key.actor not in self._blueprints:
+                msg = f"step {self._step_id!r} has no actors of class {key.actor!r}"
+                raise EngineRuntimeError(msg, step_id=self._step_id, key=key)
+            return self._address(key)
+        if key.__class__ is not str:
+            check_key(key)
+        return key
+
+    def _address(self, ref: Ref) -> Any:
+        return ref[0] if ref[2] == self._first else ref
+
+    def _ref(self, address: Any, actor: Actor) -> Ref:
+        return address if address.__class__ is Ref else Ref(actor.blueprint.name, _key_of(address))
+
+    def _enqueue(self, address: Any, mail: Mail) -> None:
+        box = self._mail.get(address)
+        if box is None:
+            self._mail[address] = [mail]
+            self._ready.append(address)
+        else:
+            box.append(mail)
+        self.pending += 1
+
+    # When there is something to do
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, not even to be tried again."""
+        return not self._mail
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `run` has something to do."""
+        return bool(self._ready)
+
+    def next_due_s(self) -> float:
+        """When `wake` has something to do, by the wall clock."""
+        rest_s = self._resting[0][0] if self._resting else math.inf
+        timer_s = None if self._closed else self.form.timers.first_s()
+        return rest_s if timer_s is None else min(rest_s, timer_s)
+
+    def wake(self, now_s: float) -> None:
+        """Have the messages come whose time has come."""
+        self._ctx.now_s = now_s
+        while self._resting and self._resting[0][0] <= now_s:
+            address = heappop(self._resting)[2]
+            self._blocked.discard(address)
+            self._ready.append(address)
+        if self._closed:
+            return
+        for _, address in self.form.timers.pop_due(now_s):
+            actor = self.state.get(address)
+            if actor is not None and actor.life is not None:
+                self._fire(address, actor.life, now_s)
+
+    def close(self, now_s: float) -> None:
+        """All input has ended: timers that are due later are for a later run."""
+        self.wake(now_s)
+        self._closed = True
+
+    def _fire(self, address: Any, life: Life, now_s: float) -> None:
+        due = [(at_s, name) for name, (at_s, _) in life.timers.items() if at_s <= now_s]
+        for _, name in sorted(due):
+            _, message = life.timers.pop(name)
+            self._enqueue(address, (TELL, message, None, None, None))
+        for number, (reply, late, at_s, asked) in life.asks.items():
+            if at_s <= now_s:
+                life.asks[number] = reply, late, FIRED_S, asked
+                self._enqueue(address, (TIMEOUT, None, None, number, None))
+        self.form.timers.set(address, life.due_s())
+
+    # Handlers
+
+    def run(self, now_s: float, most: int) -> None:
+        """Let actors work on what waits, in turn, on about so many messages at most."""
+        self._ctx.now_s = now_s
+        ready, mail = self._ready, self._mail
+        while ready and most > 0:
+            address = ready.popleft()
+            if address in self._blocked:
+                continue
+            mails = mail.pop(address, None)
+            if mails is None:
+                continue
+            if len(mails) > _TURN_MAX:
+                mail[address] = mails[_TURN_MAX:]
+                ready.append(address)
+                del mails[_TURN_MAX:]
+            most -= len(mails)
+            self._activate(address, mails)
+
+    def _activate(self, address: Any, mails: list[Mail]) -> None:
+        """Have an actor handle messages, and deliver what it sends."""
+        actor = self.state.touched.get(address)
+        if actor is None or self.form.restored:
+            self.pending -= len(mails)
+            actor = self._found(address, mails)
+            self.pending += len(mails)
+            if actor is None:
+                return
+        ctx = self._ctx
+        ctx.begin(actor, actor.blueprint.name, _key_of(address))
+        self.pending -= self._handle(address, actor, mails)
+        sent = ctx.sent
+        if sent:
+            self._deliver(sent)
+            sent.clear()
+
+    def _found(self, address: Any, mails: list[Mail]) -> Actor | None:
+        """The actor of an address, made if there is none; with its first signal, if it wants any.
+
+        None if all there is to do is to end what isn't there.
+        """
+        actor: Actor | None = self.state.get(address)
+        if actor is None:
+            if all(mail[0] in _TO_THE_LIVING for mail in mails):
+                for mail in mails:
+                    if mail[4] is not None:
+                        self.state.drop_row(address, mail[4])
+                mails.clear()
+                return None
+            name = address[2] if address.__class__ is Ref else self._first
+            actor = self._blueprints[name].new()
+            self.state.put(address, actor)
+            if actor.blueprint.hears_signals:
+                mails.insert(0, (SIGNAL, Started(), None, None, None))
+        elif address in self.form.restored:
+            self.form.restored.discard(address)
+            mails.insert(0, (SIGNAL, Restored(), None, None, None))
+        return actor
+
+    def _handle(self, address: Any, actor: Actor, mails: list[Mail]) -> int:
+        """Have an actor handle messages one by one; gives how many of them wait no more."""
+        ctx, out = self._ctx, self.out
+        sent, handlers = ctx.sent, actor.blueprint.handlers
+        for at, mail in enumerate(mails):
+            kind, message, _, _, number = mail
+            state = actor.state
+            before = _image(state.__dict__)
+            emitted, told = len(out), len(sent)
+            ctx.mail = mail
+            try:
+                if kind == TELL and actor.life is None:
+                    if message.__class__ is Packed:
+                        message = unpacked(message)  # noqa: PLW2901 - as it was
+                    handler = handlers.get(message.__class__)
+                    if handler is None:
+                        self._call(actor, mail, message)
+                    else:
+                        handler(actor, ctx, message)
+                else:
+                    self._handle_other(actor, mail)
+            except Exception as ex:  # noqa: BLE001 - whatever a user's handler raises
+                del out[emitted:], sent[told:]
+                self._roll_back(actor, state, before)
+                done = self._failed(address, actor, mails, at, ex)
+                if done is not None:
+                    return done
+                continue
+            if number is not None:
+                self.state.drop_row(address, number)
+            if actor.life is not None:
+                done = self._settled(address, actor, mails, at)
+                if done is not None:
+                    return done
+        return len(mails)
+
+    def _call(self, actor: Actor, mail: Mail, message: Any) -> None:
+        """Call the handler for a message of a class that wasn't met yet, or bury the message."""
+        blueprint = actor.blueprint
+        kind = message.__class__
+        handler = blueprint.handlers.get(kind)
+        if handler is None and kind not in blueprint.handlers:
+            handler = blueprint.find(kind)
+        if handler is None:
+            self._bury(self._ctx.self, mail, f"{blueprint.name} has no handler for it")
+        else:
+            handler(actor, self._ctx, message)
+
+    def _handle_other(self, actor: Actor, mail: Mail) -> None:
+        """Handle whatever isn't a plain message to an actor that is nothing but its state."""
+        ctx, (kind, message, sender, ask, _) = self._ctx, mail
+        if kind in _MESSAGES:
+            message = unpacked(message)
+            behaviour = None if actor.life is None else actor.life.behaviour
+            if behaviour is None:
+                self._call(actor, mail, message)
+            else:
+                getattr(actor, behaviour)(ctx, message)
+        elif kind == SIGNAL:
+            actor.on_signal(ctx, unpacked(message))
+        elif kind == REPLY or kind == TIMEOUT:
+            # The answer may have come too late, or twice.
+            if actor.life is not None and ask in actor.life.asks:
+                reply, late, _, asked = ctx.life().asks.pop(ask)
+                if kind == REPLY:
+                    getattr(actor, reply)(ctx, unpacked(message))
+                elif late is not None:
+                    getattr(actor, late)(ctx, unpacked(asked))
+        elif kind == STOP:
+            ctx.stop()
+        else:
+            assert sender is not None  # noqa: S101
+            if kind == SPAWN:
+                ctx.life().parent = sender
+            elif kind == WATCH:
+                ctx.life().watchers[sender] = None
+            elif kind == UNSPAWN:
+                ctx.life().children.pop(sender, None)
+
+    def _roll_back(self, actor: Actor, state: Any, before: dict[str, Any] | bytes) -> None:
+        """Have the actor be as it was before the present message."""
+        ctx = self._ctx
+        actor.state = state
+        values = vars(state)
+        values.clear()
+        values.update(before if isinstance(before, dict) else pickle.loads(before))  # noqa: S301 - of `_image`
+        if ctx.before is not None:
+            actor.life, ctx.before = ctx.before, None
+        ctx.stashed = ctx.stopped = ctx.unstashed = False
+
+    def _settled(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> int | None:
+        """A handler has returned: see what it did to what the actor has besides its state.
+
+        Returns:
+            How many of the messages wait no more, if it is others' turn; None to go on.
+        """
+        ctx, life = self._ctx, actor.life
+        life.tries = 0
+        if ctx.before is None:
+            return None
+        ctx.before = None
+        if ctx.stopped:
+            ctx.stopped = ctx.stashed = ctx.unstashed = False
+            self._stop(address, actor, mails, at)
+            return len(mails)
+        self.form.timers.set(address, life.due_s())
+        stash: list[Mail] = []
+        if ctx.unstashed:
+            ctx.unstashed, stash, life.stash = False, life.stash, []
+        if ctx.stashed:
+            ctx.stashed = False
+            life.stash.append((*mails[at][:4], None))
+        if not stash:
+            return None
+        self._put_in_front(address, stash, mails[at + 1 :])
+        self.pending += len(stash)
+        return at + 1
+
+    def _put_in_front(self, address: Any, first: list[Mail], then: list[Mail]) -> None:
+        """Have messages come before those that lie in a mailbox."""
+        mails = [*first, *then, *self._mail.pop(address, ())]
+        # Rows are in the order of their numbers, so all of them get new ones.
+        for at, mail in enumerate(mails):
+            if mail[4] is not None:
+                self.state.drop_row(address, mail[4])
+                mails[at] = (*mail[:4], None)
+        self._mail[address] = mails
+        self._ready.appendleft(address)
+
+    # When a handler has raised
+
+    def _failed(
+        self, address: Any, actor: Actor, mails: list[Mail], at: int, error: Exception
+    ) -> int | None:
+        """Do as the class says in `supervise`; gives what `_settled` does."""
+        mail, life, now_s = mails[at], actor.life or Life(), self._ctx.now_s
+        actor.life = life
+        directive, tries = actor.blueprint.supervise, 1
+        if isinstance(directive, Retry):
+            life.tries = tries = life.tries + 1
+            if tries < directive.attempts:
+                self._mail[address] = [*mails[at:], *self._mail.pop(address, ())]
+                self._rest(address, now_s + directive.backoff.wait_s(tries, self._chance()))
+                return at
+            directive = directive.then
+        life.tries = 0
+        if isinstance(directive, Restart):
+            since_s = now_s - directive.within.total_seconds()
+            life.restarts = [at_s for at_s in life.restarts if at_s > since_s]
+            if len(life.restarts) >= directive.max:
+                directive = Escalate()
+            else:
+                self._restart(address, actor, now_s)
+        ref = self._ctx.self
+        if isinstance(directive, Escalate):
+            if life.parent is None:
+                raise self._error(ref, unpacked(mail[1]), error) from error
+            failed = packed(ChildFailed(ref, unpacked(mail[1]), name_of(error)))
+            self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
+        self._bury(ref, mail, name_of(error), tries)
+        if mail[4] is not None:
+            self.state.drop_row(address, mail[4])
+        if isinstance(directive, Stop | Escalate):
+            self._stop(address, actor, mails, at)
+            return len(mails)
+        return None
+
+    def _rest(self, address: Any, until_s: float) -> None:
+        self._rests += 1
+        self._blocked.add(address)
+        heappush(self._resting, (until_s, self._rests, address))
+
+    def _restart(self, address: Any, actor: Actor, now_s: float) -> None:
+        life: Life = actor.life
+        actor.state = actor.blueprint.new_state()
+        life.restarts.append(now_s)
+        life.behaviour = None
+        life.timers.clear()
+        life.asks.clear()
+        self.form.timers.set(address, None)
+
+    def _stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
+        """End an actor after one of its messages."""
+        ref, life, sent = self._ctx.self, actor.life, self._ctx.sent
+        behind = self._mail.pop(address, [])
+        self.pending -= len(behind)
+        for mail in [*life.stash, *mails[at + 1 :], *behind]:
+            if mail[4] is not None:
+                self.state.drop_row(address, mail[4])
+            if mail[0] in _MESSAGES:
+                self._bury(ref, mail, "the actor has stopped")
+        for child in life.children:
+            sent.append((child, (STOP, None, ref, None, None)))
+        for watcher in life.watchers:
+            sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
+        if life.parent is not None:
+            sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
+        self.form.timers.set(address, None)
+        self.state.discard(address)
+
+    def _bury(self, ref: Ref, mail: Mail, reason: str, tries: int = 0) -> None:
+        self.dead.append(DeadMessage(ref, unpacked(mail[1]), mail[2], reason, tries))
+
+    def _error(self, ref: Ref, message: Any, error: Exception) -> EngineRuntimeError:
+        msg = (
+            f"step {self._step_id!r} failed for {ref!r} on {shortened(message)}: {name_of(error)}"
+        )
+        return EngineRuntimeError(
+            msg, step_id=self._step_id, key=ref, record=message, has_record=True
+        )
+
+    # What actors send
+
+    def _deliver(self, sent: list[tuple[Ref, Mail]]) -> None:
+        elsewhere, first, get = self._elsewhere, self._first, self._mail.get
+        for ref, mail in sent:
+            if elsewhere is not None:
+                worker = elsewhere(ref[0])
+                if worker is not None:
+                    self.outgoing.setdefault(worker, []).append((ref, mail))
+                    continue
+            address = ref[0] if ref[2] == first else ref
+            if address is ref and ref[2] not in self._blueprints:
+                self._bury(ref, mail, f"the step has no class {ref[2]!r}")
+                continue
+            box = get(address)
+            if box is None:
+                self._mail[address] = [mail]
+                self._ready.append(address)
+            else:
+                box.append(mail)
+            self.pending += 1
+
+
+def _image(values: dict[str, Any]) -> dict[str, Any] | bytes:
+    """The fields of a state, to be put back if a handler raises."""
+    for value in values.values():
+        if value.__class__ not in SCALARS and not is_fixed(value):
+            return pickle.dumps(values, 5)
+    return values.copy()
+
+
+def _key_of(address: Any) -> Any:
+    return address[0] if address.__class__ is Ref else address
