@@ -16,7 +16,7 @@ from typing import Any
 from engine.errors import InternalError
 from engine.runtime._batch import kind_of
 from engine.runtime._ids import EdgeId, WorkerIndex
-from engine.runtime._messages import HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, End, Watermark
+from engine.runtime._messages import HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, End, Quiet, Watermark
 
 CHANNEL_BATCHES_MAX = 8
 """How many batches may lie in a channel; a sender may overdraw by what one batch became."""
@@ -26,7 +26,7 @@ _WORKER_BYTES_MAX = 16 << 20
 """How many bytes may lie in all channels of a worker together."""
 
 
-_ROOMLESS = (Barrier, Watermark, CaughtUp, End)
+_ROOMLESS = (Barrier, Watermark, CaughtUp, Quiet, End)
 
 
 @dataclass(frozen=True, slots=True)

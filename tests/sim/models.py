@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
+from tests.sim.actors import check_acted_store
 from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queues
 from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
@@ -31,6 +32,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "clocked": check_clocked_store,
     "windows": check_windowed_store,
     "tasks": check_tasked_store,
+    "actors": check_acted_store,
     "failures": check_failures,
 }
 

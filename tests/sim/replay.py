@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 
+from tests.sim.actors import ActedRun
 from tests.sim.crashes import CrashRun
 from tests.sim.models import MODELS, told
 from tests.sim.takeovers import TakeoverRun
@@ -22,6 +23,7 @@ _HISTORIES: dict[str, Callable[[int], CrashRun]] = {
     "takeovers": TakeoverRun,
     "clocked": lambda seed: CrashRun(seed, ["clock"]),
     "windows": WindowedRun,
+    "actors": ActedRun,
 }
 
 

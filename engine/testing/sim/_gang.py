@@ -147,7 +147,13 @@ class Gang:
             worker = Worker(self._plan, deal, site, epoch_per_batch=self._interval_s == 0)
             self._network.connect(partial(self._receive, worker), worker.credit)
             self.workers.append(worker)
-            self._queues += [channel.items for channel in worker.channels.values()]
+            self._queues += [
+                channel.items
+                for stage in worker.stages
+                for entry, channel in stage.channels
+                # What actors send to each other is never held up.
+                if entry.feedback is None
+            ]
 
     def _start_executor(self, function: Callable[[Any], Any]) -> FakeExecutor:
         options = self._options
