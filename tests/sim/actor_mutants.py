@@ -1,0 +1,278 @@
+"""Ways to break steps with actors, each of which a seed must bring to light."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from engine.operators._state import StateChanges
+from engine.operators.actors import Context
+from engine.operators.actors._life import Life
+from engine.operators.actors._mail import Mail, packed
+from engine.runtime._actor_node import ActorNode
+from engine.runtime._actor_state import ActorState
+from engine.runtime._actor_table import ActorTable
+from engine.runtime._feedback import Feedback
+from engine.runtime._messages import Barrier
+from engine.runtime._stage import RunningStage
+from tests.sim.actors import check_acted_store
+from tests.sim.mutant import Mutant
+
+Patch = pytest.MonkeyPatch
+
+
+# Snapshots with cycles
+
+
+def _no_feedback_log(patch: Patch) -> None:
+    """What was on its way between workers at the barrier isn't saved."""
+    admit = ActorTable.admit_mails
+    patch.setattr(
+        ActorTable, "admit_mails", lambda self, batch, *, logged: admit(self, batch, logged=False)
+    )
+
+
+def _log_not_appended(patch: Patch) -> None:
+    empty = StateChanges([], [], [], [])
+
+    def drop(self: ActorNode) -> StateChanges:
+        self.table.log.clear()
+        return empty
+
+    patch.setattr(ActorNode, "take_log", drop)
+
+
+def _feedback_barriers_not_awaited(patch: Patch) -> None:
+    """The epoch of a worker is prepared as soon as its stage is aligned."""
+    pass_barrier = Feedback.pass_barrier
+
+    def at_once(self: Feedback) -> None:
+        pass_barrier(self)
+        self._missing.clear()
+
+    patch.setattr(Feedback, "pass_barrier", at_once)
+
+
+def _early_feedback_barriers_not_held(patch: Patch) -> None:
+    """What comes behind one is handled in the epoch before."""
+    on_barrier, pass_barrier = Feedback.on_barrier, Feedback.pass_barrier
+
+    def let_go(self: Feedback, channel: Any, barrier: Barrier, epoch: int) -> None:
+        on_barrier(self, channel, barrier, epoch)
+        if barrier.epoch == epoch:
+            channel.blocked = False
+            self.__dict__.setdefault("early", set()).add(channel.sender)
+
+    def without_early(self: Feedback) -> None:
+        pass_barrier(self)
+        self._missing -= self.__dict__.pop("early", set())
+
+    patch.setattr(Feedback, "on_barrier", let_go)
+    patch.setattr(Feedback, "pass_barrier", without_early)
+
+
+def _aligned_on_feedback_too(patch: Patch) -> None:
+    """Messages between workers count as input: two of them may wait for each other for ever."""
+    consume = RunningStage.consume
+
+    def all_channels(self: RunningStage, entry: Any, channel: Any, *args: Any) -> bool:
+        aligned = consume(self, entry, channel, *args)
+        return aligned and all(c.blocked for _, c in self.channels)
+
+    patch.setattr(RunningStage, "consume", all_channels)
+
+
+def _log_with_the_sender(patch: Patch) -> None:
+    """Rows of mails don't go by the key of the actor that they are for."""
+    row_key = ActorState._row_key
+
+    def misplaced(self: ActorState, address: Any, number: int) -> Any:
+        key, none, part = row_key(self, address, number)
+        return "home", none, (*part, key)
+
+    def row_of(self: ActorState, address: Any, mail: Mail) -> tuple[Mail, Any]:
+        number = self._next_number
+        self._next_number = number + 1
+        return (*mail[:4], number), misplaced(self, address, number)
+
+    def drop_row(self: ActorState, address: Any, number: int) -> None:
+        self.gone_rows.append(misplaced(self, address, number))
+
+    def waiting(self: ActorState, rows: Any) -> Any:
+        rows = [((part[2], None, part[:2]), row) for (_, _, part), row in rows]
+        return whole(self, rows)
+
+    whole = ActorState.waiting
+    patch.setattr(ActorState, "row_of", row_of)
+    patch.setattr(ActorState, "drop_row", drop_row)
+    patch.setattr(ActorState, "waiting", waiting)
+
+
+# Rows
+
+
+def _mailboxes_not_saved(patch: Patch) -> None:
+    def actors_only(self: ActorState) -> StateChanges:
+        mail, self.mail = self.mail, {}
+        changes = barrier(self)
+        self.mail = mail
+        return changes
+
+    barrier = ActorState.barrier
+    patch.setattr(ActorState, "barrier", actors_only)
+
+
+def _handled_mails_not_deleted(patch: Patch) -> None:
+    barrier = ActorState.barrier
+
+    def keep(self: ActorState) -> StateChanges:
+        self.gone_rows.clear()
+        return barrier(self)
+
+    patch.setattr(ActorState, "barrier", keep)
+
+
+def _mails_restored_in_any_order(patch: Patch) -> None:
+    waiting = ActorState.waiting
+    patch.setattr(ActorState, "waiting", lambda self, rows: reversed([*waiting(self, rows)]))
+
+
+def _numbers_begin_again(patch: Patch) -> None:
+    """Two mails may have the same row, or one that comes later a smaller number."""
+    waiting = ActorState.waiting
+
+    def forget(self: ActorState, rows: Any) -> Any:
+        found = [*waiting(self, rows)]
+        self._next_number = 0
+        return found
+
+    patch.setattr(ActorState, "waiting", forget)
+
+
+def _lives_without(patch: Patch, **what: Any) -> None:
+    row = Life.row
+    patch.setattr(Life, "row", lambda self: row(replace(self, **what)))
+
+
+def _timers_not_saved(patch: Patch) -> None:
+    _lives_without(patch, timers={})
+
+
+def _asks_not_saved(patch: Patch) -> None:
+    _lives_without(patch, asks={})
+
+
+def _stash_not_saved(patch: Patch) -> None:
+    _lives_without(patch, stash=[])
+
+
+# Transactions
+
+
+def _effects_before_the_handler_returns(patch: Patch) -> None:
+    """What is told is under way even if the handler raises."""
+    tell = Context.tell
+
+    def at_once(self: Context, to: Any, message: Any) -> None:
+        tell(self, to, packed(message))
+        tables[0]._deliver([self.sent.pop()])
+
+    tables: list[ActorTable] = []
+    handle = ActorTable._handle
+
+    def noted(self: ActorTable, *args: Any) -> Any:
+        tables[:] = [self]
+        return handle(self, *args)
+
+    patch.setattr(Context, "tell", at_once)
+    patch.setattr(ActorTable, "_handle", noted)
+
+
+def _state_not_rolled_back(patch: Patch) -> None:
+    roll_back = ActorTable._roll_back
+
+    def keep(self: ActorTable, actor: Any, state: Any, before: Any) -> None:
+        del before
+        roll_back(self, actor, state, dict(vars(state)))
+
+    patch.setattr(ActorTable, "_roll_back", keep)
+
+
+def _emitted_though_it_raised(patch: Patch) -> None:
+    class Kept(list[Any]):
+        def __delitem__(self, _: Any) -> None:
+            """Nothing is taken back."""
+
+    init = ActorTable.__init__
+
+    def with_kept(self: ActorTable, *args: Any) -> None:
+        init(self, *args)
+        self.out = Kept()
+        self._ctx.emit = self.out.append
+
+    def hand_on(self: ActorNode) -> None:
+        self.table.out, kept = list[Any](self.table.out), self.table.out
+        list.clear(kept)
+        before(self)
+        self.table.out = kept
+
+    before = ActorNode._hand_on
+    patch.setattr(ActorTable, "__init__", with_kept)
+    patch.setattr(ActorNode, "_hand_on", hand_on)
+
+
+def _lives_not_rolled_back(patch: Patch) -> None:
+    roll_back = ActorTable._roll_back
+
+    def keep(self: ActorTable, actor: Any, state: Any, before: Any) -> None:
+        self._ctx.before = None
+        roll_back(self, actor, state, before)
+
+    patch.setattr(ActorTable, "_roll_back", keep)
+
+
+# The end
+
+
+def _ended_when_idle_itself(patch: Patch) -> None:
+    patch.setattr(Feedback, "all_quiet", property(lambda _self: True))
+
+
+def _counted_all_together(patch: Patch) -> None:
+    """One look at sums, each taken at another time, isn't enough."""
+
+    def sums(self: Feedback) -> bool:
+        heard = self._heard.values()
+        return len(heard) == len(self.channels) and sum(sum(q.sent) for q in heard) == sum(
+            sum(q.received) for q in heard
+        )
+
+    patch.setattr(Feedback, "all_quiet", property(sums))
+
+
+ACTOR_MUTANTS = [
+    Mutant(function.__name__.strip("_").replace("_", " "), function, check_acted_store, seed)
+    for function, seed in (
+        (_no_feedback_log, 0),
+        (_log_not_appended, 0),
+        (_feedback_barriers_not_awaited, 0),
+        (_early_feedback_barriers_not_held, 0),
+        (_aligned_on_feedback_too, 0),
+        (_log_with_the_sender, 0),
+        (_mailboxes_not_saved, 0),
+        (_handled_mails_not_deleted, 0),
+        (_mails_restored_in_any_order, 0),
+        (_numbers_begin_again, 0),
+        (_timers_not_saved, 0),
+        (_asks_not_saved, 0),
+        (_stash_not_saved, 0),
+        (_effects_before_the_handler_returns, 0),
+        (_state_not_rolled_back, 0),
+        (_emitted_though_it_raised, 0),
+        (_lives_not_rolled_back, 0),
+        (_ended_when_idle_itself, 0),
+        (_counted_all_together, 0),
+    )
+]
