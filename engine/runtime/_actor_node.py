@@ -93,10 +93,13 @@ class ActorNode(Node):
 
     def push(self, batch: list[Any]) -> None:
         """Take records: at once if what comes of them can be sent on, else they wait."""
-        self.table.admit(batch)
         if self._site.has_room():
-            self.table.run(self._now_s(), len(batch))
+            now_s = self._now_s()
+            self.table.take(batch, now_s)
+            self.table.run(now_s, len(batch))
             self._hand_on()
+        else:
+            self.table.admit(batch)
 
     def owe(self, give_back: Callable[[], None]) -> None:
         """Credit for a batch is given back when not too many messages wait."""

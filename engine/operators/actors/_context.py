@@ -26,14 +26,14 @@ class Context:
     """
 
     __slots__ = (
-        "_name",
-        "_self",
         "actor",
         "before",
         "emit",
         "key",
         "mail",
+        "name",
         "now_s",
+        "self_ref",
         "sent",
         "stashed",
         "stopped",
@@ -56,14 +56,14 @@ class Context:
 
     def begin(self, actor: Actor, name: str, key: Any) -> None:
         """Another actor's turn."""
-        self.actor, self._name, self.key, self._self = actor, name, key, None
+        self.actor, self.name, self.key, self.self_ref = actor, name, key, None
 
     @property
     def self(self) -> Ref:
         """The address of the actor."""
-        found: Ref | None = self._self
+        found: Ref | None = self.self_ref
         if found is None:
-            found = self._self = Ref(self._name, self.key)
+            found = self.self_ref = Ref(self.name, self.key)
         return found
 
     @property
@@ -100,7 +100,7 @@ class Context:
         """
         if message.__class__ not in SCALARS:
             message = packed(message)
-        self.sent.append((to, (TELL, message, self._self or self.self, None, None)))
+        self.sent.append((to, (TELL, message, self.self_ref or self.self, None, None)))
 
     def ask(
         self,
@@ -216,7 +216,7 @@ class Context:
         """
         life = self.life()
         if key is None:
-            key = (self.key, self._name, life.spawned)
+            key = (self.key, self.name, life.spawned)
             life.spawned += 1
         ref = actor.ref(key)
         life.children[ref] = None

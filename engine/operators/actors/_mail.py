@@ -82,18 +82,20 @@ def is_fixed(value: Any) -> bool:
     fields = _FROZEN[kind]
     if fields is None:
         return False
-    for name in fields:
-        part = getattr(value, name)
+    # All that it has, which may be more than its fields.
+    parts = value.__dict__.values() if not fields else [getattr(value, name) for name in fields]
+    for part in parts:
         if part.__class__ not in SCALARS and not is_fixed(part):
             return False
     return True
 
 
 _FROZEN: dict[type, tuple[str, ...] | None] = {}
-"""Of classes that were met: the names of their fields, if they are frozen dataclasses."""
+"""Of classes that were met, if they are frozen dataclasses: the names of their slots, if they have
+any."""
 
 
 def _frozen_fields(kind: type) -> tuple[str, ...] | None:
     if is_dataclass(kind) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined] # typeshed doesn't tell of it
-        return tuple(kind.__dataclass_fields__)
+        return tuple(kind.__dataclass_fields__) if hasattr(kind, "__slots__") else ()
     return None
