@@ -208,7 +208,8 @@ class ActorNode(Node):
         """What came from other workers after the barrier and is of the epoch before it."""
         log, self.table.log = self.table.log, []
         keys, mails = [key for key, _ in log], [plain_mail(mail) for _, mail in log]
-        return StateChanges(keys, mails, [MAIL_DUE_S] * len(log), [])
+        due_s: list[float | None] = [MAIL_DUE_S] * len(log)
+        return StateChanges(keys, mails, due_s, [])
 
     def resume(self, stored: Stored, waiting: list[Any]) -> None:
         """Go on with messages that were saved.
@@ -218,4 +219,3 @@ class ActorNode(Node):
             waiting: Keys of rows that are due at once.
         """
         self.table.restore([(key, stored.load(key)) for key in waiting if is_mail_row(key)])
-

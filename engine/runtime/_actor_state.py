@@ -31,7 +31,8 @@ class ActorForm(StateForm):
     """
 
     def __init__(self, blueprints: dict[str, Blueprint]) -> None:
-        self.timers: Timers = Timers()
+        self.timers = self.alarms = Timers()
+        """When each actor has something due."""
         self.restored: set[Any] = set()
         """Addresses of actors that were read and want to know it."""
         self._blueprints = blueprints
@@ -52,10 +53,11 @@ class ActorForm(StateForm):
             )
             raise InconsistentPartitionsError(msg)
         actor = blueprint.new()
-        vars(actor.state).update(values)
+        fields: dict[str, Any] = actor.state.__dict__
+        fields.update(values)
         if life is not None:
             actor.life = Life.of_row(life)
-            self.timers.set(key, actor.life.due_s())
+            self.alarms.set(key, actor.life.due_s())
         if blueprint.hears_signals:
             self.restored.add(key)
         return actor
@@ -71,7 +73,7 @@ class ActorState(KeyedState):
 
     def __init__(self, form: ActorForm, first: str) -> None:
         super().__init__()
-        self.form = form
+        self.form: StateForm = form
         self.mail: dict[Any, list[Mail]] = {}
         """What waits, by address; no empty lists."""
         self.gone_rows: list[Any] = []
@@ -123,8 +125,9 @@ class ActorState(KeyedState):
 
 def is_mail_row(key: Any) -> bool:
     """Whether a key is that of a mail's row, not of an actor's."""
-    return isinstance(key, tuple) and _is_ref(key) and isinstance(key[2], tuple)
+    return is_part(key) and isinstance(key[2], tuple)
 
 
-def _is_ref(key: tuple[Any, ...]) -> bool:
-    return len(key) == 3 and key[1] is None
+def is_part(key: Any) -> bool:
+    """Whether a key stands for a `Ref` or for a mail, and isn't a user's: those have no None."""
+    return isinstance(key, tuple) and key[1:2] == (None,)

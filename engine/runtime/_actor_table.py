@@ -34,7 +34,6 @@ from engine.operators.actors import (
     Stop,
     Terminated,
 )
-from engine.operators.actors._actor import Blueprint
 from engine.operators.actors._life import FIRED_S, Life
 from engine.operators.actors._mail import (
     ASK,
@@ -59,6 +58,7 @@ from engine.runtime._failure import name_of
 _TURN_MAX: Final = 1000
 """So many messages of one actor are handled before others have their turn."""
 _MESSAGES: Final = (TELL, ASK)
+_ANSWERS: Final = (REPLY, TIMEOUT)
 _TO_THE_LIVING: Final = (STOP, UNSPAWN, REPLY, TIMEOUT)
 """What doesn't bring an actor to life that isn't there."""
 
@@ -177,7 +177,7 @@ class ActorTable:
     def next_due_s(self) -> float:
         """When `wake` has something to do, by the wall clock."""
         rest_s = self._resting[0][0] if self._resting else math.inf
-        timer_s = None if self._closed else self.form.timers.first_s()
+        timer_s = None if self._closed else self.form.alarms.first_s()
         return rest_s if timer_s is None else min(rest_s, timer_s)
 
     def wake(self, now_s: float) -> None:
@@ -189,7 +189,7 @@ class ActorTable:
             self._ready.append(address)
         if self._closed:
             return
-        for _, address in self.form.timers.pop_due(now_s):
+        for _, address in self.form.alarms.pop_due(now_s):
             actor = self.state.get(address)
             if actor is not None and actor.life is not None:
                 self._fire(address, actor.life, now_s)
@@ -208,7 +208,7 @@ class ActorTable:
             if at_s <= now_s:
                 life.asks[number] = reply, late, FIRED_S, asked
                 self._enqueue(address, (TIMEOUT, None, None, number, None))
-        self.form.timers.set(address, life.due_s())
+        self.form.alarms.set(address, life.due_s())
 
     # Handlers
 
@@ -331,7 +331,7 @@ class ActorTable:
             try:
                 if kind == TELL and actor.life is None:
                     if message.__class__ is Packed:
-                        message = unpacked(message)  # noqa: PLW2901 - as it was
+                        message = unpacked(message)
                     handler = handlers.get(message.__class__)
                     if handler is None:
                         self._call(actor, mail, message)
@@ -376,32 +376,38 @@ class ActorTable:
                 self._call(actor, mail, message)
             else:
                 getattr(actor, behaviour)(ctx, message)
+        elif kind in _ANSWERS:
+            assert ask is not None  # noqa: S101
+            self._handle_answer(actor, kind, message, ask)
         elif kind == SIGNAL:
             actor.on_signal(ctx, unpacked(message))
-        elif kind == REPLY or kind == TIMEOUT:
-            # The answer may have come too late, or twice.
-            if actor.life is not None and ask in actor.life.asks:
-                reply, late, _, asked = ctx.life().asks.pop(ask)
-                if kind == REPLY:
-                    getattr(actor, reply)(ctx, unpacked(message))
-                elif late is not None:
-                    getattr(actor, late)(ctx, unpacked(asked))
         elif kind == STOP:
             ctx.stop()
         else:
             assert sender is not None  # noqa: S101
+            life = ctx.life()
             if kind == SPAWN:
-                ctx.life().parent = sender
+                life.parent = sender
             elif kind == WATCH:
-                ctx.life().watchers[sender] = None
-            elif kind == UNSPAWN:
-                ctx.life().children.pop(sender, None)
+                life.watchers[sender] = None
+            else:
+                life.children.pop(sender, None)
+
+    def _handle_answer(self, actor: Actor, kind: int, message: Any, ask: int) -> None:
+        """Handle the answer to an ask, or that there is none. It may be too late, or the second."""
+        if actor.life is None or ask not in actor.life.asks:
+            return
+        reply, late, _, asked = self._ctx.life().asks.pop(ask)
+        if kind == REPLY:
+            getattr(actor, reply)(self._ctx, unpacked(message))
+        elif late is not None:
+            getattr(actor, late)(self._ctx, unpacked(asked))
 
     def _roll_back(self, actor: Actor, state: Any, before: dict[str, Any] | bytes) -> None:
         """Have the actor be as it was before the present message."""
         ctx = self._ctx
         actor.state = state
-        values = vars(state)
+        values: dict[str, Any] = state.__dict__
         values.clear()
         values.update(before if isinstance(before, dict) else pickle.loads(before))  # noqa: S301 - of `_image`
         if ctx.before is not None:
@@ -414,7 +420,8 @@ class ActorTable:
         Returns:
             How many of the messages wait no more, if it is others' turn; None to go on.
         """
-        ctx, life = self._ctx, actor.life
+        ctx = self._ctx
+        life: Life = actor.life
         life.tries = 0
         if ctx.before is None:
             return None
@@ -423,7 +430,7 @@ class ActorTable:
             ctx.stopped = ctx.stashed = ctx.unstashed = False
             self._stop(address, actor, mails, at)
             return len(mails)
-        self.form.timers.set(address, life.due_s())
+        self.form.alarms.set(address, life.due_s())
         stash: list[Mail] = []
         if ctx.unstashed:
             ctx.unstashed, stash, life.stash = False, life.stash, []
@@ -497,11 +504,12 @@ class ActorTable:
         life.behaviour = None
         life.timers.clear()
         life.asks.clear()
-        self.form.timers.set(address, None)
+        self.form.alarms.set(address, None)
 
     def _stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
         """End an actor after one of its messages."""
-        ref, life, sent = self._ctx.self, actor.life, self._ctx.sent
+        ref, sent = self._ctx.self, self._ctx.sent
+        life: Life = actor.life
         behind = self._mail.pop(address, [])
         self.pending -= len(behind)
         for mail in [*life.stash, *mails[at + 1 :], *behind]:
@@ -515,16 +523,14 @@ class ActorTable:
             sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
         if life.parent is not None:
             sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
-        self.form.timers.set(address, None)
+        self.form.alarms.set(address, None)
         self.state.discard(address)
 
     def _bury(self, ref: Ref, mail: Mail, reason: str, tries: int = 0) -> None:
         self.dead.append(DeadMessage(ref, unpacked(mail[1]), mail[2], reason, tries))
 
     def _error(self, ref: Ref, message: Any, error: Exception) -> EngineRuntimeError:
-        msg = (
-            f"step {self._step_id!r} failed for {ref!r} on {shortened(message)}: {name_of(error)}"
-        )
+        msg = f"step {self._step_id!r} failed for {ref!r} on {shortened(message)}: {name_of(error)}"
         return EngineRuntimeError(
             msg, step_id=self._step_id, key=ref, record=message, has_record=True
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,17 +23,15 @@ from engine.operators._kernels import (
     RecordKernel,
     StepContext,
 )
-from engine.operators._keys import refuse_unkeyed
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.operators.actors._actor_op import ActorKernel
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._actor_node import ActorNode, ActorSite
-from engine.runtime._actor_owners import ActorOwners
-from engine.runtime._batch import KeyOwners, Owners
 from engine.runtime._build_actors import actor_node, actor_table
 from engine.runtime._build_clocks import ClockBuilder
-from engine.runtime._channel import CHANNEL_BYTES_MAX, Channel, channel_room
+from engine.runtime._build_edges import EdgeBuilder
+from engine.runtime._channel import CHANNEL_BYTES_MAX
 from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
@@ -56,8 +54,6 @@ from engine.runtime._nodes import (
 from engine.runtime._outage import Asking, Patience
 from engine.runtime._plan import (
     Plan,
-    PlannedEdge,
-    Route,
     Stage,
     StageEdge,
     is_keyed,
@@ -68,7 +64,14 @@ from engine.runtime._ports import Clock, Network, SystemEntropy
 from engine.runtime._replays import ReplayPart, ReplaySource
 from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import Opening, SourceNode
-from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress, have_room
+from engine.runtime._stage import (
+    RunningStage,
+    Sender,
+    StageInput,
+    StageProgress,
+    TakesAll,
+    have_room,
+)
 from engine.runtime._store import Store
 from engine.runtime._task_node import TaskNode, TaskSite
 from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
@@ -208,6 +211,8 @@ class _StageBuilder:
         self._deal = deal
         self._site = site
         self._names = names
+        credit = site.credit, site.channel_bytes
+        self._edges = EdgeBuilder(plan, site.index, site.network, credit, deal.sinks)
         inside = set(stage.steps)
         self._inner = [e for e in plan.edges if e.producer in inside and e.consumer in inside]
         self._outgoing = [e for e in plan.stage_edges if e.from_stage == stage.index]
@@ -226,7 +231,7 @@ class _StageBuilder:
     def build(self) -> None:
         """Make all nodes, then the inputs that lead to them."""
         for crossing in self._outgoing:
-            sender = self._sender(crossing)
+            sender = self._edges.sender(crossing)
             self._senders[crossing.edge_id] = sender
             self._running.senders.append(sender)
         # States that are not all in memory are best read for many keys at a time.
@@ -492,9 +497,9 @@ class _StageBuilder:
         table = actor_table(step_id, kernel, (site.index, site.count), site.chance)
         for crossing in self._plan.feedback_edges:
             if crossing.from_stage == self._stage.index:
-                sender = self._sender(crossing)
+                sender = self._edges.sender(crossing)
                 running.senders.append(sender)
-                running.feedback = Feedback(sender, self._channels(crossing))
+                running.feedback = Feedback(sender, self._edges.channels(crossing))
         senders = self._reach[step.index]
         has_room = functools.partial(have_room, senders)
         spot = ActorSite(step_id, site.clock.time_s, has_room, running.feedback)
@@ -572,56 +577,18 @@ class _StageBuilder:
         """Where the partitions of a step are to go on from, by name."""
         return {} if self._site.store is None else self._site.store.positions(step.step_id)
 
-    def _sender(self, crossing: StageEdge) -> Sender:
-        site, route = self._site, crossing.edge.route
-        receivers: Iterable[int] = range(site.count)
-        owners: Owners | None = None
-        if route is Route.LOCAL:
-            receivers = (site.index,)
-        elif route is Route.KEY:
-            to_actors = isinstance(self._plan.steps[crossing.edge.consumer].kernel, ActorKernel)
-            owners = ActorOwners(site.count) if to_actors else KeyOwners(site.count)
-        elif route is Route.PARTITION:
-            owners = self._partition_owners(crossing.edge)
-        ordered = [WorkerIndex(i) for i in receivers]
-        # All workers run all stages, so the receiver has as many channels as this one.
-        channels = sum(
-            1 if crossing.edge.route is Route.LOCAL else site.count
-            for crossing in self._plan.stage_edges
-        )
-        room = channel_room(site.credit, site.channel_bytes, channels)
-        sender = Sender(crossing.edge_id, site.index, ordered, owners, site.network, room)
-        sender.producer = self._plan.steps[crossing.edge.producer].step_id
-        return sender
-
-    def _partition_owners(self, edge: PlannedEdge) -> Callable[[Any], int]:
-        """Gives the worker that has the sink partition of a record's key."""
-        step = self._plan.steps[edge.consumer]
-        part_fn: Callable[[Any], int] = step.kernel.sink.part_fn
-        owners = list(self._deal.sinks[step.step_id].values())
-
-        def owner(record: Any) -> int:
-            if record.__class__ is not tuple or len(record) != 2:
-                refuse_unkeyed(record)
-            return owners[part_fn(record[0]) % len(owners)]
-
-        return owner
-
-    def _channels(self, crossing: StageEdge) -> list[Channel]:
-        local = crossing.edge.route is Route.LOCAL
-        senders = [self._site.index] if local else range(self._site.count)
-        return [Channel(crossing.edge_id, WorkerIndex(sender)) for sender in senders]
-
     def _input(self, crossing: StageEdge) -> StageInput:
         entry = StageInput(
             crossing.edge_id,
-            self._channels(crossing),
+            self._edges.channels(crossing),
             self._targets[crossing.edge.consumer, crossing.edge.port],
             self._reach[crossing.edge.consumer],
             self._counts.get(crossing.edge.consumer),
         )
-        for node, _ in [*self._running.tasks, *self._running.actors]:
+        takers: list[TakesAll] = [node for node, _ in self._running.tasks]
+        takers += [node for node, _ in self._running.actors]
+        for taker in takers:
             # It takes whatever comes: a barrier must never wait behind a batch.
-            entry.tasks, entry.senders = node, []
+            entry.takes_all, entry.senders = taker, []
         self._clocks.way_in(crossing, entry)
         return entry

@@ -1,4 +1,4 @@
-"""Makes a step with actors on one worker: its table, with what the store has of it, and its node."""
+"""Makes a step with actors on one worker: its table, what the store has of it, and its node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.operators.actors import Ref
 from engine.operators.actors._actor_op import ActorKernel
 from engine.runtime._actor_node import ActorNode, ActorSite
 from engine.runtime._actor_owners import ActorOwners
-from engine.runtime._actor_state import MAIL_DUE_S, ActorState, is_mail_row
+from engine.runtime._actor_state import MAIL_DUE_S, ActorState, is_mail_row, is_part
 from engine.runtime._actor_table import ActorTable
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._nodes import Target
@@ -64,7 +64,7 @@ def actor_node(
         stored = store.state(site.step_id)
         table.state.attach(stored)
         scan = functools.partial(_timers, store, site.step_id, table.state)
-        table.form.timers.attach(scan, site.now_s())
+        table.form.alarms.attach(scan, site.now_s())
         due = store.timers(site.step_id, MAIL_DUE_S)
         node.resume(stored, [key for _, key in due])
     return node
@@ -76,7 +76,6 @@ def _timers(
     """The stored timers of actors that aren't in memory."""
     for due_s, key in store.timers(step_id, until_s):
         if not is_mail_row(key):
-            is_ref = isinstance(key, tuple) and len(key) == 3 and key[1] is None
-            address = Ref(key[2], key[0]) if is_ref else key
+            address = Ref(key[2], key[0]) if is_part(key) else key
             if not state.knows(address):
                 yield due_s, address

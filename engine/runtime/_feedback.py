@@ -1,10 +1,10 @@
 """The edge of a step to itself, over which its actors send messages to those of other workers.
 
-It closes a circle, so its barriers can't be waited for as those of other edges are. The stage aligns
-without it, and once it has sent its barrier on, here too, the epoch of this worker waits until that
-of each other worker has come: what lies before that was sent in the epoch, and is saved with it as
-on its way (Chandy and Lamport, "Distributed Snapshots", 1985). A barrier that comes before the
-stage is aligned holds its channel: what lies behind is of the next epoch.
+It closes a circle, so its barriers can't be waited for as those of other edges are. The stage
+aligns without it, and once it has sent its barrier on, here too, the epoch of this worker waits
+until that of each other worker has come: what lies before that was sent in the epoch, and is saved
+with it as on its way (Chandy and Lamport, "Distributed Snapshots", 1985). A barrier that comes
+before the stage is aligned holds its channel: what lies behind is of the next epoch.
 
 At the end of input all of it is over when every worker is quiet, and each message that was sent has
 been received: counted for each pair of workers, for then one look is enough, whenever each of the

@@ -95,7 +95,7 @@ class Plan:
     """In topological order: an edge between stages goes from a lower to a higher index."""
     stage_edges: tuple[StageEdge, ...]
     feedback_edges: tuple[StageEdge, ...] = ()
-    """Of steps with actors, to themselves on all workers. No cycle of stages: nothing waits there."""
+    """Of steps with actors, to themselves on all workers. Nothing waits there for room."""
 
 
 _OWN_STAGE = (TaskKernel, ActorKernel)

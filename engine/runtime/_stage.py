@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
@@ -40,6 +40,10 @@ _RECORDS_MAX = 1000
 """Larger batches go to other workers in pieces, so that those can begin with the first."""
 _PIECE_BYTES = 256 << 10
 """As do batches that seem to be larger than this, down to pieces of one record."""
+
+
+_SAID = (End, Watermark, CaughtUp)
+"""What a sender says in-band of its channel."""
 
 
 def have_room(senders: Sequence[Sender]) -> bool:
@@ -163,6 +167,14 @@ class Sender:
             self._network.send(self.edge, self._worker, receiver, item)
 
 
+class TakesAll(Protocol):
+    """A node that takes whatever comes, and gives credit back when it can."""
+
+    def owe(self, give_back: Callable[[], None], /) -> None:
+        """There is credit to give back."""
+        ...
+
+
 @dataclass(slots=True)
 class StageInput:
     """An edge into the stage: a channel from each sender, all leading to one target."""
@@ -176,20 +188,19 @@ class StageInput:
     """Of the step that it leads to; None where nobody counts."""
     watermark: StepWatermark | None = None
     """Of the step that it leads to, if a clock stands at the other end."""
-    tasks: TaskNode | ActorNode | None = None
-    """The node that it leads to, if that is one with tasks or actors: it gives credit back when it
-    can."""
+    takes_all: TakesAll | None = None
+    """The node that it leads to, if that is one with tasks or actors."""
     feedback: Feedback | None = None
     """Where the edge leads from a step with actors to itself: none that the stage aligns on."""
 
     def give(self, batch: list[Any], give_back: Callable[[], None]) -> None:
-        """Hand a batch on, and give back the credit that it has cost, or let tasks do so."""
-        if self.tasks is None:
+        """Hand a batch on, and give back the credit that it has cost, or let the node do so."""
+        if self.takes_all is None:
             give_back()
             self.target.push(batch)
         else:
             self.target.push(batch)
-            self.tasks.owe(give_back)
+            self.takes_all.owe(give_back)
 
     def ready(self, channel: Channel) -> bool:
         """Whether the first item may be taken out: it needs no room, or there is room for it."""
@@ -279,6 +290,18 @@ class RunningStage:
             if counts is not None:
                 counts.barrier(aligned=aligned)
             return aligned
+        if kind in _SAID:
+            self._hear(entry, channel, item)
+        else:
+            give_back = functools.partial(network.return_credit, channel.edge, channel.sender, me)
+            entry.give(item, give_back)
+        if self.clocks is not None:
+            self.clocks.flush()
+        return False
+
+    def _hear(self, entry: StageInput, channel: Channel, item: End | Watermark | CaughtUp) -> None:
+        """Take what a sender says of its channel."""
+        kind = item.__class__
         if kind is End:
             if entry.watermark is not None:
                 entry.watermark.say(channel, LEFT_OUT_US)
@@ -286,18 +309,12 @@ class RunningStage:
                 self.clocks.upstream.say(channel, caught_up=True)
             if all(c.ended for c in entry.channels):
                 entry.target.end()
-        elif kind is Watermark:
+        elif isinstance(item, Watermark):
             assert entry.watermark is not None  # noqa: S101
             entry.watermark.say(channel, item.at_us)
-        elif kind is CaughtUp:
+        elif isinstance(item, CaughtUp):
             assert self.clocks is not None  # noqa: S101
             self.clocks.upstream.say(channel, caught_up=item.yes)
-        else:
-            give_back = functools.partial(network.return_credit, channel.edge, channel.sender, me)
-            entry.give(item, give_back)
-        if self.clocks is not None:
-            self.clocks.flush()
-        return False
 
     def _take_back(self, feedback: Feedback, channel: Channel, item: Any) -> None:
         """Take what a step with actors has sent to itself."""

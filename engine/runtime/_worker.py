@@ -235,9 +235,7 @@ class Worker:
             yield from self._tasks_actions()
         if self._final:
             return
-        for acting, senders in self._acting:
-            wait_s = acting.wait_s(room=have_room(senders))
-            yield wait_s, functools.partial(self._act_one, acting, senders)
+        yield from self._actors_actions()
         for node, senders in self._timed:
             due_s = node.logic.next_due_s()
             if due_s is not None and not node.ended and have_room(senders):
@@ -254,6 +252,11 @@ class Worker:
             if not node.ended:
                 wait_s = node.wait_s(room=have_room(senders))
                 yield wait_s, functools.partial(self._tend_one, node, senders)
+
+    def _actors_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
+        for node, senders in self._acting:
+            wait_s = node.wait_s(room=have_room(senders))
+            yield wait_s, functools.partial(self._act_one, node, senders)
 
     # The phases of a round
 

@@ -3,8 +3,8 @@
 Two worlds are drawn. In the *bank* accounts transfer money by asks, with timeouts that come or
 don't. In the *graph* tokens are handed from actor to actor, in rings, stars and at random, wait in
 timers and stashes, and visit children that are spawned for them. Handlers raise now and then, after
-all that they do. Whatever happens, in each epoch that is saved each command and each token is in one
-place, money is neither made nor lost, and messages between two actors come in their order.
+all that they do. Whatever happens, in each epoch that is saved each command and each token is in
+one place, money is neither made nor lost, and messages between two actors come in their order.
 """
 
 from __future__ import annotations
@@ -263,7 +263,7 @@ class Saved(NamedTuple):
         if self.life is not None:
             for _, message in self.life[1].values():
                 yield unpacked(message)
-            for kind, message, *_ in self.life[4]:
+            for _, message, *_ in self.life[4]:
                 yield unpacked(message)
 
 
@@ -395,7 +395,9 @@ class ActedRun(CrashRun):
             handled += [
                 message.number
                 for kind, message, sender, _ in actor.mails
-                if kind == TELL and sender is None and not getattr(message, "place", 0)
+                if kind == TELL
+                and sender is None
+                and not getattr(message, "place", 0)
                 and message.number not in handled
             ]
             assert handled == numbers, f"{key} has {handled}, not {numbers}"
@@ -456,7 +458,7 @@ class ActedRun(CrashRun):
         """Is called before the store is looked at: only that nothing came twice."""
         outside = self._acted
         filed = [record for file in outside.files.values() for record in file.records]
-        self._rows = [row for row in (*outside.table, *filed)]
+        self._rows = [*outside.table, *filed]
         twice = [row for row, count in Counter(self._rows).items() if count > 1]
         assert not twice, f"{twice} came twice"
 
@@ -470,4 +472,3 @@ class ActedRun(CrashRun):
             if self._bank and self._world.timeout >= timedelta(days=1):
                 assert not saved.fields["pending"], f"{key} has pending {saved.fields['pending']}"
         assert Counter(self._rows) == Counter(wanted), "the output isn't what actors have done"
-

@@ -57,8 +57,8 @@ def actor(step_id: str, commands: Stream[Any], *classes: type[Actor]) -> ActorOu
     or with ``(Cls.ref(key), message)`` to one of the class `Cls`. An actor lives on the worker that
     owns its key. There is one from its first message on; nobody has to make it.
 
-    **Order.** Messages of one sender to one receiver come in the order they were sent; so do records
-    of one key. Handlers of one actor run one at a time.
+    **Order.** Messages of one sender to one receiver come in the order they were sent; so do
+    records of one key. Handlers of one actor run one at a time.
 
     **After a crash.** Actors, what lies in their mailboxes, timers and asks are saved with each
     epoch of the job: each message is handled once, as far as anybody can see.
@@ -111,4 +111,6 @@ def actor(step_id: str, commands: Stream[Any], *classes: type[Actor]) -> ActorOu
     if len({cls.__name__ for cls in classes}) < len(classes):
         msg = f"the classes of step {step_id!r} must have different names"
         raise ValueError(msg)
-    return ActorOut(new_stream(step_id, commands, "out"), new_stream(step_id, commands, "dead_letters"))
+    return ActorOut(
+        new_stream(step_id, commands, "out"), new_stream(step_id, commands, "dead_letters")
+    )

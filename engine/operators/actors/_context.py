@@ -53,6 +53,7 @@ class Context:
         """What the actor had besides its state before the transaction, if that was changed."""
         self.stashed = self.stopped = self.unstashed = False
         self.now_s = 0.0
+        self.self_ref: Ref | None = None
 
     def begin(self, actor: Actor, name: str, key: Any) -> None:
         """Another actor's turn."""
@@ -61,10 +62,9 @@ class Context:
     @property
     def self(self) -> Ref:
         """The address of the actor."""
-        found: Ref | None = self.self_ref
-        if found is None:
-            found = self.self_ref = Ref(self.name, self.key)
-        return found
+        if self.self_ref is None:
+            self.self_ref = Ref(self.name, self.key)
+        return self.self_ref
 
     @property
     def sender(self) -> Ref | None:
@@ -93,7 +93,7 @@ class Context:
 
         Args:
             to: An actor of this step.
-            message: Anything that can be pickled. What is done to the object later isn't seen there.
+            message: Anything that can be pickled. Later changes of it aren't seen.
 
         Raises:
             UserCodeError: It can't be pickled.
@@ -235,5 +235,3 @@ class Context:
         """
         self.life()
         self.stopped = True
-
-

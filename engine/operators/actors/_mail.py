@@ -84,10 +84,7 @@ def is_fixed(value: Any) -> bool:
         return False
     # All that it has, which may be more than its fields.
     parts = value.__dict__.values() if not fields else [getattr(value, name) for name in fields]
-    for part in parts:
-        if part.__class__ not in SCALARS and not is_fixed(part):
-            return False
-    return True
+    return all(part.__class__ in SCALARS or is_fixed(part) for part in parts)
 
 
 _FROZEN: dict[type, tuple[str, ...] | None] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Self
 
 from engine.operators._keys import Key
 
@@ -22,10 +22,10 @@ class Ref(tuple[Any, None, str]):
 
     __slots__ = ()
 
-    def __new__(cls, actor: str, key: Key) -> Ref:
+    def __new__(cls, actor: str, key: Key) -> Self:
         """Make one; the key isn't looked at."""
         # Not by `super()`, which takes longer: one is made for nearly each message.
-        return cast("Ref", tuple.__new__(cls, (key, None, actor)))
+        return tuple.__new__(cls, (key, None, actor))  # pyright: ignore[reportUnknownMemberType] - as typeshed has it
 
     def __getnewargs__(self) -> tuple[str, Key]:
         """As `__new__` takes them."""
