@@ -9,16 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from engine.dataflow import f_repr
 from engine.operators._keys import Key, check_key
+from engine.operators.actors._context import Context
 from engine.operators.actors._ref import Ref
 from engine.operators.actors._signals import Signal
 from engine.operators.actors._supervision import Directive, Escalate
-
-if TYPE_CHECKING:
-    from engine.operators.actors._context import Context
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__engine_handles__"

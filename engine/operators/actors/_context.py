@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from engine.errors import UserCodeError
 from engine.operators._keys import Key
-from engine.operators.actors._actor import Actor
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import ASK, REPLY, SCALARS, SPAWN, TELL, WATCH, Mail, packed
 from engine.operators.actors._ref import Ref
+
+
+class Addressable(Protocol):
+    """A class of actors."""
+
+    def ref(self, key: Key) -> Ref:
+        """The address of the one with a key."""
+        ...
 
 
 class Context:
@@ -55,7 +62,7 @@ class Context:
         self.now_s = 0.0
         self.self_ref: Ref | None = None
 
-    def begin(self, actor: Actor, name: str, key: Any) -> None:
+    def begin(self, actor: Any, name: str, key: Any) -> None:
         """Another actor's turn."""
         self.actor, self.name, self.key, self.self_ref = actor, name, key, None
 
@@ -200,7 +207,7 @@ class Context:
 
     # Other actors
 
-    def spawn(self, actor: type[Actor], key: Key | None = None) -> Ref:
+    def spawn(self, actor: Addressable, key: Key | None = None) -> Ref:
         """Make an actor that belongs to this one: it ends with it, and its failures come here.
 
         Args:
