@@ -25,6 +25,10 @@ PENDING_MAX: Final = 10_000
 class Peers(Protocol):
     """The way to the same step on other workers: `engine.runtime._feedback.Feedback`."""
 
+    def has_room(self) -> bool:
+        """Whether they keep up with what they are sent."""
+        ...
+
     def send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
         """Send messages to actors of another worker."""
         ...
@@ -84,7 +88,9 @@ class ActorNode(Node):
         self._now_s, self._peers = site.now_s, site.peers
         self._down, self._dead = downs
         self._owed: deque[Callable[[], None]] = deque()
-        """Credit to give back once fewer messages wait."""
+        """Credit to give back for input, once messages have been handled, here and elsewhere."""
+        self._owed_peers: deque[Callable[[], None]] = deque()
+        """Credit to give back to other workers, once messages have been handled here."""
         self._input_over = False
         self._unsaved = False
         """Whether something has happened since the last barrier that an epoch must save."""
@@ -102,19 +108,29 @@ class ActorNode(Node):
             self.table.admit(batch)
 
     def owe(self, give_back: Callable[[], None]) -> None:
-        """Credit for a batch is given back when not too many messages wait."""
+        """Credit for a batch is given back when not too many messages wait, here and elsewhere."""
         self._owed.append(give_back)
         self._pay()
 
-    def _pay(self) -> None:
-        while self._owed and self.table.pending <= PENDING_MAX:
-            self._owed.popleft()()
+    def _can_pay(self) -> bool:
+        if self.table.pending > PENDING_MAX:
+            return False
+        # Not the other way round, or two workers might wait for each other.
+        peers = self._peers
+        return bool(self._owed_peers or (self._owed and (peers is None or peers.has_room())))
 
-    def receive(self, sender: WorkerIndex, batch: list[Any]) -> None:
-        """Take messages from actors of another worker."""
+    def _pay(self) -> None:
+        while self._can_pay():
+            owed = self._owed_peers or self._owed
+            owed.popleft()()
+
+    def receive(self, sender: WorkerIndex, batch: list[Any], give_back: Callable[[], None]) -> None:
+        """Take messages from actors of another worker; its credit is given back later."""
         assert self._peers is not None  # noqa: S101
         self.table.admit_mails(batch, logged=self._peers.receive(sender, batch))
         self._unsaved = True
+        self._owed_peers.append(give_back)
+        self._pay()
 
     def end_input(self) -> None:
         """One of the inputs has ended. The step ends when no message waits on any worker."""
@@ -128,7 +144,7 @@ class ActorNode(Node):
     def wait_s(self, *, room: bool) -> float:
         """In how many seconds `turn` has something to do, if nothing comes."""
         table = self.table
-        if room and (table.has_ready or self._at_end()):
+        if self._can_pay() or (room and (table.has_ready or self._at_end())):
             return 0.0
         return max(0.0, table.next_due_s() - self._now_s())
 

@@ -23,6 +23,10 @@ from engine.runtime._messages import Barrier, Quiet
 class Way(Protocol):
     """The way to all workers: `engine.runtime._stage.Sender`."""
 
+    def has_room(self) -> bool:
+        """Whether all of them have taken most of what they were sent."""
+        ...
+
     def send_to(self, receiver: WorkerIndex, batch: list[Any]) -> None:
         """Send messages to one of them."""
         ...
@@ -55,8 +59,12 @@ class Feedback:
 
     # Messages
 
+    def has_room(self) -> bool:
+        """Whether other workers keep up with what they are sent. Who sends need not ask."""
+        return self._sender.has_room()
+
     def send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
-        """Send messages; there is always room."""
+        """Send messages, whether there is room or not."""
         self._sent[receiver] += len(batch)
         self._sender.send_to(receiver, batch)
 

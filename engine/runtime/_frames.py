@@ -17,7 +17,7 @@ from zlib import crc32
 
 from engine.errors import ConnectorError, LinkError
 from engine.runtime._ids import EdgeId, Epoch
-from engine.runtime._messages import END, Barrier, CaughtUp, End, Watermark
+from engine.runtime._messages import END, Barrier, CaughtUp, End, Quiet, Watermark
 
 HEADER: Final = struct.Struct(">IHBIII")
 _CHECKED: Final = struct.Struct(">IHBII")
@@ -36,6 +36,7 @@ class Kind(IntEnum):
     """Nothing comes after it: the sender leaves as it should."""
     WATERMARK = 6
     CAUGHT_UP = 7
+    QUIET = 8
 
 
 class Frame(NamedTuple):
@@ -78,6 +79,9 @@ class FrameWriter:
             return self._frame(edge, Kind.WATERMARK, item.at_us.to_bytes(8, "big", signed=True))
         if kind is CaughtUp:
             return self._frame(edge, Kind.CAUGHT_UP, bytes([item.yes]))
+        if kind is Quiet:
+            counts = (*item.sent, *item.received)
+            return self._frame(edge, Kind.QUIET, struct.pack(f">{len(counts)}Q", *counts))
         body = pickle.dumps(item, 5)
         if len(body) > BODY_MAX:
             msg = (
@@ -176,6 +180,9 @@ def _frame_of(edge: EdgeId, number: int, body: memoryview) -> Frame:
         item = Watermark(int.from_bytes(body, "big", signed=True))
     elif kind is Kind.CAUGHT_UP:
         item = CaughtUp(bool(body[0]))
+    elif kind is Kind.QUIET:
+        counts = struct.unpack(f">{len(body) // 8}Q", body)
+        item = Quiet(counts[: len(counts) // 2], counts[len(counts) // 2 :])
     else:
         item = int.from_bytes(body, "big")
     return Frame(edge, kind, item)

@@ -279,10 +279,9 @@ class RunningStage:
         """Take one item out and work on it; True if the stage is aligned on a barrier now."""
         item = channel.take()
         kind = item.__class__
+        give_back = functools.partial(network.return_credit, channel.edge, channel.sender, me)
         if entry.feedback is not None:
-            self._take_back(entry.feedback, channel, item)
-            if kind is list:
-                network.return_credit(channel.edge, channel.sender, me)
+            self._take_back(entry.feedback, channel, item, give_back)
             return False
         if kind is Barrier:
             aligned = all(c.blocked for e, c in self.channels if e.feedback is None)
@@ -293,7 +292,6 @@ class RunningStage:
         if kind in _SAID:
             self._hear(entry, channel, item)
         else:
-            give_back = functools.partial(network.return_credit, channel.edge, channel.sender, me)
             entry.give(item, give_back)
         if self.clocks is not None:
             self.clocks.flush()
@@ -316,7 +314,9 @@ class RunningStage:
             assert self.clocks is not None  # noqa: S101
             self.clocks.upstream.say(channel, caught_up=item.yes)
 
-    def _take_back(self, feedback: Feedback, channel: Channel, item: Any) -> None:
+    def _take_back(
+        self, feedback: Feedback, channel: Channel, item: Any, give_back: Callable[[], None]
+    ) -> None:
         """Take what a step with actors has sent to itself."""
         node, _ = self.actors[0]
         if item.__class__ is Barrier:
@@ -324,7 +324,7 @@ class RunningStage:
         elif item.__class__ is Quiet:
             feedback.on_quiet(channel.sender, item)
         else:
-            node.receive(channel.sender, item)
+            node.receive(channel.sender, item, give_back)
 
     def close(self) -> list[Exception]:
         """Close all sources and sinks; gives the errors of those that would not."""

@@ -12,7 +12,7 @@ from engine.errors import LinkError
 from engine.runtime import _frames
 from engine.runtime._frames import HEADER, FrameReader, FrameWriter, Kind, TooLongError
 from engine.runtime._ids import EdgeId, Epoch
-from engine.runtime._messages import END, HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, Watermark
+from engine.runtime._messages import END, HOLD_US, LEFT_OUT_US, Barrier, CaughtUp, Quiet, Watermark
 
 ITEMS: list[Any] = [
     [("a", 1), ("b", None)],
@@ -24,6 +24,7 @@ ITEMS: list[Any] = [
     Watermark(LEFT_OUT_US),
     CaughtUp(True),
     CaughtUp(False),
+    Quiet((0, 3, 2**40), (1, 0, 7)),
 ]
 
 
@@ -51,6 +52,7 @@ WANTED = [
     (3, Kind.BATCH, ITEMS[3]),
     *((n, Kind.WATERMARK, ITEMS[n]) for n in (4, 5, 6)),
     *((n, Kind.CAUGHT_UP, ITEMS[n]) for n in (7, 8)),
+    (9, Kind.QUIET, ITEMS[9]),
     (3, Kind.CREDIT, 5),
     (0, Kind.BYE, 0),
 ]

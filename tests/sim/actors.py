@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from random import Random
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import engine.operators as op
 from engine.dataflow import Dataflow
@@ -30,7 +31,7 @@ from engine.operators.actors import (
     handles,
 )
 from engine.operators.actors._mail import ASK, REPLY, TELL, unpacked
-from engine.runtime import Plan, plan
+from engine.runtime import Plan, _actor_node, plan
 from engine.runtime._actor_state import is_mail_row
 from engine.runtime._recovery import JobStore
 from tests.sim.crash_checks import positions_of, states_of
@@ -286,6 +287,7 @@ class ActedRun(CrashRun):
         del extras
         rng = self._drawn = Random(f"actors {seed}")
         self._bank = rng.random() < 0.5
+        self._pending_max = rng.choice((0, 3, 10_000))
         self._world = World(self._rng, flaky=rng.choice((0.0, 0.0, 0.1, 0.3)))
         names = [f"k{number}" for number in range(rng.choice((2, 4, 8)))]
         commands = self._transfers(names) if self._bank else self._tokens_of(names)
@@ -331,7 +333,8 @@ class ActedRun(CrashRun):
         """As of any job, in its own world."""
         global WORLD  # noqa: PLW0603 - handlers have no other way to know it
         WORLD = self._world
-        super().run()
+        with patch.object(_actor_node, "PENDING_MAX", self._pending_max):
+            super().run()
 
     def _draw_options(self) -> Any:
         options = super()._draw_options()
