@@ -59,7 +59,7 @@ _TURN_MAX: Final = 1000
 """So many messages of one actor are handled before others have their turn."""
 _MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
-_TO_THE_LIVING: Final = (STOP, UNSPAWN, REPLY, TIMEOUT)
+_TO_THE_LIVING: Final = (SIGNAL, STOP, UNSPAWN, REPLY, TIMEOUT)
 """What doesn't bring an actor to life that isn't there."""
 
 
@@ -289,7 +289,8 @@ class ActorTable:
                 return
         ctx = self._ctx
         ctx.begin(actor, actor.blueprint.name, _key_of(address))
-        self.pending -= self._handle(address, actor, mails)
+        handled = self._handle(address, actor, mails)
+        self.pending -= handled
         sent = ctx.sent
         if sent:
             self._deliver(sent)

@@ -1,4 +1,4 @@
-"""A bank of actors under `kill -9`: money is neither made nor lost, and no transfer is made twice."""
+"""A bank of actors under `kill -9`: money is neither made nor lost, no transfer is made twice."""
 
 from __future__ import annotations
 

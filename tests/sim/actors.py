@@ -363,6 +363,13 @@ class ActedRun(CrashRun):
 
     # What must hold
 
+    def _turn(self, life: Life) -> None:
+        super()._turn(life)
+        for worker in () if life.gang is None else life.gang.workers:
+            for node, _ in worker._acting:
+                table = node.table
+                assert table.pending == sum(map(len, table.state.mail.values())), "miscounted"
+
     def _saved(self, recovery: JobStore) -> dict[Any, Saved]:
         rows = states_of(recovery, STEP)
         found: dict[Any, Saved] = {}

@@ -1,6 +1,6 @@
 """Prints which seed catches which mutant first, and how: `python -m tests.sim.mutants_table`.
 
-With this one keeps up the seeds that `CRASH_MUTANTS`, `CLOCK_MUTANTS`, `WINDOW_MUTANTS`,
+With this one keeps up the seeds that `ACTOR_MUTANTS`, `CRASH_MUTANTS`, `CLOCK_MUTANTS`, `WINDOW_MUTANTS`,
 `FAILURE_MUTANTS` and `MUTANTS` say.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 
+from tests.sim.actor_mutants import ACTOR_MUTANTS
 from tests.sim.clock_mutants import CLOCK_MUTANTS
 from tests.sim.crash_mutants import CRASH_MUTANTS
 from tests.sim.failure_mutants import FAILURE_MUTANTS
@@ -34,7 +35,14 @@ def _tell(line: str) -> None:
 def main() -> int:
     _tell(lines([])[0])
     survivors = 0
-    for mutant in (*CRASH_MUTANTS, *CLOCK_MUTANTS, *WINDOW_MUTANTS, *FAILURE_MUTANTS, *MUTANTS):
+    for mutant in (
+        *ACTOR_MUTANTS,
+        *CRASH_MUTANTS,
+        *CLOCK_MUTANTS,
+        *WINDOW_MUTANTS,
+        *FAILURE_MUTANTS,
+        *MUTANTS,
+    ):
         caught = catch(mutant, range(SEEDS))
         survivors += caught is None
         _tell(lines([(mutant, caught)])[1])

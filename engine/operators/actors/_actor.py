@@ -184,7 +184,7 @@ def _check_handler(cls: type[Actor], function: Callable[..., Any], kind: type) -
         said = get_type_hints(function).get(parameters[2], Any)
     except Exception:  # noqa: BLE001 - a name that only type checkers know, in whatever way
         return
-    if isinstance(said, type) and not issubclass(kind, said):
+    if said is not Any and isinstance(said, type) and not issubclass(kind, said):
         msg = (
             f"handler {f_repr(function)} is marked as handling `{kind.__name__}`, and its "
             f"parameter {parameters[2]!r} is annotated as `{said.__name__}`"
