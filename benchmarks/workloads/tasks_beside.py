@@ -2,8 +2,8 @@
 
 The difference is to be less than what one process differs from another by, so the flow with waiting
 tasks and the same one with a plain `map` in their place are run in one process, in turn and several
-times, and the figure is the ratio of their medians. The hand-written loop is compared with itself in
-the same way: how far that is from 1 is what the ratio is good for.
+times, and the figure is the ratio of their medians. The hand-written loop is compared with itself
+in the same way: how far that is from 1 is what the ratio is good for.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ class TasksBeside:
 
         def graph(op: Any, numbers: Any, others: Any) -> Any:
             if waits:
-                others = task("waits", others, gate.passed, max_in_flight=WAITING).ok
+                fn: Any = gate.passed
+                others = task("waits", others, fn, max_in_flight=WAITING).ok
             else:
                 others = op.map("passes", others, lambda number: number)
             op.output("others", others, TestingSink([]))
