@@ -260,6 +260,6 @@ ACTOR_MUTANTS = [
         (_state_not_rolled_back, 0),
         (_emitted_though_it_raised, 0),
         (_lives_not_rolled_back, 0),
-        (_ended_when_idle_itself, 21),
+        (_ended_when_idle_itself, 56),
     )
 ]
