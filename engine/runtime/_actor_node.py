@@ -173,8 +173,11 @@ class ActorNode(Node):
             self._hand_on()
         elif room and self._at_end():
             self._end()
+        elif not self._can_pay():
+            return self.wait_s(room=room)
         self._pay()
-        return self.wait_s(room=room)
+        # What was sent may lie in a channel of this worker.
+        return 0.0
 
     def _hand_on(self) -> None:
         """Send on what actors have emitted and sent."""

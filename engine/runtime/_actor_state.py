@@ -8,8 +8,9 @@ at once, so a run finds them by what is due, without looking at all actors.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from engine.errors import InconsistentPartitionsError
 from engine.operators._state import KeyedState, StateChanges, StateForm
@@ -19,6 +20,8 @@ from engine.operators.actors._life import Life, mail_of, plain_mail
 from engine.operators.actors._mail import Mail
 from engine.operators.actors._ref import Ref
 
+Mailbox: TypeAlias = list[Mail] | deque[Mail]
+"""What waits for an actor, in its order. Long ones are deques."""
 MAIL_DUE_S: Final = 0.0
 """When the row of a mail is due."""
 
@@ -74,8 +77,8 @@ class ActorState(KeyedState):
     def __init__(self, form: ActorForm, first: str) -> None:
         super().__init__()
         self.form: StateForm = form
-        self.mail: dict[Any, list[Mail]] = {}
-        """What waits, by address; no empty lists."""
+        self.mail: dict[Any, Mailbox] = {}
+        """What waits, by address; none is empty."""
         self.gone_rows: list[Any] = []
         """Of mails that wait no more, since the last barrier."""
         self._first = first
@@ -103,11 +106,15 @@ class ActorState(KeyedState):
         keys, rows = changes.keys, changes.stored
         actors = len(keys)
         for address, mails in self.mail.items():
-            for at, mail in enumerate(mails):
+            numbered: list[Mail] = []
+            for mail in mails:
                 if mail[4] is None:
-                    mails[at], key = self.row_of(address, mail)
+                    mail, key = self.row_of(address, mail)  # noqa: PLW2901 - with its number
                     keys.append(key)
                     rows.append(plain_mail(mail))
+                numbered.append(mail)
+            mails.clear()
+            mails.extend(numbered)
         due_s = [*(changes.due_s or [None] * actors), *[MAIL_DUE_S] * (len(keys) - actors)]
         gone, self.gone_rows = [*changes.gone, *self.gone_rows], []
         return StateChanges(keys, rows, due_s, gone)

@@ -52,10 +52,10 @@ from engine.operators.actors._mail import (
     packed,
     unpacked,
 )
-from engine.runtime._actor_state import ActorForm, ActorState
+from engine.runtime._actor_state import ActorForm, ActorState, Mailbox
 from engine.runtime._failure import name_of
 
-_TURN_MAX: Final = 1000
+TURN_MAX: Final = 1000
 """So many messages of one actor are handled before others have their turn."""
 _MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
@@ -268,15 +268,24 @@ class ActorTable:
             address = ready.popleft()
             if address in self._blocked:
                 continue
-            mails = mail.pop(address, None)
-            if mails is None:
+            box = mail.pop(address, None)
+            if box is None:
                 continue
-            if len(mails) > _TURN_MAX:
-                mail[address] = mails[_TURN_MAX:]
-                ready.append(address)
-                del mails[_TURN_MAX:]
+            if isinstance(box, list) and len(box) <= TURN_MAX:
+                mails = box
+            else:
+                mails = self._first_of(address, box)
             most -= len(mails)
             self._activate(address, mails)
+
+    def _first_of(self, address: Any, box: Mailbox) -> list[Mail]:
+        """Some of very many messages; others have their turn before the rest."""
+        rest = box if isinstance(box, deque) else deque(box)
+        mails = [rest.popleft() for _ in range(min(len(rest), TURN_MAX))]
+        if rest:
+            self._mail[address] = rest
+            self._ready.append(address)
+        return mails
 
     def _activate(self, address: Any, mails: list[Mail]) -> None:
         """Have an actor handle messages, and deliver what it sends."""

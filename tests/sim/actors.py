@@ -31,7 +31,7 @@ from engine.operators.actors import (
     handles,
 )
 from engine.operators.actors._mail import ASK, REPLY, TELL, unpacked
-from engine.runtime import Plan, _actor_node, plan
+from engine.runtime import Plan, _actor_node, _actor_table, plan
 from engine.runtime._actor_state import is_mail_row
 from engine.runtime._recovery import JobStore
 from tests.sim.crash_checks import positions_of, states_of
@@ -288,6 +288,7 @@ class ActedRun(CrashRun):
         rng = self._drawn = Random(f"actors {seed}")
         self._bank = rng.random() < 0.5
         self._pending_max = rng.choice((0, 3, 10_000))
+        self._turn_max = Random(f"turns {seed}").choice((1, 3, 1000))
         self._world = World(self._rng, flaky=rng.choice((0.0, 0.0, 0.1, 0.3)))
         names = [f"k{number}" for number in range(rng.choice((2, 4, 8)))]
         commands = self._transfers(names) if self._bank else self._tokens_of(names)
@@ -333,7 +334,10 @@ class ActedRun(CrashRun):
         """As of any job, in its own world."""
         global WORLD  # noqa: PLW0603 - handlers have no other way to know it
         WORLD = self._world
-        with patch.object(_actor_node, "PENDING_MAX", self._pending_max):
+        with (
+            patch.object(_actor_node, "PENDING_MAX", self._pending_max),
+            patch.object(_actor_table, "TURN_MAX", self._turn_max),
+        ):
             super().run()
 
     def _draw_options(self) -> Any:

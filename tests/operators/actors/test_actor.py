@@ -1,0 +1,131 @@
+"""A step with actors in a flow: what comes out, on one worker and on several, and in later runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import engine.operators as op
+from engine.dataflow import Dataflow
+from engine.errors import EngineRuntimeError
+from engine.operators.actors import Actor, Context, DeadMessage, Ref, Resume, actor, handles
+from engine.recovery import RecoveryConfig
+from engine.testing import TestingSink, TestingSource, cluster_main, run_main
+
+
+@dataclass(frozen=True)
+class Hop:
+    left: int
+
+
+class Runner(Actor):
+    """Sends a message round a ring of ten until it has no hops left."""
+
+    @dataclass
+    class State:
+        laps: int = 0
+
+    @handles(Hop)
+    def hop(self, ctx: Context, msg: Hop) -> None:
+        self.state.laps += 1
+        if msg.left:
+            ctx.tell(Runner.ref((ctx.key + 1) % 10), Hop(msg.left - 1))
+        else:
+            ctx.emit((ctx.key, self.state.laps))
+
+    @handles(str)
+    def say(self, ctx: Context, msg: str) -> None:
+        if msg == "later":
+            ctx.timer("later", timedelta(milliseconds=1), "now")
+        elif msg == "fail":
+            raise ValueError(msg)
+        ctx.emit((ctx.key, msg))
+
+
+def flow_of(
+    records: list[Any], out: list[Any], dead: list[Any] | None = None, cls: type[Actor] = Runner
+) -> Dataflow:
+    """A step with runners; dead letters are read if there is a list for them."""
+    flow = Dataflow("f")
+    acted = actor("act", op.input("in", flow, TestingSource(records, 2)), cls)
+    op.output("out", acted.out, TestingSink(out))
+    if dead is not None:
+        op.output("dead", acted.dead_letters, TestingSink(dead))
+    return flow
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_a_step_ends_when_no_message_is_left(workers: int):
+    """However long they have gone from worker to worker."""
+    out: list[Any] = []
+    flow = flow_of([(0, Hop(1000)), (5, Hop(504)), (3, "x")], out)
+    cluster_main(flow, [], 0, worker_count_per_proc=workers)
+    # How often each was passed before depends on who was faster.
+    assert sorted(key for key, _ in out) == [0, 3, 9]
+
+
+def test_messages_that_nobody_handles_come_out_of_the_other_stream():
+    """With whom they were for, and why."""
+    out: list[Any] = []
+    dead: list[Any] = []
+    run_main(flow_of([(1, 2.5), (1, "x")], out, dead))
+    assert out == [(1, "x")]
+    assert dead == [DeadMessage(Ref("Runner", 1), 2.5, None, "Runner has no handler for it")]
+
+
+def test_dead_letters_that_nobody_reads_end_the_run():
+    """With the message and the reason."""
+    with pytest.raises(
+        EngineRuntimeError,
+        match=r"step 'f.act': Runner.ref\(1\) has not handled 2.5: .*nobody reads .*`dead_letters`",
+    ):
+        run_main(flow_of([(1, 2.5)], []))
+
+
+def test_a_handler_that_raises_ends_the_run_with_its_own_error():
+    """Which names the step, the actor and the message."""
+    with pytest.raises(EngineRuntimeError) as failed:
+        run_main(flow_of([(1, "fail")], []))
+    error = failed.value
+    assert (error.step_id, error.key, error.record) == ("f.act", Ref("Runner", 1), "fail")
+    assert isinstance(error.__cause__, ValueError)
+
+
+def test_records_must_be_pairs():
+    """As for other keyed steps."""
+    for workers in (1, 2):
+        with pytest.raises(EngineRuntimeError, match=r"needs `\(key, value\)` 2-tuples"):
+            cluster_main(flow_of(["x"], []), [], 0, worker_count_per_proc=workers)
+
+
+def test_a_later_run_goes_on_with_states_and_timers(tmp_path: Path):
+    """On another number of workers too; a timer that wasn't due in the first run comes at once."""
+    config = RecoveryConfig(tmp_path, create=True)
+    records: list[Any] = [(0, Hop(9)), (4, "later"), TestingSource.EOF(), (0, Hop(9))]
+    out: list[Any] = []
+    flow = flow_of(records, out)
+    cluster_main(flow, [], 0, worker_count_per_proc=1, recovery_config=config)
+    assert {(4, "later"), (9, 1)} <= {*out}
+    cluster_main(flow, [], 0, worker_count_per_proc=3, recovery_config=config)
+    assert sorted(out, key=repr) == [(4, "later"), (4, "now"), (9, 1), (9, 2)]
+
+
+def test_a_policy_of_the_flow_leaves_actors_alone():
+    """They say themselves what becomes of a message, by `supervise`."""
+
+    class Careless(Runner):
+        supervise = Resume()
+
+    out: list[Any] = []
+    dead: list[Any] = []
+    flow = Dataflow("f", on_error="skip")
+    acted = actor("act", op.input("in", flow, TestingSource([(1, "fail"), (1, "x")])), Careless)
+    op.output("out", acted.out, TestingSink(out))
+    op.output("dead", acted.dead_letters, TestingSink(dead))
+    run_main(flow)
+    assert out == [(1, "x")]
+    assert [letter.reason for letter in dead] == ["ValueError: fail"]
