@@ -92,6 +92,7 @@ class ActorNode(Node):
         self._owed_peers: deque[Callable[[], None]] = deque()
         """Credit to give back to other workers, once messages have been handled here."""
         self._input_over = False
+        self._draining = self._drained = False
         self._unsaved = False
         """Whether something has happened since the last barrier that an epoch must save."""
 
@@ -99,6 +100,7 @@ class ActorNode(Node):
 
     def push(self, batch: list[Any]) -> None:
         """Take records: at once if what comes of them can be sent on, else they wait."""
+        self.table.state.prefetch(batch)
         if self._site.has_room():
             now_s = self._now_s()
             self.table.take(batch, now_s)
@@ -139,6 +141,14 @@ class ActorNode(Node):
             self._input_over = True
             self.table.close(self._now_s())
 
+    def drained(self) -> bool:
+        """Whether nothing waits on any worker. Once this was asked, no more input comes."""
+        if not self._draining:
+            self._draining, self._drained = True, self.ended
+            if not self._input_over:
+                self.table.close(self._now_s())
+        return self._drained
+
     # From the worker
 
     def wait_s(self, *, room: bool) -> float:
@@ -150,7 +160,9 @@ class ActorNode(Node):
 
     def _at_end(self) -> bool:
         """Whether there is something to say about the end."""
-        if self.ended or not self._input_over or not self.table.idle:
+        if self.ended or not (self._input_over or self._draining) or not self.table.idle:
+            return False
+        if self._drained:
             return False
         return self._peers is None or self._peers.has_news or self._peers.all_quiet
 
@@ -210,6 +222,9 @@ class ActorNode(Node):
 
     def _end(self) -> None:
         if self._peers is not None and (self._peers.say_quiet() or not self._peers.all_quiet):
+            return
+        if self._draining:
+            self._drained = True
             return
         self.ended = True
         self._down.end()

@@ -505,6 +505,8 @@ class _StageBuilder:
         spot = ActorSite(step_id, site.clock.time_s, has_room, running.feedback)
         node = actor_node(spot, table, (downs[0], dead), inputs, site.store)
         running.actors.append((node, senders))
+        if site.tally is not None:
+            site.tally.watch(step_id, table.state)
         if site.store is not None:
             running.states[step_id] = table.state
         return node

@@ -338,6 +338,11 @@ class RunningStage:
         )
         return [error for error in tried if error is not None]
 
+    def must_end(self) -> bool:
+        """Whether tasks or messages of actors would be lost if the run ended here."""
+        drained = [node.drained() for node, _ in self.actors]
+        return any(len(node.table) for node, _ in self.tasks) or not all(drained)
+
     def pass_barrier(self, epoch: Epoch) -> None:
         """All of the epoch's records are done with: send the barrier on and begin the next."""
         if self.feedback is not None:

@@ -19,6 +19,7 @@ from engine.runtime._actor_node import ActorNode
 from engine.runtime._build import Deal, WorkerSite, build_stages
 from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._loopback import Loopback
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
     CaughtUp,
@@ -36,7 +37,6 @@ from engine.runtime._messages import (
 )
 from engine.runtime._nodes import KeyedNode
 from engine.runtime._plan import Plan
-from engine.runtime._ports import Network
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
 from engine.runtime._store import StepChanges
@@ -68,7 +68,7 @@ class Worker:
         self.index = site.index
         self.stopped = False
         self.reports: deque[Report] = deque()
-        self.network = _Loopback(self, site.network)
+        self.network = Loopback(self, site.network)
         self.stages = build_stages(plan, deal, replace(site, network=self.network))
         self.channels = {
             (channel.edge, channel.sender): channel
@@ -94,7 +94,7 @@ class Worker:
             self._memory = StateMemory(states, site.state_bytes_max)
         self._crowded = False
         self._awaited: list[RunningStage] = []
-        """Stages that would pass the last barrier if their tasks had ended."""
+        """Stages that would pass the last barrier if their tasks and actors had ended."""
         self._hold = False
         self._final = False
         self._source_turn = 0
@@ -233,9 +233,9 @@ class Worker:
             yield self._ask_sinks_at_s - self._time_s(), self._publish_some
         if self._awaited or not self._final:
             yield from self._tasks_actions()
+            yield from self._actors_actions()
         if self._final:
             return
-        yield from self._actors_actions()
         for node, senders in self._timed:
             due_s = node.logic.next_due_s()
             if due_s is not None and not node.ended and have_room(senders):
@@ -286,10 +286,10 @@ class Worker:
         wait_s = math.inf
         if self._tasked and (self._awaited or not self._final):
             wait_s = self._tend()
+        if self._acting and (self._awaited or not self._final):
+            wait_s = min(wait_s, self._act())
         if self._final:
             return wait_s
-        for node, senders in self._acting:
-            wait_s = min(wait_s, self._act_one(node, senders))
         if self._timed:
             wait_s = min(wait_s, self._fire_timers())
         if not self._hold and not self._crowded:
@@ -375,8 +375,11 @@ class Worker:
             self._pass_awaited()
         return wait_s
 
+    def _act(self) -> float:
+        """Let actors have their turn; in how many seconds there is more to do."""
+        return min(self._act_one(node, senders) for node, senders in self._acting)
+
     def _act_one(self, node: ActorNode, senders: list[Sender]) -> float:
-        """Let actors of a step have their turn; in how many seconds there is more to do."""
         wait_s = node.turn(room=have_room(senders))
         if self._epoch_per_batch and node.take_unsaved():
             self.reports.append(EpochRequest())
@@ -384,10 +387,12 @@ class Worker:
             self._report_end()
         if self._memory is not None:
             self._look_at_memory(self._memory)
+        if self._awaited:
+            self._pass_awaited()
         return wait_s
 
     def _pass_awaited(self) -> None:
-        """Let stages end whose tasks have."""
+        """Let stages end whose tasks and actors have."""
         waiting, self._awaited = self._awaited, []
         for stage in waiting:
             self._pass_barrier(stage)
@@ -453,9 +458,9 @@ class Worker:
     def _pass_barrier(self, stage: RunningStage) -> None:
         """A stage has all records of the epoch: its sinks take stock, and it goes on.
 
-        Where nothing is saved, the end of a run waits for tasks.
+        Where nothing is saved, the end of a run waits for tasks and actors.
         """
-        if self._final and self._store is None and any(len(n.table) for n, _ in stage.tasks):
+        if self._final and self._store is None and stage.must_end():
             self._awaited.append(stage)
             return
         self._settling = _after(self._settling, self._prepare(stage, self._epoch))
@@ -574,23 +579,3 @@ def _after(first: Iterator[None] | None, then: Iterator[None]) -> Iterator[None]
     if first is not None:
         yield from first
     yield from then
-
-
-class _Loopback:
-    """The network as a worker sees it: what it sends to itself is there at once."""
-
-    def __init__(self, worker: Worker, network: Network) -> None:
-        self._worker = worker
-        self._network = network
-
-    def send(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
-        if receiver == self._worker.index:
-            self._worker.receive(edge, sender, item)
-            return 0
-        return self._network.send(edge, sender, receiver, item)
-
-    def return_credit(self, edge: EdgeId, sender: WorkerIndex, receiver: WorkerIndex) -> None:
-        if sender == self._worker.index:
-            self._worker.credit(edge, receiver)
-        else:
-            self._network.return_credit(edge, sender, receiver)

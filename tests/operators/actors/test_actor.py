@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError
 from engine.operators.actors import Actor, Context, DeadMessage, Ref, Resume, actor, handles
 from engine.recovery import RecoveryConfig
+from engine.runtime import Drain, RunOptions, run_flow
+from engine.runtime._ports import SystemWaiter
 from engine.testing import TestingSink, TestingSource, cluster_main, run_main
 
 
@@ -63,7 +65,9 @@ def test_a_step_ends_when_no_message_is_left(workers: int):
     """However long they have gone from worker to worker."""
     out: list[Any] = []
     flow = flow_of([(0, Hop(1000)), (5, Hop(504)), (3, "x")], out)
-    cluster_main(flow, [], 0, worker_count_per_proc=workers)
+    # No epoch closes in between, which would wake everybody.
+    hour = timedelta(hours=1)
+    cluster_main(flow, [], 0, worker_count_per_proc=workers, epoch_interval=hour)
     # How often each was passed before depends on who was faster.
     assert sorted(key for key, _ in out) == [0, 3, 9]
 
@@ -129,3 +133,59 @@ def test_a_policy_of_the_flow_leaves_actors_alone():
     run_main(flow)
     assert out == [(1, "x")]
     assert [letter.reason for letter in dead] == ["ValueError: fail"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_drain_without_a_store_waits_for_messages(workers: int):
+    """They would be lost otherwise. It isn't an end of input."""
+    drain, waiter = Drain(), SystemWaiter()
+
+    def request(record: Any) -> Any:
+        if record[0] == 9:
+            drain.requested = True
+            waiter.wake()
+        return record
+
+    out: list[Any] = []
+    flow = Dataflow("f")
+    records = [*((n, Hop(500)) for n in range(10)), TestingSource.PAUSE(timedelta(days=1)), (0, "")]
+    s = op.map("drain", op.input("in", flow, TestingSource(records)), request)
+    acted = actor("act", s, Runner)
+    op.output("out", acted.out, TestingSink(out))
+    run_flow(flow, RunOptions(workers=workers, drain=drain, waiter=waiter))
+    assert len(out) == 10
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_actor_that_never_stops_can_be_drained(tmp_path: Path, workers: int):
+    """With a store, where its message is saved; a later run goes on with it."""
+    drain, waiter = Drain(), SystemWaiter()
+
+    class Runaway(Actor):
+        @handles(int)
+        def go(self, ctx: Context, n: int) -> None:
+            if n % 5000 == 0:
+                ctx.emit(n)
+            if n == 20_000:
+                drain.requested = True
+                waiter.wake()
+            ctx.tell(Runaway.ref(1 - ctx.key), n + 1)
+
+    out: list[Any] = []
+    recovery = RecoveryConfig(tmp_path, create=True)
+    options = RunOptions(workers=workers, drain=drain, waiter=waiter, recovery=recovery)
+    run_flow(flow_of([(0, 0)], out, None, Runaway), options)
+    assert out[:5] == [0, 5000, 10_000, 15_000, 20_000]
+    # Where it stood is saved: there is one message, and it isn't the first one.
+    drain.requested = False
+    last = out[-1]
+    out.clear()
+
+    def goes_on(self: Any, ctx: Context, n: int) -> None:
+        del self
+        ctx.emit(n)
+
+    Runaway.blueprint.handlers[int] = goes_on
+    run_flow(flow_of([], out, None, Runaway), replace(options, drain=Drain()))
+    assert len(out) == 1
+    assert out[0] > last
