@@ -14,7 +14,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from engine.dataflow import f_repr
 from engine.operators._keys import Key, check_key
 from engine.operators.actors._context import Context
-from engine.operators.actors._ref import Ref
+from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._signals import Signal
 from engine.operators.actors._supervision import Directive, Escalate
 
@@ -106,7 +106,7 @@ class Actor:
         """
         if key.__class__ is not str:
             check_key(key)
-        return Ref(cls.__name__, key)
+        return new_ref(Ref, (key, None, cls.__name__))
 
     def on_signal(self, ctx: Context, signal: Signal) -> None:
         """Take what the engine tells the actor; a transaction like a handler. Does nothing."""

@@ -84,7 +84,10 @@ def is_fixed(value: Any) -> bool:
         return False
     # All that it has, which may be more than its fields.
     parts = value.__dict__.values() if not fields else [getattr(value, name) for name in fields]
-    return all(part.__class__ in SCALARS or is_fixed(part) for part in parts)
+    for part in parts:  # noqa: SIM110 - once for most messages, and `all` takes twice as long
+        if part.__class__ not in SCALARS and not is_fixed(part):
+            return False
+    return True
 
 
 _FROZEN: dict[type, tuple[str, ...] | None] = {}
