@@ -91,6 +91,15 @@ def test_join_orders_tells_paid_from_unpaid_orders():
     assert [line.endswith("not paid") for line in lines] == [False] * 5 + [True] * 2
 
 
+def test_accounts_transfer_what_they_have():
+    """Bob has given nothing that he hadn't; no money is lost or made."""
+    assert run_flow("examples.accounts") == [
+        "ann has 30, bob has 20",
+        "bob refuses Transfer(to='cid', amount=30): ValueError: there is only 20",
+        "ann has 0, cid has 30",
+    ]
+
+
 def test_custom_operator_drops_what_did_not_change():
     """Of each door only the changes are told."""
     assert run_flow("examples.custom_operator") == [

@@ -44,6 +44,11 @@ def handles(kind: type[Any]) -> Callable[[F], F]:
     return mark
 
 
+@dataclass
+class _NoState:
+    """Nothing to remember."""
+
+
 class Actor:
     """The base of actors: objects with a state of their own, reached by messages to their key.
 
@@ -72,10 +77,8 @@ class Actor:
     Account.ref('ann')
     """
 
-    @dataclass
-    class State:
-        """Nothing to remember."""
-
+    State: ClassVar[type[Any]] = _NoState
+    """What an actor remembers; nothing by default."""
     supervise: ClassVar[Directive] = Escalate()
     """What to do when a handler has raised. By default the run fails."""
     blueprint: ClassVar[Blueprint]
