@@ -34,6 +34,7 @@ from engine.operators.actors import (
     Stop,
     Terminated,
 )
+from engine.operators.actors._actor import Blueprint
 from engine.operators.actors._life import FIRED_S, Life
 from engine.operators.actors._mail import (
     ASK,
@@ -216,17 +217,19 @@ class ActorTable:
         """Have actors handle records at once, as long as nothing waits for them already.
 
         The same as `admit` and `run`, for the frequent case of actors of the first class that are
-        in memory and are nothing but their state; the others' records are admitted.
+        nothing but their state; the others' records are admitted.
         """
         ctx, out, mail, touched = self._ctx, self.out, self._mail, self.state.touched
         blueprint = self._blueprints[self._first]
         handlers, keeps = blueprint.handlers, isinstance(blueprint.supervise, Retry)
-        sent, slow = ctx.sent, list[Any]()
+        sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
         ctx.now_s, ctx.mail = now_s, None
         ctx.name = self._first
         for record in batch:
             key, message = record if record.__class__ is tuple else key_and_value(record)
             actor = touched.get(key) if key.__class__ is str else None
+            if actor is None and plain and key.__class__ is str:
+                actor = self._at_hand(key, blueprint)
             handler = handlers.get(message.__class__)
             if (
                 actor is None
@@ -259,6 +262,14 @@ class ActorTable:
             if sent:
                 self._deliver(sent)
                 sent.clear()
+
+    def _at_hand(self, key: str, blueprint: Blueprint) -> Actor:
+        """The actor of a key, read or made."""
+        actor: Actor | None = self.state.get(key)
+        if actor is None:
+            actor = blueprint.new()
+            self.state.put(key, actor)
+        return actor
 
     def run(self, now_s: float, most: int) -> None:
         """Let actors work on what waits, in turn, on about so many messages at most."""
