@@ -32,7 +32,7 @@ from engine.operators.actors import (
 )
 from engine.operators.actors._mail import ASK, REPLY, TELL, unpacked
 from engine.runtime import Plan, _actor_node, _actor_table, plan
-from engine.runtime._actor_state import is_mail_row
+from engine.runtime._actor_state import is_mail_row, parts_of
 from engine.runtime._recovery import JobStore
 from tests.sim.crash_checks import positions_of, states_of
 from tests.sim.crash_job import LATER, CutSink, MarkedSink, Numbers, Outside
@@ -379,7 +379,8 @@ class ActedRun(CrashRun):
         found: dict[Any, Saved] = {}
         for key, row in rows.items():
             if not is_mail_row(key):
-                found[key] = Saved(row[0], row[1], [], row[2])
+                name, fields, of_life = parts_of(row)
+                found[key] = Saved(name, fields, [], of_life)
         waiting = sorted((k for k in rows if is_mail_row(k)), key=lambda k: k[2][1])
         for key in waiting:
             name = key[2][0]

@@ -1,0 +1,170 @@
+"""The node of actors: credit that it holds back, and when its step ends. No workers, no clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from engine.operators.actors import Actor, Context, Ref, handles
+from engine.operators.actors._mail import TELL
+from engine.runtime import _actor_node
+from engine.runtime._actor_node import ActorNode, ActorSite
+from engine.runtime._actor_table import ActorTable
+from engine.runtime._ids import WorkerIndex
+from engine.runtime._nodes import Target
+
+OTHER = WorkerIndex(1)
+
+
+class Echo(Actor):
+    @handles(int)
+    def echo(self, ctx: Context, n: int) -> None:
+        ctx.emit(n)
+
+
+@dataclass
+class FakePeers:
+    """Other workers, as they are set."""
+
+    room: bool = True
+    quiet: bool = False
+    news: bool = True
+    logged: bool = False
+    sent: list[Any] = field(default_factory=list[Any])
+
+    def has_room(self) -> bool:
+        return self.room
+
+    def send(self, receiver: WorkerIndex, batch: list[Any]) -> None:
+        self.sent.append((receiver, batch))
+
+    def receive(self, sender: WorkerIndex, batch: list[Any]) -> bool:
+        return self.logged
+
+    def say_quiet(self) -> bool:
+        said, self.news = self.news, False
+        return said
+
+    @property
+    def has_news(self) -> bool:
+        return self.news
+
+    @property
+    def all_quiet(self) -> bool:
+        return self.quiet
+
+
+@dataclass
+class Scene:
+    """A node with what it has around it."""
+
+    peers: FakePeers = field(default_factory=FakePeers)
+    room: bool = True
+    out: list[Any] = field(default_factory=list[Any])
+    ended: bool = False
+    paid: list[str] = field(default_factory=list[str])
+
+    def __post_init__(self) -> None:
+        table = ActorTable((Echo,), "f.act", lambda: 0.5)
+        site = ActorSite("f.act", lambda: 0.0, lambda: self.room, self.peers)
+        self.node = ActorNode(site, table, (Target(self.out.extend, self._end), None), 1)
+
+    def _end(self) -> None:
+        self.ended = True
+
+    def owe(self, what: str = "input") -> None:
+        self.node.owe(lambda: self.paid.append(what))
+
+    def receive(self, *numbers: int) -> None:
+        mails = [(Ref("Echo", "a"), (TELL, n, None, None, None)) for n in numbers]
+        self.node.receive(OTHER, mails, lambda: self.paid.append("peer"))
+
+
+def test_records_wait_where_there_is_no_room():
+    """And are handled by the first turn with room."""
+    scene = Scene(room=False)
+    scene.node.push([("a", 1), ("a", 2)])
+    assert scene.out == []
+    assert scene.node.turn(room=False) > 0.0
+    assert scene.node.turn(room=True) == 0.0
+    assert scene.out == [1, 2]
+
+
+def test_a_turn_that_has_done_something_is_followed_by_another():
+    """What it has sent on may lie in a channel of the worker itself, which must look there."""
+    scene = Scene()
+    scene.receive(1)
+    assert scene.node.turn(room=True) == 0.0
+    assert scene.node.turn(room=True) > 0.0
+
+
+def test_credit_is_held_back_while_much_waits(monkeypatch: pytest.MonkeyPatch):
+    """For input and for peers alike, and given back once it was handled."""
+    monkeypatch.setattr(_actor_node, "PENDING_MAX", 1)
+    scene = Scene(room=False)
+    scene.node.push([("a", 1), ("a", 2)])
+    scene.owe()
+    scene.receive(3)
+    assert scene.paid == []
+    scene.node.turn(room=True)
+    assert scene.paid == ["peer", "input"]
+
+
+def test_input_waits_for_peers_that_have_no_room():
+    """But what is owed to peers doesn't, or two workers would wait for each other."""
+    scene = Scene(FakePeers(room=False))
+    scene.node.push([("a", 1)])
+    scene.owe()
+    scene.receive(2)
+    assert scene.paid == ["peer"]
+    scene.node.turn(room=True)
+    scene.peers.room = True
+    assert scene.node.wait_s(room=False) == 0.0
+    scene.node.turn(room=True)
+    assert scene.paid == ["peer", "input"]
+
+
+def test_the_step_ends_when_all_workers_are_quiet():
+    """This one says so once nothing waits here."""
+    scene = Scene()
+    scene.receive(1)
+    scene.node.end_input()
+    scene.node.turn(room=True)
+    assert scene.peers.news
+    scene.node.turn(room=True)
+    assert not scene.peers.news
+    assert scene.node.turn(room=True) > 0.0
+    assert not scene.ended
+    scene.peers.quiet = True
+    scene.node.turn(room=True)
+    assert scene.ended
+    assert scene.out == [1]
+
+
+def test_a_drain_waits_for_the_same_and_ends_nothing():
+    """The end of input isn't handed on."""
+    scene = Scene()
+    scene.receive(1)
+    assert not scene.node.drained()
+    scene.node.turn(room=True)
+    scene.node.turn(room=True)
+    assert not scene.node.drained()
+    scene.peers.quiet = True
+    scene.node.turn(room=True)
+    assert scene.node.drained()
+    assert not scene.ended
+
+
+def test_what_is_on_its_way_at_a_barrier_is_logged_with_its_actor():
+    """As a row of the epoch, due at once; what comes behind isn't."""
+    scene = Scene(FakePeers(logged=True))
+    scene.receive(1)
+    scene.peers.logged = False
+    scene.receive(2)
+    log = scene.node.take_log()
+    assert log.keys == [("a", None, ("Echo", 0))]
+    assert log.due_s == [0.0]
+    assert [row[1] for row in log.stored] == [1]
+    assert scene.node.take_log().keys == []
