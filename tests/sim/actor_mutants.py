@@ -233,6 +233,39 @@ def _lives_not_rolled_back(patch: Patch) -> None:
     patch.setattr(ActorTable, "_roll_back", keep)
 
 
+# Credit
+
+
+def _peers_wait_for_peers(patch: Patch) -> None:
+    """Credit that is owed to another worker waits until that one gives back its own."""
+
+    def can_pay(self: ActorNode) -> bool:
+        if self.table.pending > 10_000:
+            return False
+        return bool(self._owed_peers or self._owed) and (
+            self._peers is None or self._peers.has_room()
+        )
+
+    patch.setattr(ActorNode, "_can_pay", can_pay)
+
+
+def _credit_never_given_back(patch: Patch) -> None:
+    """Whatever comes is kept, and nobody upstream may send any more."""
+    patch.setattr(ActorNode, "_pay", lambda self: None)
+
+
+def _fired_timers_fire_again(patch: Patch) -> None:
+    """Their messages are in the mailbox, and they stay with the actor too."""
+    fire = ActorTable._fire
+
+    def keep(self: ActorTable, address: Any, life: Life, now_s: float) -> None:
+        timers = dict(life.timers)
+        fire(self, address, life, now_s)
+        life.timers.update({n: (at + 3600, m) for n, (at, m) in timers.items() if at <= now_s})
+
+    patch.setattr(ActorTable, "_fire", keep)
+
+
 # The end
 
 
@@ -260,6 +293,9 @@ ACTOR_MUTANTS = [
         (_state_not_rolled_back, 0),
         (_emitted_though_it_raised, 0),
         (_lives_not_rolled_back, 0),
+        (_peers_wait_for_peers, 9),
+        (_credit_never_given_back, 0),
+        (_fired_timers_fire_again, 3),
         (_ended_when_idle_itself, 56),
     )
 ]
