@@ -30,7 +30,7 @@ class ActorForm(StateForm):
     """How actors are stored.
 
     Args:
-        blueprints: The classes of the step, by name.
+        blueprints: The classes of the step, by name, the first one first.
     """
 
     def __init__(self, blueprints: dict[str, Blueprint]) -> None:
@@ -58,6 +58,14 @@ class ActorForm(StateForm):
             msg = (
                 f"the store has an actor of class {name!r} with key {key!r}, and the step has no "
                 f"such class; it has {', '.join(self._blueprints)}"
+            )
+            raise InconsistentPartitionsError(msg)
+        first = next(iter(self._blueprints))
+        if (name == first) is (key.__class__ is Ref):
+            msg = (
+                f"the store has an actor of class {name!r} with key {key!r}, saved when another "
+                f"class was the step's first one, which is {first!r} now; give the classes in "
+                "their old order"
             )
             raise InconsistentPartitionsError(msg)
         actor = blueprint.new()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.errors import EngineRuntimeError, UserCodeError
+from engine.errors import EngineRuntimeError, InconsistentPartitionsError, UserCodeError
 from engine.operators.actors import (
     Actor,
     ChildFailed,
@@ -479,6 +479,43 @@ def test_after_the_tries_another_directive_counts():
         handle(table, NUMBERS)
     assert ex.value.step_id == "f.act"
     assert ex.value.key == Ref("Picky", "a")
+
+
+# Going on
+
+
+def saved(table: ActorTable) -> dict[Any, Any]:
+    """The rows of an epoch, by key."""
+    changes = table.state.barrier()
+    return dict(zip(changes.keys, changes.stored, strict=True))
+
+
+def test_an_actor_goes_on_as_it_was():
+    """With its state, and with what it has besides."""
+    table = table_of(Door)
+    handle(table, [("a", what) for what in ("close", "2", "3")])
+    again = table_of(Door)
+    again.state.put("a", again.form.from_stored("a", saved(table)["a"]))
+    assert handle(again, [("a", "open")]) == ["2", "3"]
+
+
+def test_a_field_that_was_added_has_its_default():
+    """In actors of earlier runs."""
+    row = ("Picky", "")
+    assert table_of(Picky).form.from_stored("a", row).state == Picky.State(0)
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [((Child,), "the step has no such class"), ((Child, Parent), "in their old order")],
+)
+def test_classes_that_have_gone_or_moved_are_refused(classes: tuple[Any, ...], said: str):
+    """The actors of the first one have plain keys."""
+    table = table_of(Parent, Child)
+    handle(table, [("p", "c")])
+    row = saved(table)["p"]
+    with pytest.raises(InconsistentPartitionsError, match=said):
+        table_of(*classes).form.from_stored("p", row)
 
 
 # Turns
