@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.workloads import (
+    actors,
     barrier,
     cpu_map,
     exchange,
@@ -39,6 +40,7 @@ _MODULES = (
     running_mean,
     tasks,
     tasks_beside,
+    actors,
     tumbling,
     sliding,
     sessions,
