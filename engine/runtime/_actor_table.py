@@ -151,9 +151,6 @@ class ActorTable:
     def _address(self, ref: Ref) -> Any:
         return ref[0] if ref[2] == self._first else ref
 
-    def _ref(self, address: Any, actor: Actor) -> Ref:
-        return address if address.__class__ is Ref else Ref(actor.blueprint.name, _key_of(address))
-
     def _enqueue(self, address: Any, mail: Mail) -> None:
         box = self._mail.get(address)
         if box is None:
@@ -308,7 +305,8 @@ class ActorTable:
             if actor is None:
                 return
         ctx = self._ctx
-        ctx.begin(actor, actor.blueprint.name, _key_of(address))
+        ctx.actor, ctx.name, ctx.self_ref = actor, actor.blueprint.name, None
+        ctx.key = address[0] if address.__class__ is Ref else address
         handled = self._handle(address, actor, mails)
         self.pending -= handled
         sent = ctx.sent
@@ -590,7 +588,3 @@ def _image(values: dict[str, Any]) -> dict[str, Any] | bytes:
 def _mail_of(message: Any) -> Mail:
     """The mail of a record's message."""
     return TELL, packed(message), None, None, None
-
-
-def _key_of(address: Any) -> Any:
-    return address[0] if address.__class__ is Ref else address

@@ -47,6 +47,10 @@ class Context:
         "unstashed",
     )
 
+    actor: Any
+    """The actor whose turn it is."""
+    name: str
+    """The name of its class."""
     key: Any
     """The key of the actor."""
     emit: Callable[[Any], None]
@@ -61,10 +65,6 @@ class Context:
         self.stashed = self.stopped = self.unstashed = False
         self.now_s = 0.0
         self.self_ref: Ref | None = None
-
-    def begin(self, actor: Any, name: str, key: Any) -> None:
-        """Another actor's turn."""
-        self.actor, self.name, self.key, self.self_ref = actor, name, key, None
 
     @property
     def self(self) -> Ref:
