@@ -14,6 +14,7 @@ from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._ledger import Account
 from engine.runtime._ports import log
 from engine.runtime._task_table import TaskTable
 
@@ -29,6 +30,7 @@ def task_table(
     kernel: TaskKernel,
     worker: tuple[WorkerIndex, int],
     chance: Callable[[], float],
+    account: Account,
     *,
     saved: bool,
 ) -> TaskTable:
@@ -38,12 +40,14 @@ def task_table(
         kernel: The step.
         worker: Its number, and how many there are.
         chance: Gives random numbers from 0 to 1.
+        account: What its tries take resources by.
         saved: Whether there is a store.
     """
     index, workers = worker
     again = saved or kernel.rules.retry.attempts > 1
     encode = _encoded if again else None
-    return TaskTable(kernel.rules, str(index), chance, encode=encode, share=1 / workers)
+    share = 1 / workers
+    return TaskTable(kernel.rules, str(index), chance, encode=encode, share=share, account=account)
 
 
 def _encoded(record: Any) -> bytes:

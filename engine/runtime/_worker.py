@@ -15,9 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import InternalError
+from engine.operators.tasks._resources import Resources
 from engine.runtime._build import Deal, WorkerSite, build_stages
 from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._ledger import Ledger
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
     CaughtUp,
@@ -68,7 +70,9 @@ class Worker:
         self.stopped = False
         self.reports: deque[Report] = deque()
         self.network = _Loopback(self, site.network)
-        self.stages = build_stages(plan, deal, replace(site, network=self.network))
+        self.ledger = Ledger(site.offers[site.index] if site.offers else Resources())
+        site = replace(site, network=self.network, ledger=self.ledger)
+        self.stages = build_stages(plan, deal, site)
         self.channels = {
             (channel.edge, channel.sender): channel
             for stage in self.stages
