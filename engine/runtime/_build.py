@@ -36,7 +36,9 @@ from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._ledger import Ledger
+from engine.runtime._ledger import Account, Ledger
+from engine.runtime._lending import Lending
+from engine.runtime._lent_step import LentStep
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
@@ -108,6 +110,8 @@ class WorkerSite:
     """What each worker of the job offers to tasks; none of them anything if left out."""
     ledger: Ledger = field(default_factory=lambda: Ledger(Resources()))
     """Of this worker, which makes it of its offer."""
+    lending: Lending | None = None
+    """The worker makes it, if calls of a step may go to other workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -453,9 +457,12 @@ class _StageBuilder:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
         worker = site.index, site.count
-        account = site.ledger.account()
-        table = task_table(kernel, worker, site.chance, account, saved=store is not None)
         executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
+        account: Account | None = site.ledger.account()
+        if site.lending is not None and kernel.rules.placement != "worker":
+            # It takes what calls need where they run.
+            executor, account = LentStep(step_id, kernel, executor, site.lending), None
+        table = task_table(kernel, worker, site.chance, account, saved=store is not None)
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)

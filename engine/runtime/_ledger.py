@@ -52,7 +52,7 @@ class Ledger:
         """Take all of it, or nothing: whether there was enough. If not, the account is in line."""
         if not self.has(demand, account):
             if account is not None:
-                self._line.setdefault(account, demand)
+                self.wait(account, demand)
             return False
         if account is not None:
             # If it wants more, it goes to the end of the line.
@@ -72,6 +72,10 @@ class Ledger:
             if self._free[name] > self.offer.parts.get(name, 0):
                 msg = f"{demand} was given back to a worker with {self.offer}, but wasn't taken"
                 raise InternalError(msg)
+
+    def wait(self, account: Account, demand: Resources) -> None:
+        """Put an account at the end of the line, if it isn't in it."""
+        self._line.setdefault(account, demand)
 
     def leave(self, account: Account) -> None:
         """Take an account out of the line."""
@@ -111,6 +115,10 @@ class Account:
             return False
         self._held[call] = demand
         return True
+
+    def wait(self, demand: Resources) -> None:
+        """Stand in line for so much."""
+        self._ledger.wait(self, demand)
 
     def give_back(self, call: int) -> None:
         """Give back what a call holds, if it holds anything."""

@@ -64,7 +64,13 @@ def _resources(amounts: Mapping[str, float]) -> Resources:
 def wants_offers(planned: Plan) -> bool:
     """Whether a plan has tasks that need to know what workers offer."""
     kernels = [step.kernel for step in planned.steps if isinstance(step.kernel, TaskKernel)]
-    return any(k.rules.resources is not None or k.rules.placement != "worker" for k in kernels)
+    return lends(planned) or any(kernel.rules.resources is not None for kernel in kernels)
+
+
+def lends(planned: Plan) -> bool:
+    """Whether a plan has tasks that other workers may run than those that have the records."""
+    kernels = [step.kernel for step in planned.steps if isinstance(step.kernel, TaskKernel)]
+    return any(kernel.rules.placement != "worker" for kernel in kernels)
 
 
 def check_demands(planned: Plan, offers: Sequence[Resources]) -> None:

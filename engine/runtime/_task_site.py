@@ -30,7 +30,7 @@ def task_table(
     kernel: TaskKernel,
     worker: tuple[WorkerIndex, int],
     chance: Callable[[], float],
-    account: Account,
+    account: Account | None,
     *,
     saved: bool,
 ) -> TaskTable:
@@ -40,7 +40,7 @@ def task_table(
         kernel: The step.
         worker: Its number, and how many there are.
         chance: Gives random numbers from 0 to 1.
-        account: What its tries take resources by.
+        account: What its tries take resources by; None if that is somebody else's business.
         saved: Whether there is a store.
     """
     index, workers = worker
