@@ -14,6 +14,7 @@ from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._ledger import Account
 from engine.runtime._ports import log
 from engine.runtime._store import Store
 from engine.runtime._task_table import TaskTable
@@ -28,28 +29,34 @@ def home_of(worker: WorkerIndex, workers: int) -> str:
 
 def task_table(
     kernel: TaskKernel,
-    worker: tuple[WorkerIndex, int],
+    spot: tuple[str, WorkerIndex, int],
     chance: Callable[[], float],
-    step_id: str,
+    account: Account | None,
     store: Store | None,
 ) -> TaskTable:
     """The table of a step with tasks on one worker.
 
     Args:
         kernel: The step.
-        worker: Its number, and how many there are.
+        spot: The id of the step, the number of the worker, and how many there are.
         chance: Gives random numbers from 0 to 1.
-        step_id: Its id.
+        account: What its tries take resources by; None if that is somebody else's business.
         store: Where tasks are saved; None if they aren't.
     """
-    index, workers = worker
+    step_id, index, workers = spot
     rules, watch = kernel.rules, None
     again = store is not None or rules.retry.attempts > 1
     encode = _encoded if again else None
     if store is not None and not isinstance(kernel.executor, ProcessExecutor):
         records = rules.max_in_flight * (1 if rules.batch is None else rules.batch.size)
         watch = store.call_watch(step_id, records, rules.retry.deaths)
-    return TaskTable(rules, str(index), chance, encode=encode, share=1 / workers, watch=watch)
+    return TaskTable(
+        *(rules, str(index), chance),
+        encode=encode,
+        share=1 / workers,
+        watch=watch,
+        account=account,
+    )
 
 
 def _encoded(record: Any) -> bytes:
