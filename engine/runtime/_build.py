@@ -65,6 +65,7 @@ from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode,
 from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
+from engine.runtime._task_graph import GraphRules, TaskGraphs
 from engine.runtime._task_node import TaskNode, TaskSite
 from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
 from engine.runtime._watermarks import step_row
@@ -449,6 +450,9 @@ class _StageBuilder:
         worker = site.index, site.count
         table = task_table(kernel, worker, site.chance, saved=store is not None)
         executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
+        if executor.runs_graphs:
+            rules = GraphRules(kernel.rules.max_in_flight, kernel.rules.retry.deaths)
+            executor = TaskGraphs(executor, rules, site.clock.monotonic_s)
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)

@@ -17,6 +17,7 @@ from engine.operators.tasks._executor import (
     RunningExecutor,
     ThreadExecutor,
 )
+from engine.operators.tasks._futures import Gathered, TaskFuture
 from engine.operators.tasks._policies import Batching, Exponential, Rate, Retry
 from engine.operators.tasks._resources import Label, Resources
 from engine.operators.tasks._task import TaskError, TaskOut, task
@@ -29,6 +30,7 @@ __all__ = [
     "Completion",
     "Executor",
     "Exponential",
+    "Gathered",
     "InlineExecutor",
     "Kind",
     "Label",
@@ -40,6 +42,7 @@ __all__ = [
     "RunningExecutor",
     "TaskContext",
     "TaskError",
+    "TaskFuture",
     "TaskOut",
     "ThreadExecutor",
     "WorkerProcessError",

@@ -89,7 +89,7 @@ class Pool(RunningExecutor):
         self._step_id = step_id
         self._remote = Remote(fn)
         self._setup = _setup(fn, step_id)
-        self._finished = Finished(wake)
+        self._finished = Finished[Completion](wake)
         self._inbox: deque[Sequence[Call] | int] = deque()
         """Calls, and ids of those that are given up."""
         self._rung = False
