@@ -35,11 +35,17 @@ class ObjectRef(Generic[T]):
 
     name: str
     """Of the file that it is in."""
-    size_bytes: int
+    sizes_bytes: tuple[int, ...]
+    """Of its pickle, and of the buffers that lie apart from that."""
 
 
-@dataclass(frozen=True, slots=True)
-class Work:
+class Pickled(NamedTuple):
+    """A result as it goes from process to process: the worker doesn't look into it."""
+
+    data: bytes
+
+
+class Work(NamedTuple):
     """What to call for a subtask. What it says of function and arguments is the executor's."""
 
     function: Any

@@ -355,6 +355,10 @@ class _InlineCaller(Caller):
             raise error
 
 
+def no_reply(_outcomes: list[Outcome] | None) -> None:
+    """In place of a reply that can't leave its process."""
+
+
 def _no_requests(_request: Request) -> None:
     """Nobody is asked."""
 
