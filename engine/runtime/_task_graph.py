@@ -21,12 +21,11 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any, Protocol
 
-from engine.errors import UserCodeError
+from engine.errors import SubtaskCancelledError, UserCodeError
 from engine.operators.tasks._executor import Call, Completion, Kind, RunningExecutor
 from engine.operators.tasks._requests import (
     DEPTH_MAX,
@@ -324,8 +323,9 @@ class TaskGraphs(RunningExecutor):
             self._admit(call)
 
     def _run_again(self, lost: GraphCall, name: str) -> None:
+        value: Any = lost.value
         # It may have run again since.
-        if isinstance(lost.value, ObjectRef) and lost.value.name == name:
+        if isinstance(value, ObjectRef) and value.name == name:
             assert lost.parent is not None  # noqa: S101 - roots give no such results
             lost.parent.open += 1
             lost.kind, lost.value = None, None
@@ -401,7 +401,7 @@ class TaskGraphs(RunningExecutor):
     def _fail_with(self, user: GraphCall, failed: GraphCall) -> None:
         """What needs the result of one that has failed, fails with it."""
         failed.fetched = True
-        user.fetched = isinstance(failed.value, CancelledError)
+        user.fetched = isinstance(failed.value, SubtaskCancelledError)
         self._end(user, Kind.RAISED, failed.value)
 
     def _tell_waits(self, call: GraphCall) -> None:
@@ -574,7 +574,9 @@ class TaskGraphs(RunningExecutor):
         return Invocation(call.call_id, call.depth, call.work, call.argument, call.context, results)
 
 
-def _given_up(failure: BaseException) -> CancelledError:
-    error = CancelledError("the subtask was given up, as one that was gathered with it had failed")
+def _given_up(failure: BaseException) -> SubtaskCancelledError:
+    error = SubtaskCancelledError(
+        "the subtask was given up, as one that was gathered with it had failed"
+    )
     error.__cause__ = failure
     return error

@@ -3,7 +3,7 @@
 >>> from engine.operators.tasks import Retry, task
 """
 
-from engine.errors import RemoteError, WorkerProcessError
+from engine.errors import RemoteError, SubtaskCancelledError, WorkerProcessError
 from engine.operators.tasks._context import TaskContext
 from engine.operators.tasks._executor import (
     AnyExecutor,
@@ -40,6 +40,7 @@ __all__ = [
     "Resources",
     "Retry",
     "RunningExecutor",
+    "SubtaskCancelledError",
     "TaskContext",
     "TaskError",
     "TaskFuture",

@@ -132,7 +132,7 @@ class TaskContext:
 
         Raises:
             BaseException: What a subtask has raised.
-            CancelledError: One of them was given up (`concurrent.futures.CancelledError`).
+            SubtaskCancelledError: One of them was given up.
             UserCodeError: One of them is no future of this call; or the call is over.
 
         >>> from engine.testing import run_tasks

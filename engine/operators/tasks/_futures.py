@@ -59,7 +59,7 @@ class TaskFuture(Generic[T]):
         Raises:
             BaseException: What the subtask has raised.
             WorkerProcessError: Its process has died, as often as the step's `Retry` allows.
-            CancelledError: It was given up, as one that it was gathered with had failed.
+            SubtaskCancelledError: It was given up, as one that it was gathered with had failed.
             UserCodeError: This is not the call that has submitted it, or it is over.
         """
         gathered: Gathered[T] = self._calls.gather((self,), return_exceptions=False)

@@ -14,12 +14,11 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 from engine.dataflow._callable_name import f_repr
-from engine.errors import UserCodeError
+from engine.errors import SubtaskCancelledError, UserCodeError
 from engine.operators.tasks import Resources, TaskContext
 from engine.operators.tasks._context import NAME, takes_context
 from engine.operators.tasks._executor import is_async
@@ -51,7 +50,7 @@ def each_argument(arguments: Arguments, change: Callable[[Any], Any]) -> Argumen
     """Arguments with something in place of each, and of what lists, tuples and dicts hold."""
 
     def changed(argument: Any) -> Any:
-        kind = type(argument)
+        kind: Any = type(argument)
         if kind is list or kind is tuple:
             return kind(map(change, argument))
         if kind is dict:
@@ -67,7 +66,7 @@ def futures_in(arguments: Arguments) -> list[TaskFuture[Any]]:
     args, kwargs = arguments
     found: list[TaskFuture[Any]] = []
     for argument in (*args, *kwargs.values()) if kwargs else args:
-        kind = type(argument)
+        kind: Any = type(argument)
         if kind is TaskFuture:
             found.append(argument)
         elif kind is list or kind is tuple:
@@ -223,11 +222,11 @@ def results_of(outcomes: list[Outcome] | None, *, takes_failures: bool) -> Gathe
 
     Raises:
         BaseException: What has ended the wait.
-        CancelledError: The call itself was given up.
+        SubtaskCancelledError: The call itself was given up.
     """
     if outcomes is None:
         msg = "the task was given up: it took too long, or one that it was gathered with has failed"
-        raise CancelledError(msg)
+        raise SubtaskCancelledError(msg)
     if not takes_failures:
         for returned, value in outcomes:
             if not returned:

@@ -10,7 +10,8 @@ pool it notes which call it runs. When it dies, that one has died with it; the o
 given are run elsewhere, and nobody hears of it.
 
 A process whose call waits for subtasks doesn't count: another one is started in its place. When it
-goes on there are more than the pool's size; they are kept for the next time, up to twice as many.
+goes on there are more than the pool's size. They are kept for a while, as starting one takes long,
+but no more of them work at the same time.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ _STARTS_MAX = 3
 """When so many processes in a row have died as they started, calls don't wait for the next."""
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
 """Between deaths in a row without a call that ended."""
+_SPARE_S = 30.0
+"""So long a process is kept that is more than the pool's size and has nothing to do."""
 _LOOK_S = 1.0
 """So often it is looked whether processes still live: a child of one may keep its socket open."""
 
@@ -255,10 +258,11 @@ class Pool(RunningExecutor):
                 self._ask(process)
 
     def _retire(self) -> None:
-        """Let processes go that are more than may be kept, and have nothing to do."""
+        """Let processes go that are more than are needed, and were not needed for a while."""
         kept = [p for p in self._processes if not p.waits and not p.ended_by_pool]
-        idle = [process for process in kept if process.ready and not process.under_way]
-        for process in idle[: max(0, len(kept) - 2 * self._size)]:
+        before_s = time.monotonic() - _SPARE_S
+        idle = [p for p in kept if p.ready and not p.under_way and p.heard_s < before_s]
+        for process in idle[: max(0, len(kept) - self._size)]:
             process.ended_by_pool = True
             process.hang_up()
 
@@ -372,8 +376,9 @@ class Pool(RunningExecutor):
                 process.unwanted.discard(call_id)
             else:
                 completion = self._remote.completion(call_id, kind, data)
-                if isinstance(completion.value, ObjectRef):
-                    self._objects.keep(completion.value.name)
+                value: Any = completion.value
+                if isinstance(value, ObjectRef):
+                    self._objects.keep(value.name)
                 yield completion
 
     def _take_back(self, process: PoolProcess, calls: list[Call]) -> None:
