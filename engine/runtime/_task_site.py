@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from engine.errors import UserCodeError
 from engine.operators._shown import shown
 from engine.operators.tasks._executor import AnyExecutor, ProcessExecutor, RunningExecutor
+from engine.operators.tasks._policies import Rate
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
@@ -50,13 +52,10 @@ def task_table(
     if store is not None and not isinstance(kernel.executor, ProcessExecutor):
         records = rules.max_in_flight * (1 if rules.batch is None else rules.batch.size)
         watch = store.call_watch(step_id, records, rules.retry.deaths)
-    return TaskTable(
-        *(rules, str(index), chance),
-        encode=encode,
-        share=1 / workers,
-        watch=watch,
-        account=account,
-    )
+    if rules.rate is not None:
+        # Its share.
+        rules = replace(rules, rate=Rate(rules.rate.count / workers, rules.rate.per))
+    return TaskTable(rules, str(index), chance, encode=encode, watch=watch, account=account)
 
 
 def _encoded(record: Any) -> bytes:

@@ -107,7 +107,6 @@ class TaskTable:
     Args:
         rules: What the user said.
         name: What ids of tasks begin with; no other table of the step has the same.
-        share: The share of the rate that is this worker's, from 0 to 1.
         chance: Gives random numbers from 0 to 1.
         encode: Makes bytes of a record; None if none is needed a second time.
         watch: Looks after calls that may end the process; None if they can't, or nobody could go on
@@ -122,7 +121,6 @@ class TaskTable:
         chance: Callable[[], float],
         *,
         encode: Callable[[Any], bytes] | None = None,
-        share: float = 1.0,
         watch: CallWatch | None = None,
         account: Account | None = None,
     ) -> None:
@@ -166,7 +164,7 @@ class TaskTable:
         self._done = self._failed = self._again = 0
         self._durations = [0] * _BITS
         self._duration_s = 0.0
-        rate = None if rules.rate is None else rules.rate.per_s * share
+        rate = None if rules.rate is None else rules.rate.per_s
         self._limiter = None if rate is None else _Limiter(rate)
         self._account = account if rules.resources is not None else None
 

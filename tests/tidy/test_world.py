@@ -35,6 +35,8 @@ EDGES = {
     "engine/runtime/executors/_pool.py": "talks to processes",
     "engine/runtime/executors/_process.py": "starts and ends them",
     "engine/runtime/executors/_child.py": "is such a process",
+    "engine/runtime/executors/_callers.py": "has calls wait on threads and on an event loop",
+    "engine/runtime/executors/_objects.py": "keeps large results in shared memory",
     "engine/runtime/executors/_remote.py": "knows signals by name",
     "engine/recovery/_disk.py": "binds the disk to this machine",
     "engine/recovery/_init.py": "makes a store by hand, with an id of its own",

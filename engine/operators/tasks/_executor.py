@@ -14,10 +14,13 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from engine.dataflow._callable_name import f_repr
 from engine.operators.tasks._shipping import shipped
+
+if TYPE_CHECKING:
+    from engine.operators.tasks._requests import Request
 
 THREADS_DEFAULT = 32
 ABANDONED_DEFAULT = 32
@@ -59,6 +62,12 @@ class RunningExecutor(ABC):
 
     places: int | None = None
     """How many calls can run at the same time; None if nothing but the node bounds it."""
+    runs_graphs: bool = False
+    """Whether its calls may have subtasks. Then each `Call.argument` is an `Invocation`, and a call
+    that waits for its subtasks leaves its place to others."""
+    stops: bool = True
+    """Whether a call that is given up ends soon. If not, one that isn't in anybody's way is better
+    left to run to its end."""
 
     @abstractmethod
     def submit(self, calls: Sequence[Call]) -> None:
@@ -71,9 +80,23 @@ class RunningExecutor(ABC):
         After each `wake` it must be called once: calls that end before that don't wake again.
         """
 
+    def requests(self) -> list[Request]:
+        """What running calls have asked for since it was asked last, of each call in its order.
+
+        Asked for after `completions`, so that it has all that those calls have asked for before
+        they ended. A request wakes as the end of a call does.
+        """
+        return []
+
+    def release(self, result: Any) -> None:  # noqa: B027 - most keep nothing
+        """Nobody needs what a subtask has returned any more."""
+
     @abstractmethod
     def ended(self) -> bool:
-        """Whether `completions` has something to give. Cheap; tells nobody that it was asked."""
+        """Whether `completions` or `requests` has something to give.
+
+        Cheap; tells nobody that it was asked.
+        """
 
     @abstractmethod
     def started_s(self, call_id: int) -> float | None:
