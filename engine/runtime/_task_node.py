@@ -88,6 +88,14 @@ class TaskNode(Node):
         self._owed.append(give_back)
         self._pay()
 
+    def owe_first(self, give_back: Callable[[], None]) -> None:
+        """Credit that a sender begins without.
+
+        A run begins with the tasks of the run before. If it took a few batches more each time, a
+        job that crashes again and again would have ever more tasks.
+        """
+        self._owed.append(give_back)
+
     def _pay(self) -> None:
         while self._owed and self.table.waiting == 0:
             self._owed.popleft()()
@@ -105,7 +113,10 @@ class TaskNode(Node):
         """In how many seconds `turn` has something to do, if no call ends."""
         table = self.table
         over = self._input_over and not len(table)
-        if over or self._executor.ended() or (room and table.has_over) or self._needs_commit:
+        pays = self._owed and table.waiting == 0
+        if over or pays or self._executor.ended() or (room and table.has_over):
+            return 0.0
+        if self._needs_commit:
             return 0.0
         return max(0.0, table.next_due_s() - self._now_s())
 

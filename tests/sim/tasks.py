@@ -148,6 +148,7 @@ class TaskedRun(CrashRun):
             luck=rng,
             places={r: (name, at) for name, part in dealt.items() for at, r in enumerate(part)},
         )
+        self._tasks_max = self._table_max
         self._note(f"{params}, deaths {self._deaths}, hangs {self._hangs}")
         return self._tasked
 
@@ -185,9 +186,23 @@ class TaskedRun(CrashRun):
             assert most <= limit, f"{most} calls were under way"
             for worker in life.gang.workers:
                 for node, _ in worker._tasked:
-                    # Channels from one or two workers of two batches of up to three records, and
-                    # what one of them may be over.
-                    assert len(node.table) <= limit + 3 * 3 * 3, f"{len(node.table)} tasks"
+                    most = self._tasks_max
+                    assert len(node.table) <= most, f"{len(node.table)} tasks, not {most}"
+
+    def _start(self) -> None:
+        before = self._workers
+        super()._start()
+        if self._workers != before:
+            # One worker may get all tasks that the others had.
+            self._tasks_max += before * self._table_max
+
+    @property
+    def _table_max(self) -> int:
+        """How many tasks a worker may have that came to it."""
+        # Channels from up to three workers, of two batches of up to three records, and what one of
+        # them may be over.
+        limit: int = self._tasked.params["max_in_flight"]
+        return limit + 3 * 3 * 3
 
     def _planned(self, life: Life) -> tuple[Dataflow, Plan]:
         # One flow for all lives: which sink it has was drawn once.
