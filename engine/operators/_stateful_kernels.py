@@ -17,6 +17,7 @@ from engine.operators._kernels import (
     not_a_pair_raiser,
     write_key_check,
 )
+from engine.operators._images import CHANGELESS, image_of, restored
 from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators._state_ttl import ExpiringState
@@ -87,11 +88,14 @@ class StatefulFlatMapKernel(_KeyedRecordKernel):
 def _write_undo(code: RecordCode, key: str, state: str, states: KeyedState) -> None:
     """Write lines that note what a key has, and go back to that where a record is left out."""
     held, stamp = code.name("held"), "None"
-    code.line(f"{held} = {state}")
+    # As `image_of` does, which would be a call per record for states that are numbers or text.
+    changeless, image = code.bind("changeless", CHANGELESS), code.bind("image", image_of)
+    code.line(f"{held} = {state} if {state}.__class__ in {changeless} else {image}({state})")
     if isinstance(states, ExpiringState):
         stamp = code.name("stamp")
         code.line(f"{stamp} = {code.bind('stamp_of', states.stamps.get)}({key})")
-    code.resume_guard(f"{code.bind('put_back', states.put_back)}({key}, {held}, {stamp})")
+    put_back, old = code.bind("put_back", states.put_back), code.bind("restored", restored)
+    code.resume_guard(f"{put_back}({key}, {old}({held}), {stamp})")
 
 
 def write_arrival(
