@@ -60,7 +60,9 @@ class _Copied:
             UserCodeError: There is no copy of it.
         """
         if self._why:
-            msg = f"what a function may have changed before it raised can't be put back: {self._why}"
+            msg = (
+                f"what a function may have changed before it raised can't be put back: {self._why}"
+            )
             hint = "keep a state that can be pickled, or say `on_error('fail')` for this step"
             raise UserCodeError(msg, hint=hint)
         return self._copy

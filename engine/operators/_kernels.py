@@ -34,7 +34,6 @@ from engine.operators._shown import shown
 from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 
-
 Picks: TypeAlias = Callable[[int, list[Any]], list[Any]]
 """Given an input's number and a batch, gives some of its records."""
 
@@ -48,9 +47,7 @@ class Progress(Protocol):
 class Failures(Protocol):
     """What takes the records that a step goes on without."""
 
-    def take(
-        self, ex: Exception, record: Any, *, port: int = 0, waited: bool = False
-    ) -> bool:
+    def take(self, ex: Exception, record: Any, *, port: int = 0, waited: bool = False) -> bool:
         """The step has raised for a record, which is left out.
 
         Args:
@@ -332,8 +329,8 @@ class KeyedLogic(ABC):
     times need not be worked out twice. Read only where nothing lies between the step and the one
     before it (`StepContext.worker_count` is 1); None before each call."""
     picks: Picks | None = None
-    """Where the step goes on after errors: gives the records of a batch of an input that it can work
-    on at all, before `on_batch` is given them."""
+    """Where the step goes on after errors: gives the records of a batch that it can work on at all,
+    before `on_batch` is given them."""
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:

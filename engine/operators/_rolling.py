@@ -432,7 +432,7 @@ class _Expiring(KeyedLogic):
 
 
 class _GoingOn(KeyedLogic):
-    """As both, without the values that a function raises for: windows are as if they hadn't come."""
+    """As both, without values that a function raises for: windows are as if they hadn't come."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ Emit: TypeAlias = Callable[["Window"], Any]
 """Makes what is emitted of a window."""
 
 Oldest: TypeAlias = tuple[Any, Any, tuple[int, ...]]
-"""A value off the front stack: itself, its total and, if the window is bounded by time, its time."""
+"""A value off the front stack, its total and, if the window is bounded by time, its time."""
 
 Stored: TypeAlias = tuple[list[Any], list[int], int]
 """A window as it is stored: its values and, if it is bounded by time, when they came, both oldest
@@ -167,7 +167,6 @@ class LatestValues(Rolling):
 
         return add
 
-
     def evict(self, window: Window, at_us: int, evicted: list[Oldest]) -> None:  # noqa: ARG002 - by number
         """As said there."""
         if len(window.front) + len(window.back) == self._size:
@@ -216,7 +215,6 @@ class LatestTime(Rolling):
             return total if emit is None else emit(window)
 
         return add
-
 
     def evict(self, window: Window, at_us: int, evicted: list[Oldest]) -> None:
         """As said there."""

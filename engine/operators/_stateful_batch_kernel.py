@@ -54,19 +54,18 @@ class StatefulBatchKernel(KeyedKernel):
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
-        builder, failures, expiring = self.builder, step.failures, isinstance(
-            step.state, ExpiringState
-        )
+        builder, state, failures = self.builder, step.state, step.failures
         if isinstance(builder, BuilderOfRun):
             if failures is None:
                 return RunningObjects(builder.for_run(None), step)
             of_key = KeyFailures(failures)
             return OwnObjectsGoingOn(builder.for_run(of_key), step, failures, of_key)
         if failures is not None:
+            expiring = isinstance(state, ExpiringState)
             kind = ExpiringObjectsGoingOn if expiring else ObjectsGoingOn
             singly = isinstance(builder, BuilderValueByValue)
             return kind(builder, step, failures, singly=singly)
-        if not expiring:
+        if not isinstance(state, ExpiringState):
             return RunningObjects(builder, step)
-        by_arrival = step.state.event_time is None
+        by_arrival = state.event_time is None
         return (ObjectsByArrival if by_arrival else ObjectsByEventTime)(builder, step)

@@ -1,8 +1,8 @@
 """Steps that keep an object for each key, and go on without the values that it raises for.
 
-That is all values which the object was given with one call, or where objects go value by value, each
-value by itself. The key has what it had before then: an object made of the snapshot that the one
-before gave, its timer, and with a time to live its age.
+That is all values which the object was given with one call, or where objects go value by value,
+each value by itself. The key has what it had before then: an object made of the snapshot that the
+one before gave, its timer, and with a time to live its age.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class KeyFailures:
 
 
 class OwnObjectsGoingOn(RunningObjects):
-    """Objects of the engine's own, which see to the values that they raise for, if there are any."""
+    """Objects of the engine's own, which see themselves to the values that they raise for."""
 
     def __init__(
         self,

@@ -5,11 +5,13 @@ The state of a key is one entry of the step's dict; a key without state has no e
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from engine.operators._codegen import RecordCode, Value
+from engine.operators._images import CHANGELESS, image_of, restored
 from engine.operators._kernels import (
     RecordKernel,
     StepContext,
@@ -17,7 +19,6 @@ from engine.operators._kernels import (
     not_a_pair_raiser,
     write_key_check,
 )
-from engine.operators._images import CHANGELESS, image_of, restored
 from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators._state_ttl import ExpiringState
@@ -183,9 +184,21 @@ class ReduceFinalKernel(_FinalKernel):
         """``states[key] = reducer(state, value)``."""
         key, val = code.pair(value)
         state, entry = self.write_read(code, key, val, step)
-        reduce = code.bind("reducer", self.reducer)
-        code.block(f"if {state} is None:", f"{entry} = {val}")
+        reduce, by = code.bind("reducer", self.reducer), _compares_by(self.reducer)
+        first = [f"{entry} = {val}"]
+        if by is not None and code.guarded:
+            # Or a value that can't be compared would be what all others are left out for.
+            first.insert(0, f"{code.bind('by', by)}({val})")
+        code.block(f"if {state} is None:", *first)
         code.block("else:", f"{entry} = {reduce}({state}, {val})")
+
+
+def _compares_by(reducer: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """What a reducer that picks the larger or smaller value calls with each; None for others."""
+    if not isinstance(reducer, functools.partial) or reducer.func not in (max, min):
+        return None
+    by: Callable[[Any], Any] | None = reducer.keywords.get("key")
+    return by
 
 
 @dataclass(frozen=True, slots=True)

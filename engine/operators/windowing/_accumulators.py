@@ -60,8 +60,8 @@ class Accumulators(ABC):
     ) -> tuple[Sequence[int], Pane | None, Any]:
         """Where a value goes that not all windows of a pane take.
 
-        Gives those that don't; the pane that it goes into, or None if it goes nowhere; and what that
-        one holds of the key, taken out of it, or `NO_ACC`.
+        Gives those that don't; the pane that it goes into, or None if it goes nowhere; and what
+        that one holds of the key, taken out of it, or `NO_ACC`.
         """
 
     @abstractmethod

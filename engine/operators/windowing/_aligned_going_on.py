@@ -1,7 +1,7 @@
 """Tumbling and sliding windows where the step goes on without the values that are raised for.
 
-It keeps the same state as `AlignedLogic`, and closes windows as that does. Values go into their panes
-one by one: into all of them or none.
+It keeps the same state as `AlignedLogic`, and closes windows as that does. Values go into their
+panes one by one: into all of them or none.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class AlignedGoingOn(AlignedLogic):
 
     def _fold_one(self, panes: list[Pane], key: Any, value: Any) -> None:
         """Give a value to some windows, to all of them or none."""
-        first, folder = self._folding.first, self._folding.folder
+        first, folder, check = self._folding.first, self._folding.folder, self._folding.check
         entry = self._entry_of(key)
         opened, parts = entry.open, entry.parts
         late = 0 if self._late is None else len(self._late)
@@ -64,6 +64,8 @@ class AlignedGoingOn(AlignedLogic):
         copied = not self._folding.all_or_nothing
         images = [image_of(acc) if copied and acc is not NO_ACC else acc for _, acc in takers]
         try:
+            if check is not None and any(acc is NO_ACC for _, acc in takers):
+                check(value)
             accs = [first(value) if acc is NO_ACC else folder(acc, value) for _, acc in takers]
         except Exception as ex:
             # One that is worked on in order of time may have waited, for all that is known here.

@@ -10,7 +10,7 @@ values whose time has come go into their windows, then windows merge, then windo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
@@ -233,12 +233,16 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
         return self._numbered
 
     def _merge(self, out: list[Tagged]) -> None:
-        for original_id, target_id in self._windower.merged():
+        for original_id, target_id in self._merged():
             original = self._logics.pop(original_id)
             target = self._logics.get(target_id)
             if target is None:
                 target = self._logics[target_id] = self._built(None)
             self._emit(target_id, target, "on_merge", target.on_merge(original), out)
+
+    def _merged(self) -> Iterable[tuple[int, int]]:
+        """The windows that have become one since this was last asked."""
+        return self._windower.merged()
 
     def _close(self, watermark: datetime, out: list[Tagged]) -> None:
         reached = self._watermark

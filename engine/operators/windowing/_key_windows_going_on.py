@@ -1,7 +1,7 @@
 """The windows of one key where the step goes on without the values that users' functions raise for.
 
-Clock, windower and the objects of windows are users' own here. Before each value that they are asked
-about their snapshots are taken; if one of them raises they are all made anew from these.
+Clock, windower and the objects of windows are users' own here. Before each value that they are
+asked about their snapshots are taken; if one of them raises they are all made anew from these.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ _NEW: Final = object()
 
 
 class KeyWindowsGoingOn(KeyWindows):
-    """As `KeyWindows`, without the values that are raised for: each goes into all its windows or none.
+    """As `KeyWindows`, without the values that are raised for.
+
+    Each value goes into all its windows or none.
 
     Args:
         step: What the user said.
@@ -27,7 +29,7 @@ class KeyWindowsGoingOn(KeyWindows):
         resume: What was saved of the key, or None.
     """
 
-    __slots__ = ("_failures", "_images")
+    __slots__ = ("_failures", "_images", "_met")
 
     def __init__(
         self,
@@ -40,6 +42,8 @@ class KeyWindowsGoingOn(KeyWindows):
         self._failures = failures
         self._images: dict[int, Any] = {}
         """What windows held before the value in hand went into them."""
+        self._met: list[tuple[int, int]] = []
+        """Windows that have become one, and are to be merged."""
 
     def _judge(self, value: Any, out: list[Tagged]) -> None:
         clock, watermark, count = image_of(self._clock.snapshot()), self._watermark, len(out)
@@ -54,6 +58,8 @@ class KeyWindowsGoingOn(KeyWindows):
             self._clock.before_batch()
 
     def _insert(self, at: datetime, value: Any, out: list[Tagged]) -> None:
+        # Snapshots need not have what a windower has not been asked yet.
+        self._met += self._windower.merged()
         windower, count = image_of(self._windower.snapshot()), len(out)
         self._images.clear()
         try:
@@ -69,6 +75,10 @@ class KeyWindowsGoingOn(KeyWindows):
                     self._logics.pop(window_id, None)
                 else:
                     self._logics[window_id] = self._built(restored(image))
+
+    def _merged(self) -> list[tuple[int, int]]:
+        met, self._met = [*self._met, *self._windower.merged()], []
+        return met
 
     def _give(self, window_id: int, place: int, value: Any, out: list[Tagged]) -> None:
         logic = self._logics.get(window_id)

@@ -58,6 +58,7 @@ class WindowsGoingOn(WindowsLogic):
         super().__init__(step, axis, times, spec)
         assert step.failures is not None  # noqa: S101
         self._failures = step.failures
+        self._check = spec.work.check
 
     def _insert(
         self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: Emitter
@@ -67,6 +68,8 @@ class WindowsGoingOn(WindowsLogic):
         near = [windows[number] for number in shape.numbers(at_us) if number in windows]
         before = self._before(entry, near, emit)
         try:
+            if self._check is not None:
+                self._check(value)
             super()._insert(entry, at_us, met_us, value, emit)
         except Exception as ex:
             if not self._left_out(ex, emit.key, value):
@@ -80,6 +83,8 @@ class WindowsGoingOn(WindowsLogic):
         assert shape is not None  # noqa: S101
         before = self._before(entry, shape.near(entry.windows.values(), at_us), emit)
         try:
+            if self._check is not None:
+                self._check(value)
             super()._insert_into_session(entry, at_us, met_us, value, emit)
         except Exception as ex:
             if not self._left_out(ex, emit.key, value):
@@ -92,9 +97,7 @@ class WindowsGoingOn(WindowsLogic):
             port, value = value
         return self._failures.take(ex, (key, value), port=port, waited=waited)
 
-    def _before(
-        self, entry: WindowsEntry, near: Iterable[OpenWindow], emit: Emitter
-    ) -> _Before:
+    def _before(self, entry: WindowsEntry, near: Iterable[OpenWindow], emit: Emitter) -> _Before:
         noted = [
             _Near(
                 *(window, window.open_us, window.close_us, window.fired, window.fresh),
