@@ -50,7 +50,7 @@ def each_argument(arguments: Arguments, change: Callable[[Any], Any]) -> Argumen
     """Arguments with something in place of each, and of what lists, tuples and dicts hold."""
 
     def changed(argument: Any) -> Any:
-        kind: Any = type(argument)
+        kind = argument.__class__
         if kind is list or kind is tuple:
             return kind(map(change, argument))
         if kind is dict:
@@ -66,7 +66,7 @@ def futures_in(arguments: Arguments) -> list[TaskFuture[Any]]:
     args, kwargs = arguments
     found: list[TaskFuture[Any]] = []
     for argument in (*args, *kwargs.values()) if kwargs else args:
-        kind: Any = type(argument)
+        kind = argument.__class__
         if kind is TaskFuture:
             found.append(argument)
         elif kind is list or kind is tuple:
