@@ -372,13 +372,17 @@ class Pool(RunningExecutor):
                 continue  # All were failed meanwhile.
             if self._moved:
                 self._moved.pop(call_id, None)
+            if call_id in process.unwanted and not self.runs_graphs:
+                process.unwanted.discard(call_id)
+                continue
+            completion = self._remote.completion(call_id, kind, data)
+            value: Any = completion.value
+            if isinstance(value, ObjectRef):
+                self._objects.keep(value.name)
             if call_id in process.unwanted:
                 process.unwanted.discard(call_id)
+                self.release(value)
             else:
-                completion = self._remote.completion(call_id, kind, data)
-                value: Any = completion.value
-                if isinstance(value, ObjectRef):
-                    self._objects.keep(value.name)
                 yield completion
 
     def _take_back(self, process: PoolProcess, calls: list[Call]) -> None:
@@ -514,7 +518,11 @@ class Pool(RunningExecutor):
     def _end(self) -> None:
         until_s = self._closing_until_s or time.monotonic()
         for process in self._processes:
-            process.hang_up()
+            if process.ready:
+                process.hang_up()
+            else:
+                # It would load the user's modules first.
+                process.kill()
         for process in self._processes:
             # Half of the time for those that leave by themselves.
             half_s = (until_s - time.monotonic()) / 2
