@@ -31,6 +31,8 @@ from engine.dataflow._callable_name import f_repr
 from engine.errors import InternalError, WorkerProcessError
 from engine.operators.tasks import Call, Completion, Kind, ProcessExecutor, RunningExecutor
 from engine.operators.tasks._context import WithContext
+from engine.operators.tasks._objects import Objects
+from engine.operators.tasks._process_calls import ProcessInvoker
 from engine.operators.tasks._requests import Invocation, ObjectRef, Outcome, Request, Waits
 from engine.operators.tasks._shipping import shipped
 from engine.runtime.executors._child import (
@@ -43,9 +45,7 @@ from engine.runtime.executors._child import (
     main_of_this_process,
 )
 from engine.runtime.executors._finished import Finished
-from engine.runtime.executors._objects import Objects
 from engine.runtime.executors._process import PoolProcess
-from engine.runtime.executors._process_calls import ProcessInvoker
 from engine.runtime.executors._remote import Remote, died, how_it_ended
 
 _AT_ONCE_S = 0.002

@@ -8,6 +8,7 @@ from random import Random
 from typing import Any, cast
 
 from engine.operators.tasks import Completion, Kind
+from engine.operators.tasks._callers import Caller, call, results_of
 from engine.operators.tasks._requests import (
     Invocation,
     Lost,
@@ -18,7 +19,6 @@ from engine.operators.tasks._requests import (
     Request,
     Waits,
 )
-from engine.runtime.executors._callers import Caller, call, results_of
 from engine.testing.sim._executors import FakeExecutor
 from engine.testing.sim._world import FakeClock
 
