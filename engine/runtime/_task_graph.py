@@ -367,7 +367,7 @@ class TaskGraphs(RunningExecutor):
         ended = self._ended
         while ended:
             call, kind, value = ended.pop()
-            for child in call.children.values():
+            for child in list(call.children.values()):
                 self._let_go(child)
             call.children.clear()
             call.failed.clear()
@@ -447,7 +447,7 @@ class TaskGraphs(RunningExecutor):
         call.state = State.OVER
 
     def _stop_children(self, call: GraphCall, *, at_once: bool = False) -> None:
-        for child in call.children.values():
+        for child in list(call.children.values()):
             self._stop(child, at_once=at_once)
             self._let_go(child)
         call.children.clear()

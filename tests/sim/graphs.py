@@ -58,7 +58,7 @@ class Program:
                 raise PartError(self.number)
             good = [value for value in found if value is not None]
             total += sum(good) - found.count(None)
-            known += good
+            known += good if not part.dropped else []
         if self.fails:
             raise PartError(self.number)
         return total
@@ -71,6 +71,8 @@ class Round:
     parts: list[Part]
     takes_failures: bool
     gathered: bool
+    dropped: bool = False
+    """Whether nobody keeps its futures. Then it isn't gathered."""
 
     def values(self, known: list[int]) -> list[int | None]:
         """What comes of its parts; None for those that fail."""
@@ -117,8 +119,10 @@ def drawn(rng: Random, depth: int, numbers: list[int], *, fails: float) -> Progr
         part.gathered = not sure or rng.random() < 0.9
         if not part.gathered:
             part.parts = [Part(p.program, [], p.beside) for p in parts]
+            part.dropped = rng.random() < 0.5
         program.rounds.append(part)
-        known += sum(value is not None for value in part.values(here))
+        if not part.dropped:
+            known += sum(value is not None for value in part.values(here))
         if not sure and not part.takes_failures:
             break
     program.fails = rng.random() < fails
@@ -136,7 +140,7 @@ async def run_program(program: Program, ctx: TaskContext) -> int:
         if not part.gathered:
             # They never fail, and are awaited all the same.
             total += sum(value or 0 for value in part.values([]))
-            known += futures
+            known += futures if not part.dropped else []
             continue
         try:
             results = await ctx.gather(*futures, return_exceptions=part.takes_failures)
