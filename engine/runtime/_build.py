@@ -462,7 +462,7 @@ class _StageBuilder:
         if site.lending is not None and kernel.rules.placement != "worker":
             # It takes what calls need where they run.
             executor, account = LentStep(step_id, kernel, executor, site.lending), None
-        table = task_table(kernel, worker, site.chance, account, saved=store is not None)
+        table = task_table(kernel, worker, site.chance, account, (step_id, store))
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from engine.errors import UserCodeError
 from engine.operators._shown import shown
-from engine.operators.tasks._executor import AnyExecutor, RunningExecutor
+from engine.operators.tasks._executor import AnyExecutor, ProcessExecutor, RunningExecutor
+from engine.operators.tasks._policies import Rate
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ledger import Account
 from engine.runtime._ports import log
+from engine.runtime._store import Store
 from engine.runtime._task_table import TaskTable
 
 
@@ -31,8 +34,7 @@ def task_table(
     worker: tuple[WorkerIndex, int],
     chance: Callable[[], float],
     account: Account | None,
-    *,
-    saved: bool,
+    saving: tuple[str, Store | None],
 ) -> TaskTable:
     """The table of a step with tasks on one worker.
 
@@ -41,13 +43,19 @@ def task_table(
         worker: Its number, and how many there are.
         chance: Gives random numbers from 0 to 1.
         account: What its tries take resources by; None if that is somebody else's business.
-        saved: Whether there is a store.
+        saving: The step's id, and where its tasks are saved; None if they aren't.
     """
+    step_id, store = saving
     index, workers = worker
-    again = saved or kernel.rules.retry.attempts > 1
+    rules, watch = kernel.rules, None
+    again = store is not None or rules.retry.attempts > 1
     encode = _encoded if again else None
-    share = 1 / workers
-    return TaskTable(kernel.rules, str(index), chance, encode=encode, share=share, account=account)
+    if store is not None and not isinstance(kernel.executor, ProcessExecutor):
+        records = rules.max_in_flight * (1 if rules.batch is None else rules.batch.size)
+        watch = store.call_watch(step_id, records, rules.retry.deaths)
+    if rules.rate is not None:
+        rules = replace(rules, rate=Rate(rules.rate.count / workers, rules.rate.per))
+    return TaskTable(rules, str(index), chance, encode=encode, account=account, watch=watch)
 
 
 def _encoded(record: Any) -> bytes:

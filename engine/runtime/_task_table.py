@@ -19,6 +19,7 @@ from typing import Any, Final, cast
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.tasks._policies import TaskRules
 from engine.operators.tasks._resources import Resources
+from engine.runtime._call_watch import CallWatch
 from engine.runtime._counts import TasksSnapshot
 from engine.runtime._ledger import Account
 
@@ -50,6 +51,7 @@ class Task:
     """One call of the user's function, with all its tries."""
 
     __slots__ = (
+        "alone",
         "deaths",
         "encoded",
         "epoch",
@@ -59,6 +61,7 @@ class Task:
         "number",
         "records",
         "result",
+        "rows",
         "saved",
         "started_s",
         "state",
@@ -85,6 +88,10 @@ class Task:
         """How many have begun."""
         self.deaths = 0
         """How many of them ended with the process."""
+        self.alone = False
+        """Whether it is to run while no other task of the table does, as it may end the process."""
+        self.rows: list[int] = []
+        """Where its try is written down for those who come after a death."""
         self.started_s = 0.0
         """When its try began, or its list."""
         self.left_s: float | None = None
@@ -98,12 +105,13 @@ class TaskTable:
     """The tasks of one step on one worker.
 
     Args:
-        rules: What the user said.
+        rules: What the user said; of the rate, this worker's share.
         name: What ids of tasks begin with; no other table of the step has the same.
-        share: The share of the rate that is this worker's, from 0 to 1.
         chance: Gives random numbers from 0 to 1.
         encode: Makes bytes of a record; None if none is needed a second time.
         account: What tries take their resources by; None if that is somebody else's business.
+        watch: Looks after calls that may end the process; None if they can't, or nobody could go on
+            after that. Only with `encode`.
     """
 
     def __init__(
@@ -113,8 +121,8 @@ class TaskTable:
         chance: Callable[[], float],
         *,
         encode: Callable[[Any], bytes] | None = None,
-        share: float = 1.0,
         account: Account | None = None,
+        watch: CallWatch | None = None,
     ) -> None:
         self.next_id = 0
         """What the id of the next task ends with."""
@@ -126,6 +134,11 @@ class TaskTable:
         self._rules = rules
         self._name = name
         self._encode = encode
+        self._watch = watch
+        self._alone: Task | None = None
+        """The task that runs alone now."""
+        self._held = False
+        """Whether a task waits for others to end because one of them is to run alone."""
         self._chance = chance
         self._tasks: dict[int, Task] = {}
         """All that weren't emitted, by number."""
@@ -151,8 +164,7 @@ class TaskTable:
         self._done = self._failed = self._again = 0
         self._durations = [0] * _BITS
         self._duration_s = 0.0
-        rate = None if rules.rate is None else rules.rate.per_s * share
-        self._limiter = None if rate is None else _Limiter(rate)
+        self._limiter = None if rules.rate is None else _Limiter(rules.rate.per_s)
         self._account = account if rules.resources is not None else None
 
     def __len__(self) -> int:
@@ -175,7 +187,7 @@ class TaskTable:
                 if encode is not None:
                     task.encoded.append(encode(record))
                 self._line_up(task)
-                self._waiting.append(task)
+                self._queue(task)
             return
         for record in records:
             listed = self._gathering or self._new_list(now_s)
@@ -220,6 +232,20 @@ class TaskTable:
         assert task is not None  # noqa: S101
         task.state = State.WAITING
         self._gathering = None
+        self._queue(task)
+
+    def _queue(self, task: Task) -> None:
+        """Let a task wait for its first try, unless that is known to end the process."""
+        watch = self._watch
+        if watch is not None and watch.known:
+            suspect = watch.suspect(task.encoded)
+            if suspect is not None:
+                task.deaths, task.alone = suspect.deaths, watch.goes_alone(suspect)
+                if (error := watch.verdict(suspect)) is not None:
+                    task.tries = max(task.tries, suspect.deaths)
+                    self._started += 1
+                    self._end(task, State.FAILED, error)
+                    return
         self._waiting.append(task)
 
     def end_input(self) -> None:
@@ -244,22 +270,23 @@ class TaskTable:
         ):
             self._close_list()
         while self._resting and self._resting[0][0] <= now_s:
-            if not self._take_leave(now_s):
+            if not self._may_run(self._tasks[self._resting[0][1]], now_s):
                 return
             yield self._begin(self._tasks[heappop(self._resting)[1]], now_s)
         while self._waiting and self._started < rules.max_in_flight:
             task = self._waiting[0]
             if rules.after_commit and task.epoch > self.durable:
                 return
-            if not self._take_leave(now_s):
+            if not self._may_run(task, now_s):
                 return
             self._started += 1
             yield self._begin(self._waiting.popleft(), now_s)
 
-    def _take_leave(self, now_s: float) -> bool:
-        """Take what the next try needs, of the rate and of the worker's resources: both or none."""
+    def _may_run(self, task: Task, now_s: float) -> bool:
+        """Whether a try may begin now: if so, it has its part of rate and resources."""
+        self._held = self._alone is not None or (task.alone and bool(self._running))
         limiter, account = self._limiter, self._account
-        if limiter is not None and not limiter.has(now_s):
+        if self._held or (limiter is not None and not limiter.has(now_s)):
             return False
         if account is not None and not account.take(self._next_call, self._demand):
             return False
@@ -280,6 +307,10 @@ class TaskTable:
         call = self._next_call
         self._next_call = call + 1
         self._running[call] = task
+        if self._watch is not None:
+            task.rows = self._watch.begin(task.encoded, task.deaths, alone=task.alone)
+            if task.alone:
+                self._alone = task
         limit_s = self._rules.timeout_s if task.left_s is None else task.left_s
         if limit_s < math.inf:
             heappush(self._ends, (now_s + limit_s, call))
@@ -313,6 +344,11 @@ class TaskTable:
             took_s = now_s - task.started_s
             self._durations[min(int(took_s * 1e6).bit_length(), _BITS - 1)] += 1
             self._duration_s += took_s
+            self._held = False
+            if self._watch is not None:
+                self._watch.end(task.rows, task.encoded)
+                if task is self._alone:
+                    self._alone, task.alone = None, False
         return task
 
     def died(self, call: int, error: BaseException, now_s: float) -> None:
@@ -404,6 +440,9 @@ class TaskTable:
         if ready_s < math.inf and self._account is not None and not self._account.has(self._demand):
             # Whoever gives something back has the worker look again.
             ready_s = math.inf
+        if self._held:
+            # Until a try ends.
+            ready_s = math.inf
         batch, gathering = self._rules.batch, self._gathering
         if batch is not None and gathering is not None:
             ready_s = min(ready_s, gathering.started_s + batch.linger.total_seconds())
@@ -445,6 +484,7 @@ class TaskTable:
 
     def restore(self, tasks: list[Task], now_s: float) -> None:
         """Go on with tasks of an earlier run, those that came first first."""
+        over = [task for task in tasks if task.state in OVER]
         for number, task in enumerate(tasks, self._next_number):
             task.saved = True
             task.number = number
@@ -458,13 +498,12 @@ class TaskTable:
                 if task.state is State.RUNNING:
                     task.tries -= 1
                 task.state = State.WAITING
-                self._waiting.append(task)
+                self._queue(task)
         self._next_number += len(tasks)
-        for task in tasks:
-            if task.state in OVER:
-                self._started += 1
-                self._end(task, task.state, task.result)
-                del self.changed[task.number]
+        for task in over:
+            self._started += 1
+            self._end(task, task.state, task.result)
+            del self.changed[task.number]
 
 
 class _Limiter:
