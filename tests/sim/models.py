@@ -16,6 +16,7 @@ from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queue
 from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
 from tests.sim.failures import check_failures
+from tests.sim.placement import check_placed_store
 from tests.sim.takeovers import check_takeovers
 from tests.sim.tasks import check_tasked_store
 from tests.sim.windows import check_windowed_store
@@ -31,6 +32,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "clocked": check_clocked_store,
     "windows": check_windowed_store,
     "tasks": check_tasked_store,
+    "placement": check_placed_store,
     "failures": check_failures,
 }
 
