@@ -49,7 +49,8 @@ def each_argument(arguments: Arguments, change: Callable[[Any], Any]) -> Argumen
     def changed(argument: Any) -> Any:
         kind = argument.__class__
         if kind is list or kind is tuple:
-            return kind(map(change, argument))
+            same_kind: Any = kind(map(change, argument))
+            return same_kind
         if kind is dict:
             return {name: change(value) for name, value in argument.items()}
         return change(argument)
