@@ -448,7 +448,7 @@ class _StageBuilder:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
         worker = site.index, site.count
-        table = task_table(kernel, worker, site.chance, saved=store is not None)
+        table = task_table(kernel, worker, site.chance, step_id, store)
         executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
         if executor.runs_graphs:
             rules = GraphRules(kernel.rules.max_in_flight, kernel.rules.retry.deaths)
