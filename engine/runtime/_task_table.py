@@ -407,9 +407,8 @@ class TaskTable:
         if self._rules.order == "none":
             self._over.append(task)
             return
-        line = self._lines.get(task.key)
-        if line is None or line[0] is not task:
-            # Those before it aren't over; or it was restored, and has left the line with them.
+        line = self._lines[task.key]
+        if line[0] is not task:
             return
         while line and line[0].state in OVER:
             self._over.append(line.popleft())

@@ -76,7 +76,8 @@ class PlacedRun(TaskedRun):
         return {"resources": rng.choice(demands), "placement": rng.choice(places)}
 
     def _draw_options(self) -> Any:
-        return replace(super()._draw_options(), offers=self._offers)
+        # Three times what the longest life takes.
+        return replace(super()._draw_options(), offers=self._offers, steps_max=15_000)
 
     def _flow(self) -> Dataflow:
         flow, outside = Dataflow("f"), self._tasked
