@@ -12,6 +12,7 @@
     ├── LinkError (ConnectionError)         a connection between two workers is lost
     ├── WorkerDiedError (RuntimeError)      the process of a worker has ended without a word
     ├── WorkerProcessError (RuntimeError)   a process that ran a task has ended without a word
+    ├── SubtaskCancelledError (RuntimeError)  a subtask was given up, as another one had failed
     ├── RemoteError (RuntimeError)          what a task raised in its process can't be sent here
     ├── MetricsAddressError (OSError)       metrics can't be served at the address that was given
     ├── StoreError                          the recovery store can't be used, or not like this
@@ -61,6 +62,7 @@ __all__ = [
     "StoreFormatError",
     "StoreInUseError",
     "StoreWriteError",
+    "SubtaskCancelledError",
     "UnavailableError",
     "UserCodeError",
     "WorkerDiedError",
@@ -200,6 +202,14 @@ class WorkerProcessError(EngineError, RuntimeError):
     def __init__(self, message: str, *, exit_code: int | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+
+
+class SubtaskCancelledError(EngineError, RuntimeError):
+    """A subtask has no result, as it was given up.
+
+    One that it was gathered with had failed (its `__cause__`). Or the task that waits for it was
+    given up itself, because it took too long or for the same reason.
+    """
 
 
 class RemoteError(EngineError, RuntimeError):

@@ -69,6 +69,8 @@ class ExpiringState(KeyedState):
         """How long after its last record a key's state is not seen any more."""
         self.latest_us = _NEVER_US
         """The latest event time of this run."""
+        self.told_us: Callable[[Any], int] | None = None
+        """Gives the event time of the next record, where users' functions were asked beforehand."""
         lateness = ttl.after if ttl.lateness is None else ttl.lateness
         late_us = 0 if ttl.event_time is None else _microseconds(lateness)
         self._life_us = self.after_us + late_us
@@ -104,10 +106,21 @@ class ExpiringState(KeyedState):
             self.latest_us = at_us
         return at_us
 
+    def time_us(self, value: Any) -> int:
+        """As `event_us`, of a record that may be left out: it doesn't count as seen."""
+        latest_us = self.latest_us
+        at_us = self.event_us(value)
+        self.latest_us = latest_us
+        return at_us
+
+    def saw(self, at_us: int) -> None:
+        """A record of that time was seen after all."""
+        self.latest_us = max(self.latest_us, at_us)
+
     def arrival_us(self) -> Callable[[Any], int]:
         """What gives the time of each record of the batch that has come, by its value."""
         if self.event_time is not None:
-            return self.event_us
+            return self.told_us or self.event_us
         now_us = self.now_us()
         return lambda _value: now_us
 
@@ -131,9 +144,13 @@ class ExpiringState(KeyedState):
 
     # What differs from states that live for ever.
 
-    def put_back(self, key: Any, state: Any, stamp_us: int | None) -> None:
-        """As in `KeyedState`; so is the time of the key's last record."""
+    def put_back(
+        self, key: Any, state: Any, stamp_us: int | None, latest_us: int | None = None
+    ) -> None:
+        """As in `KeyedState`, with the key's age."""
         super().put_back(key, state, stamp_us)
+        if latest_us is not None:
+            self.latest_us = latest_us
         if stamp_us is None:
             self.stamps.pop(key, None)
         else:

@@ -238,6 +238,10 @@ class ActorNode(Node):
         unsaved, self._unsaved = self._unsaved, False
         return unsaved
 
+    def asks_commit(self) -> bool:
+        """Whether the epoch must end for anything here to go on: never, as no message waits so."""
+        return False
+
     def take_log(self) -> StateChanges:
         """What came from other workers after the barrier and is of the epoch before it."""
         log, self.table.log = self.table.log, []

@@ -26,6 +26,7 @@ from engine.operators._kernels import (
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.operators.actors._actor_op import ActorKernel
+from engine.operators.tasks._resources import Resources
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._actor_node import ActorNode, ActorSite
 from engine.runtime._build_actors import actor_node, actor_table
@@ -35,9 +36,10 @@ from engine.runtime._channel import CHANNEL_BYTES_MAX
 from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
-from engine.runtime._feedback import Feedback
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._ledger import Ledger
+from engine.runtime._lending import Lending
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
@@ -74,7 +76,7 @@ from engine.runtime._stage import (
 )
 from engine.runtime._store import Store
 from engine.runtime._task_node import TaskNode, TaskSite
-from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
+from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, table_and_executor
 from engine.runtime._watermarks import step_row
 
 _UNNAMED = Job("")
@@ -110,6 +112,12 @@ class WorkerSite:
     """Gives random numbers from 0 to 1."""
     executors: StartsExecutors = field(default_factory=RealExecutors)
     """Starts what runs tasks."""
+    offers: tuple[Resources, ...] = ()
+    """What each worker of the job offers to tasks; none of them anything if left out."""
+    ledger: Ledger = field(default_factory=lambda: Ledger(Resources()))
+    """Of this worker, which makes it of its offer."""
+    lending: Lending | None = None
+    """The worker makes it, if calls of a step may go to other workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +220,9 @@ class _StageBuilder:
         self._site = site
         self._names = names
         credit = site.credit, site.channel_bytes
-        self._edges = EdgeBuilder(plan, site.index, site.network, credit, deal.sinks)
+        self._edges = EdgeBuilder(
+            plan, site.index, site.network, credit, deal.sinks, saved=site.store is not None
+        )
         inside = set(stage.steps)
         self._inner = [e for e in plan.edges if e.producer in inside and e.consumer in inside]
         self._outgoing = [e for e in plan.stage_edges if e.from_stage == stage.index]
@@ -245,20 +255,10 @@ class _StageBuilder:
             entry = self._input(crossing)
             self._running.inputs.append(entry)
             self._running.channels.extend((entry, channel) for channel in entry.channels)
-        if self._running.feedback is not None:
-            self._lead_back(self._running.feedback)
+        self._edges.lead_back(self._running)
         self._clocks.finish()
         self._running.sources.reverse()
         self._running.timed.reverse()
-
-    def _lead_back(self, feedback: Feedback) -> None:
-        """Have what actors of other workers send be consumed; it waits for no room."""
-        node, _ = self._running.actors[0]
-        for edge in {channel.edge for channel in feedback.channels}:
-            entry = StageInput(edge, feedback.channels, Target(node.push, node.end_input), [])
-            entry.feedback = feedback
-            self._running.inputs.append(entry)
-            self._running.channels.extend((entry, channel) for channel in feedback.channels)
 
     def _reach_of(self, run: list[PlannedStep]) -> None:
         """Note which outgoing edges a batch that enters the run may end up on."""
@@ -470,14 +470,12 @@ class _StageBuilder:
     ) -> TaskNode:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
-        worker = site.index, site.count
-        table = task_table(kernel, worker, site.chance, step_id, store)
-        executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
+        table, executor = table_and_executor(kernel, step_id, site)
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)
         letters = list(self._letters_of(step))
-        now_s, home = site.clock.monotonic_s, home_of(*worker)
+        now_s, home = site.clock.monotonic_s, home_of(site.index, site.count)
         spot = TaskSite(step_id, now_s, home, failures, letters)
         node = TaskNode(spot, kernel, table, executor, (downs[0], errors), inputs)
         self._running.tasks.append((node, self._reach[step.index]))
@@ -495,11 +493,7 @@ class _StageBuilder:
         read = {edge.stream_id for edge in self._plan.edges}
         dead = downs[1] if step.downs[1] in read else None
         table = actor_table(step_id, kernel, (site.index, site.count), site.chance)
-        for crossing in self._plan.feedback_edges:
-            if crossing.from_stage == self._stage.index:
-                sender = self._edges.sender(crossing)
-                running.senders.append(sender)
-                running.feedback = Feedback(sender, self._edges.channels(crossing))
+        self._edges.lead_out(running)
         senders = self._reach[step.index]
         has_room = functools.partial(have_room, senders)
         spot = ActorSite(step_id, site.clock.time_s, has_room, running.feedback)
@@ -592,5 +586,7 @@ class _StageBuilder:
         for taker in takers:
             # It takes whatever comes: a barrier must never wait behind a batch.
             entry.takes_all, entry.senders = taker, []
+        for node, _ in self._running.tasks if self._site.store is not None else ():
+            entry.owe_all(node, self._site.credit, self._site.network, self._site.index)
         self._clocks.way_in(crossing, entry)
         return entry

@@ -97,6 +97,11 @@ class Plan:
     feedback_edges: tuple[StageEdge, ...] = ()
     """Of steps with actors, to themselves on all workers. Nothing waits there for room."""
 
+    def has_tasks(self, stage: StageIndex) -> bool:
+        """Whether one of a stage's steps has tasks."""
+        steps = self.stages[stage].steps
+        return any(isinstance(self.steps[step].kernel, TaskKernel) for step in steps)
+
 
 _OWN_STAGE = (TaskKernel, ActorKernel)
 """Steps that begin a stage of their own, so that waiting there holds up nobody else."""

@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from heapq import heappop, heappush
 from typing import Any, Final, cast
 
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.tasks._policies import TaskRules
+from engine.operators.tasks._resources import Resources
 from engine.runtime._call_watch import CallWatch
 from engine.runtime._counts import TasksSnapshot
+from engine.runtime._ledger import Account
 
 _BITS: Final = 64
 _BURST_S: Final = 0.1
@@ -103,13 +105,13 @@ class TaskTable:
     """The tasks of one step on one worker.
 
     Args:
-        rules: What the user said.
+        rules: What the user said; of the rate, this worker's share.
         name: What ids of tasks begin with; no other table of the step has the same.
-        share: The share of the rate that is this worker's, from 0 to 1.
         chance: Gives random numbers from 0 to 1.
         encode: Makes bytes of a record; None if none is needed a second time.
         watch: Looks after calls that may end the process; None if they can't, or nobody could go on
             after that. Only with `encode`.
+        account: What tries take their resources by; None if that is somebody else's business.
     """
 
     def __init__(
@@ -119,8 +121,8 @@ class TaskTable:
         chance: Callable[[], float],
         *,
         encode: Callable[[Any], bytes] | None = None,
-        share: float = 1.0,
         watch: CallWatch | None = None,
+        account: Account | None = None,
     ) -> None:
         self.next_id = 0
         """What the id of the next task ends with."""
@@ -150,7 +152,10 @@ class TaskTable:
         self._ends: list[tuple[float, int]] = []
         """When a try has taken too long, and its call; a heap."""
         self._started = 0
-        """How many were submitted and not emitted."""
+        """How many were submitted by this run and not emitted."""
+        self._unsubmitted: set[int] = set()
+        """The numbers of those that are over though this run has not submitted them. They don't
+        count as such, or where they are many the task that they wait for could never be."""
         self._lines: dict[Any, deque[Task]] = {}
         """Tasks in the order in which they are to be emitted, by key."""
         self._over: list[Task] = []
@@ -162,8 +167,9 @@ class TaskTable:
         self._done = self._failed = self._again = 0
         self._durations = [0] * _BITS
         self._duration_s = 0.0
-        rate = None if rules.rate is None else rules.rate.per_s * share
+        rate = None if rules.rate is None else rules.rate.per_s
         self._limiter = None if rate is None else _Limiter(rate)
+        self._account = account if rules.resources is not None else None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -238,10 +244,12 @@ class TaskTable:
         if watch is not None and watch.known:
             suspect = watch.suspect(task.encoded)
             if suspect is not None:
-                task.deaths, task.alone = suspect.deaths, watch.goes_alone(suspect)
+                task.deaths = max(task.deaths, suspect.deaths)
+                task.alone = watch.goes_alone(suspect)
+                self.changed[task.number] = task
                 if (error := watch.verdict(suspect)) is not None:
                     task.tries = max(task.tries, suspect.deaths)
-                    self._started += 1
+                    self._unsubmitted.add(task.number)
                     self._end(task, State.FAILED, error)
                     return
         self._waiting.append(task)
@@ -268,18 +276,14 @@ class TaskTable:
         ):
             self._close_list()
         while self._resting and self._resting[0][0] <= now_s:
-            if not self._may_run(self._tasks[self._resting[0][1]]):
-                return
-            if self._limiter is not None and not self._limiter.take(now_s):
+            if not self._may_run(self._tasks[self._resting[0][1]]) or not self._take_leave(now_s):
                 return
             yield self._begin(self._tasks[heappop(self._resting)[1]], now_s)
         while self._waiting and self._started < rules.max_in_flight:
             task = self._waiting[0]
             if rules.after_commit and task.epoch > self.durable:
                 return
-            if not self._may_run(task):
-                return
-            if self._limiter is not None and not self._limiter.take(now_s):
+            if not self._may_run(task) or not self._take_leave(now_s):
                 return
             self._started += 1
             yield self._begin(self._waiting.popleft(), now_s)
@@ -288,6 +292,23 @@ class TaskTable:
         """Whether it can run beside what runs."""
         self._held = self._alone is not None or (task.alone and bool(self._running))
         return not self._held
+
+    def _take_leave(self, now_s: float) -> bool:
+        """Take what the next try needs, of the rate and of the worker's resources: both or none."""
+        limiter, account = self._limiter, self._account
+        if self._held or (limiter is not None and not limiter.has(now_s)):
+            return False
+        if account is not None and not account.take(self._next_call, self._demand):
+            return False
+        if limiter is not None:
+            limiter.take()
+        return True
+
+    @property
+    def _demand(self) -> Resources:
+        demand = self._rules.resources
+        assert demand is not None  # noqa: S101 - or there is no account
+        return demand
 
     def _begin(self, task: Task, now_s: float) -> tuple[int, Task]:
         task.state, task.started_s = State.RUNNING, now_s
@@ -328,6 +349,8 @@ class TaskTable:
         """The task of a call that has ended; None if the call was given up."""
         task = self._running.pop(call, None)
         if task is not None:
+            if self._account is not None:
+                self._account.give_back(call)
             took_s = now_s - task.started_s
             self._durations[min(int(took_s * 1e6).bit_length(), _BITS - 1)] += 1
             self._duration_s += took_s
@@ -394,13 +417,16 @@ class TaskTable:
         if self._rules.order == "none":
             self._over.append(task)
             return
-        line = self._lines[task.key]
-        if line[0] is not task:
-            return
+        if self._lines[task.key][0] is task:
+            self._advance(task.key)
+
+    def _advance(self, key: Any) -> None:
+        """Let those at the head of a line come out that are over."""
+        line = self._lines[key]
         while line and line[0].state in OVER:
             self._over.append(line.popleft())
         if not line:
-            del self._lines[task.key]
+            del self._lines[key]
 
     def take_over(self) -> list[Task]:
         """The tasks whose turn it is to be emitted; they leave the table."""
@@ -411,6 +437,11 @@ class TaskTable:
             self.changed.pop(number, None)
             if task.saved:
                 self.gone.append(task)
+        free = self._unsubmitted
+        if free:
+            self._started += len(free)
+            free.difference_update(task.number for task in over)
+            self._started -= len(free)
         self._started -= len(over)
         return over
 
@@ -421,14 +452,17 @@ class TaskTable:
             heappop(ends)
         due_s = ends[0][0] if ends else math.inf
         ready_s = self._resting[0][0] if self._resting else math.inf
-        batch, gathering = self._rules.batch, self._gathering
-        if batch is not None and gathering is not None:
-            ready_s = min(ready_s, gathering.started_s + batch.linger.total_seconds())
         if self._can_begin():
             ready_s = -math.inf
+        if ready_s < math.inf and self._account is not None and not self._account.has(self._demand):
+            # Whoever gives something back has the worker look again.
+            ready_s = math.inf
         if self._held:
             # Until a try ends.
             ready_s = math.inf
+        batch, gathering = self._rules.batch, self._gathering
+        if batch is not None and gathering is not None:
+            ready_s = min(ready_s, gathering.started_s + batch.linger.total_seconds())
         if self._limiter is not None and ready_s < math.inf:
             ready_s = max(ready_s, self._limiter.next_s)
         return min(due_s, ready_s)
@@ -438,6 +472,10 @@ class TaskTable:
         if not self._waiting or self._started >= rules.max_in_flight:
             return False
         return not rules.after_commit or self._waiting[0].epoch <= self.durable
+
+    def running(self) -> Iterable[tuple[int, Task]]:
+        """The calls that were submitted and haven't ended, each with its task."""
+        return self._running.items()
 
     @property
     def uncommitted(self) -> bool:
@@ -473,7 +511,10 @@ class TaskTable:
             task.number = number
             self._tasks[number] = task
             self._line_up(task)
-            if task.state is State.GATHERING and self._gathering is None:
+            # Others would wait for it if they came behind it. And where ids are safe keys, it may
+            # have been called with the records that it had.
+            gathers = task is tasks[-1] and not self._rules.after_commit
+            if task.state is State.GATHERING and gathers:
                 self._gathering = task
                 task.started_s = now_s
             elif task.state not in OVER:
@@ -483,10 +524,11 @@ class TaskTable:
                 task.state = State.WAITING
                 self._queue(task)
         self._next_number += len(tasks)
-        for task in over:
-            self._started += 1
-            self._end(task, task.state, task.result)
-            del self.changed[task.number]
+        self._unsubmitted.update(task.number for task in over)
+        if self._rules.order == "none":
+            self._over += over
+        for key in list(self._lines):
+            self._advance(key)
 
 
 class _Limiter:
@@ -503,8 +545,8 @@ class _Limiter:
         """How long someone has waited for one."""
         self._since_s: float | None = None
 
-    def take(self, now_s: float) -> bool:
-        """Take one, if there is one."""
+    def has(self, now_s: float) -> bool:
+        """Whether there is one; if not, `next_s` says when."""
         if now_s > self._at_s:
             passed_s = now_s - self._at_s
             self._tokens = min(self._most, self._tokens + passed_s * self._per_s)
@@ -517,9 +559,12 @@ class _Limiter:
         if self._since_s is not None:
             self.waited_s += now_s - self._since_s
             self._since_s = None
-        self._tokens -= 1.0
-        self.next_s = now_s if self._tokens >= 1.0 else now_s + (1.0 - self._tokens) / self._per_s
         return True
+
+    def take(self) -> None:
+        """Take one that is there."""
+        self._tokens -= 1.0
+        self.next_s = self._at_s + max(0.0, 1.0 - self._tokens) / self._per_s
 
 
 def _length(result: object) -> int | None:

@@ -15,10 +15,14 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import InternalError
+from engine.operators.tasks._resources import Resources
 from engine.runtime._actor_node import ActorNode
 from engine.runtime._build import Deal, WorkerSite, build_stages
 from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
+from engine.runtime._errands import ERRANDS
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._ledger import Ledger
+from engine.runtime._lending import Lending
 from engine.runtime._loopback import Loopback
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
@@ -36,6 +40,7 @@ from engine.runtime._messages import (
     Watermark,
 )
 from engine.runtime._nodes import KeyedNode
+from engine.runtime._offers import lends
 from engine.runtime._plan import Plan
 from engine.runtime._source_node import SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, have_room
@@ -69,7 +74,16 @@ class Worker:
         self.stopped = False
         self.reports: deque[Report] = deque()
         self.network = Loopback(self, site.network)
-        self.stages = build_stages(plan, deal, replace(site, network=self.network))
+        offers = site.offers or (Resources(),) * site.count
+        self.ledger = Ledger(offers[site.index])
+        self.lending: Lending | None = None
+        """Calls that other workers run for this one, and that it runs for them."""
+        if site.count > 1 and lends(plan):
+            self.lending = Lending(
+                site.index, offers, self.ledger, self.network, site.clock.monotonic_s
+            )
+        site = replace(site, network=self.network, ledger=self.ledger, lending=self.lending)
+        self.stages = build_stages(plan, deal, site)
         self.channels = {
             (channel.edge, channel.sender): channel
             for stage in self.stages
@@ -80,7 +94,10 @@ class Worker:
         self._sources = [source for stage in self.stages for source in stage.sources]
         self._timed = [timed for stage in reversed(self.stages) for timed in stage.timed]
         self._tasked = [tasked for stage in self.stages for tasked in stage.tasks]
-        self._acting = [acting for stage in self.stages for acting in stage.actors]
+        self._tended: list[tuple[TaskNode | ActorNode, list[Sender]]] = []
+        """Steps that have something to do though nothing comes."""
+        self._tended += self._tasked
+        self._tended += [acting for stage in self.stages for acting in stage.actors]
         self._clocked = [(s.clocks, s.senders) for s in self.stages if s.clocks is not None]
         self._time_s = site.clock.time_s
         self._executors, self._tell = site.executors, site.patience.tell
@@ -116,6 +133,10 @@ class Worker:
 
     def receive(self, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
         """Queue what came over the network."""
+        if edge == ERRANDS:
+            assert self.lending is not None  # noqa: S101 - all workers have the same plan
+            self.lending.receive(sender, item)
+            return
         channel = self.channels[edge, sender]
         kind = item.__class__
         if kind is Watermark:
@@ -181,6 +202,8 @@ class Worker:
             watermarks=dict(self._watermarks()),
             tasks={node.step_id: node.table.snapshot() for node, _ in self._tasked},
             left_out=tally.left_out(),
+            resources=self.ledger.snapshot(),
+            lent={} if self.lending is None else self.lending.lent(),
         )
 
     def _watermarks(self) -> Iterator[tuple[str, WatermarkSnapshot]]:
@@ -229,11 +252,9 @@ class Worker:
 
     def _timed_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
         """What time alone brings about, with the seconds until then."""
-        if self._publishing is not None:
-            yield self._ask_sinks_at_s - self._time_s(), self._publish_some
+        yield from self._outer_actions()
         if self._awaited or not self._final:
-            yield from self._tasks_actions()
-            yield from self._actors_actions()
+            yield from self._tended_actions()
         if self._final:
             return
         for node, senders in self._timed:
@@ -247,16 +268,18 @@ class Worker:
             if not source.ended and have_room(senders):
                 yield source.wait_s(), functools.partial(self._poll_one, source, senders)
 
-    def _tasks_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
-        for node, senders in self._tasked:
+    def _outer_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
+        """Of those, what has to do with others: sinks that haven't published, lent calls."""
+        if self._publishing is not None:
+            yield self._ask_sinks_at_s - self._time_s(), self._publish_some
+        if self.lending is not None:
+            yield self.lending.wait_s(), self.lending.turn
+
+    def _tended_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
+        for node, senders in self._tended:
             if not node.ended:
                 wait_s = node.wait_s(room=have_room(senders))
                 yield wait_s, functools.partial(self._tend_one, node, senders)
-
-    def _actors_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
-        for node, senders in self._acting:
-            wait_s = node.wait_s(room=have_room(senders))
-            yield wait_s, functools.partial(self._act_one, node, senders)
 
     # The phases of a round
 
@@ -284,10 +307,10 @@ class Worker:
     def _look_around(self) -> float:
         """Do what nobody sends; in how many seconds there is something of it to do again."""
         wait_s = math.inf
-        if self._tasked and (self._awaited or not self._final):
-            wait_s = self._tend()
-        if self._acting and (self._awaited or not self._final):
-            wait_s = min(wait_s, self._act())
+        if self.lending is not None:
+            wait_s = self.lending.turn()
+        if self._tended and (self._awaited or not self._final):
+            wait_s = min(wait_s, self._tend())
         if self._final:
             return wait_s
         if self._timed:
@@ -359,32 +382,20 @@ class Worker:
             self.reports.append(EpochRequest())
 
     def _tend(self) -> float:
-        """See what has become of tasks; in how many seconds to look again."""
+        """See what has become of tasks, let actors have their turn; when to look again."""
         first_s = math.inf
-        for node, senders in self._tasked:
+        for node, senders in self._tended:
             if not node.ended:
-                first_s = min(first_s, self._tend_one(node, senders))
+                # Asked first: a step that waits must cost the others nothing.
+                wait_s = node.wait_s(room=have_room(senders))
+                first_s = min(first_s, wait_s if wait_s > 0.0 else self._tend_one(node, senders))
         return first_s
 
-    def _tend_one(self, node: TaskNode, senders: list[Sender]) -> float:
+    def _tend_one(self, node: TaskNode | ActorNode, senders: list[Sender]) -> float:
         wait_s = node.turn(room=have_room(senders))
         if (self._epoch_per_batch and node.take_unsaved()) or node.asks_commit():
             self.reports.append(EpochRequest())
         self._report_end()
-        if self._awaited:
-            self._pass_awaited()
-        return wait_s
-
-    def _act(self) -> float:
-        """Let actors have their turn; in how many seconds there is more to do."""
-        return min(self._act_one(node, senders) for node, senders in self._acting)
-
-    def _act_one(self, node: ActorNode, senders: list[Sender]) -> float:
-        wait_s = node.turn(room=have_room(senders))
-        if self._epoch_per_batch and node.take_unsaved():
-            self.reports.append(EpochRequest())
-        if node.ended:
-            self._report_end()
         if self._memory is not None:
             self._look_at_memory(self._memory)
         if self._awaited:
@@ -541,6 +552,8 @@ class Worker:
             node.on_commit(position)
         for tasks, _ in self._tasked:
             tasks.table.committed(epoch)
+        if self._final and self.lending is not None:
+            self.lending.end()
         self._hold = False
         self.reports.append(Published(epoch))
 

@@ -7,6 +7,7 @@ scheduler and a fake clock.
 from engine.testing._kit import TestingSink, TimeTestingGetter, poll_next_batch
 from engine.testing._runs import cluster_main, run_main
 from engine.testing._source import TestingSource, ffwd_iter
+from engine.testing._tasks import run_tasks
 
 __all__ = [
     "TestingSink",
@@ -16,4 +17,5 @@ __all__ = [
     "ffwd_iter",
     "poll_next_batch",
     "run_main",
+    "run_tasks",
 ]

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.operators.tasks import Batching, Exponential, Rate, Retry
+from engine.operators.tasks import Batching, Exponential, Rate, Resources, Retry
 from engine.operators.tasks._policies import TaskRules
 from engine.recovery._running_calls import CallRows, Suspect, mark_of
 from engine.runtime._call_watch import CallWatch
+from engine.runtime._ledger import Ledger
 from engine.runtime._task_table import State, Task, TaskTable
 
 SECOND = timedelta(seconds=1)
@@ -204,6 +205,55 @@ def test_tasks_may_wait_for_their_epoch():
 def _steps() -> st.SearchStrategy[list[tuple[str, int]]]:
     kinds = st.sampled_from(["admit", "begin", "return", "raise", "die", "pass", "emit"])
     return st.lists(st.tuples(kinds, st.integers(0, 5)), max_size=60)
+
+
+def saved(*states: State, key: Any = None) -> list[Task]:
+    """Tasks of an earlier run, whose results are their numbers."""
+    tasks = [Task(number, f"0-{number}", 1) for number in range(len(states))]
+    for task, state in zip(tasks, states, strict=True):
+        task.records, task.state, task.result = [(key, task.number)], state, task.number
+    return tasks
+
+
+def test_a_list_that_may_have_been_called_gets_no_more_records():
+    """Its id would be the key of other records: a service would do nothing for the new ones."""
+    table = table_of(batch=Batching(9, timedelta(hours=1)), after_commit=True)
+    table.durable = 1
+    table.epoch = 2
+    table.restore(saved(State.GATHERING), 0.0)
+    table.admit([(None, 1)], 0.0)
+    assert [task.records for _, task in table.next_calls(0.0)] == [[(None, 0)]]
+
+
+@pytest.mark.parametrize("order", ["none", "input", "key"])
+def test_results_that_had_not_come_out_yet_come_out_in_the_next_run(order: Any):
+    """All of them, though no task is left that could end."""
+    table = table_of(order=order)
+    table.restore(saved(State.DONE, State.DONE, key="k"), 0.0)
+    assert emitted(table) == [0, 1]
+    assert len(table) == 0
+
+
+def test_results_of_several_workers_do_not_keep_the_task_that_they_wait_for_from_beginning():
+    """A run of one worker may find more of them than it may have in flight."""
+    table = table_of(max_in_flight=2)
+    table.restore(saved(State.RUNNING, *[State.DONE] * 5), 0.0)
+    table.admit([(None, 6), (None, 7)], 0.0)
+    calls = list(table.next_calls(0.0))
+    assert [task.records[0][1] for _, task in calls] == [0, 6]
+    table.returned(calls[0][0], 0, 0.0)
+    assert emitted(table) == list(range(6))
+    # What has come out makes room for one, and only that which counted.
+    assert list(begun(table)) == [(None, 7)]
+    table.admit([(None, 8)], 0.0)
+    assert begun(table) == {}
+
+
+def test_a_list_that_others_come_behind_does_not_gather_any_more():
+    """It was the last one of its worker; here it would hold back what was another's."""
+    table = table_of(batch=Batching(9, timedelta(hours=1)))
+    table.restore(saved(State.GATHERING, State.DONE), 0.0)
+    assert [task.records for _, task in table.next_calls(0.0)] == [[(None, 0)]]
 
 
 @given(
@@ -394,3 +444,70 @@ def test_lists_are_suspect_with_any_of_their_records():
     table.admit([1, 2, 3, 4], 0.0)
     assert list(begun(table)) == [1]
     assert begun(table) == {}
+
+
+def table_with(ledger: Ledger, **rules: Any) -> TaskTable:
+    """A table whose tries take from a ledger."""
+    return TaskTable(TaskRules(**rules), "0", lambda: 0.5, account=ledger.account())
+
+
+def test_tries_begin_as_there_is_room_for_them():
+    """What a try has taken it gives back when it ends, however it ends."""
+    ledger, one = Ledger(Resources(cpu=2)), Resources(cpu=1)
+    table = table_with(ledger, resources=one, retry=Retry(2, NO_JITTER), timeout_s=9.0)
+    table.admit(["a", "b", "c", "d"], 0.0)
+    calls = begun(table)
+    assert list(calls) == ["a", "b"]
+    assert table.next_due_s() == 9.0, "there is nothing to do until something ends"
+    table.raised(calls["a"], ValueError(), 0.0)
+    assert table.next_due_s() == -math.inf
+    assert list(begun(table)) == ["c"]
+    table.died(calls["b"], ValueError(), 0.0)
+    assert list(begun(table)) == ["d"]
+    assert table.timed_out(9.0, began)
+    assert ledger.taken() == {"cpu": 0}
+    assert list(begun(table, 20.0)) == ["a", "b"], "and so do second tries"
+
+
+def test_tables_of_one_worker_take_turns():
+    """A table with many small tasks doesn't keep another from what it needs."""
+    ledger = Ledger(Resources(cpu=2))
+    small = table_with(ledger, resources=Resources(cpu=1))
+    large = table_with(ledger, resources=Resources(cpu=2))
+    small.admit(list(range(9)), 0.0)
+    large.admit(["large"], 0.0)
+    calls = begun(small)
+    assert begun(large) == {}
+    small.returned(calls[0], None, 0.0)
+    calls.update(begun(small))
+    assert 2 in calls, "it has waited longer for one more"
+    for record in (1, 2):
+        small.returned(calls[record], None, 0.0)
+        assert begun(small) == {}
+    assert small.next_due_s() == math.inf
+    assert large.next_due_s() == -math.inf
+    assert list(begun(large)) == ["large"]
+
+
+def test_the_rate_is_not_spent_on_what_finds_no_room():
+    """A try that waits for resources begins as soon as they are there."""
+    ledger, one = Ledger(Resources(cpu=1)), Resources(cpu=1)
+    table = table_with(ledger, resources=one, rate=Rate(1, per=SECOND))
+    table.admit(["a", "b"], 0.0)
+    calls = begun(table, 0.0)
+    for now_s in (1.0, 2.0, 3.0):
+        assert begun(table, now_s) == {}
+    table.returned(calls["a"], None, 3.0)
+    assert list(begun(table, 3.0)) == ["b"]
+
+
+def test_what_is_known_to_have_failed_takes_no_room():
+    """Or the task that it comes behind could never begin."""
+    table, _ = watched({2: Suspect(3, alone=True)}, max_in_flight=1)
+    table.admit([1, 2], 0.0)
+    calls = begun(table)
+    assert list(calls) == [1]
+    table.returned(calls[1], "one", 0.0)
+    assert len(table.take_over()) == 2
+    table.admit([3, 4], 0.0)
+    assert list(begun(table)) == [3]

@@ -369,8 +369,9 @@ class ActedRun(CrashRun):
 
     def _turn(self, life: Life) -> None:
         super()._turn(life)
-        for worker in () if life.gang is None else life.gang.workers:
-            for node, _ in worker._acting:
+        workers = [] if life.gang is None else life.gang.workers
+        for stage in [stage for worker in workers for stage in worker.stages]:
+            for node, _ in stage.actors:
                 table = node.table
                 assert table.pending == sum(map(len, table.state.mail.values())), "miscounted"
 

@@ -12,8 +12,11 @@ from tests.sim.actor_mutants import ACTOR_MUTANTS
 from tests.sim.clock_mutants import CLOCK_MUTANTS
 from tests.sim.crash_mutants import CRASH_MUTANTS
 from tests.sim.failure_mutants import FAILURE_MUTANTS
+from tests.sim.graph_mutants import GRAPH_MUTANTS
 from tests.sim.mutant import SEEDS, Catch, Mutant, catch
 from tests.sim.mutants import MUTANTS
+from tests.sim.placement_mutants import PLACEMENT_MUTANTS
+from tests.sim.task_mutants import TASK_MUTANTS
 from tests.sim.window_mutants import WINDOW_MUTANTS
 
 ALL_MUTANTS = (
@@ -22,6 +25,9 @@ ALL_MUTANTS = (
     *CLOCK_MUTANTS,
     *WINDOW_MUTANTS,
     *FAILURE_MUTANTS,
+    *GRAPH_MUTANTS,
+    *PLACEMENT_MUTANTS,
+    *TASK_MUTANTS,
     *MUTANTS,
 )
 

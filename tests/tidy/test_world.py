@@ -16,6 +16,7 @@ from tests.tidy.tree import PythonFile, imports_of, python_files
 DECIDING = ("engine/dataflow/", "engine/operators/", "engine/recovery/", "engine/runtime/")
 EDGES = {
     "engine/runtime/_ports.py": "binds clock and waiting to this machine",
+    "engine/runtime/_machine.py": "asks how large this machine is",
     "engine/runtime/_crew.py": "runs workers in threads",
     "engine/runtime/_mesh.py": "binds a worker's network to sockets",
     "engine/runtime/_processes.py": "spawns processes and listens to them",
@@ -34,6 +35,9 @@ EDGES = {
     "engine/runtime/executors/_pool.py": "talks to processes",
     "engine/runtime/executors/_process.py": "starts and ends them",
     "engine/runtime/executors/_child.py": "is such a process",
+    "engine/operators/tasks/_callers.py": "has calls wait on threads",
+    "engine/runtime/executors/_async_calls.py": "has them wait on an event loop",
+    "engine/operators/tasks/_objects.py": "keeps large results in shared memory",
     "engine/runtime/executors/_remote.py": "knows signals by name",
     "engine/recovery/_disk.py": "binds the disk to this machine",
     "engine/recovery/_init.py": "makes a store by hand, with an id of its own",

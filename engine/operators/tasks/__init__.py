@@ -3,7 +3,7 @@
 >>> from engine.operators.tasks import Retry, task
 """
 
-from engine.errors import RemoteError, WorkerProcessError
+from engine.errors import RemoteError, SubtaskCancelledError, WorkerProcessError
 from engine.operators.tasks._context import TaskContext
 from engine.operators.tasks._executor import (
     AnyExecutor,
@@ -17,6 +17,7 @@ from engine.operators.tasks._executor import (
     RunningExecutor,
     ThreadExecutor,
 )
+from engine.operators.tasks._futures import Gathered, TaskFuture
 from engine.operators.tasks._policies import Batching, Exponential, Rate, Retry
 from engine.operators.tasks._resources import Label, Resources
 from engine.operators.tasks._task import TaskError, TaskOut, task
@@ -29,6 +30,7 @@ __all__ = [
     "Completion",
     "Executor",
     "Exponential",
+    "Gathered",
     "InlineExecutor",
     "Kind",
     "Label",
@@ -38,8 +40,10 @@ __all__ = [
     "Resources",
     "Retry",
     "RunningExecutor",
+    "SubtaskCancelledError",
     "TaskContext",
     "TaskError",
+    "TaskFuture",
     "TaskOut",
     "ThreadExecutor",
     "WorkerProcessError",

@@ -11,13 +11,18 @@ from __future__ import annotations
 
 import enum
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from engine.dataflow._callable_name import f_repr
+from engine.operators.tasks._context import NAME, takes_context
 from engine.operators.tasks._shipping import shipped
+
+if TYPE_CHECKING:
+    from engine.operators.tasks._requests import Request
 
 THREADS_DEFAULT = 32
 ABANDONED_DEFAULT = 32
@@ -59,6 +64,12 @@ class RunningExecutor(ABC):
 
     places: int | None = None
     """How many calls can run at the same time; None if nothing but the node bounds it."""
+    runs_graphs: bool = False
+    """Whether its calls may have subtasks. Then each `Call.argument` is an `Invocation`, and a call
+    that waits for its subtasks leaves its place to others."""
+    stops: bool = True
+    """Whether a call that is given up ends soon. If not, one that isn't in anybody's way is better
+    left to run to its end."""
 
     @abstractmethod
     def submit(self, calls: Sequence[Call]) -> None:
@@ -71,9 +82,27 @@ class RunningExecutor(ABC):
         After each `wake` it must be called once: calls that end before that don't wake again.
         """
 
+    def requests(self) -> list[Request]:
+        """What running calls have asked for since it was asked last, of each call in its order.
+
+        Asked for after `completions`, so that it has all that those calls have asked for before
+        they ended. A request wakes as the end of a call does.
+        """
+        return []
+
+    def release(self, result: Any) -> None:  # noqa: B027 - most keep nothing
+        """Nobody needs what a subtask has returned any more."""
+
     @abstractmethod
     def ended(self) -> bool:
-        """Whether `completions` has something to give. Cheap; tells nobody that it was asked."""
+        """Whether `completions` or `requests` has something to give.
+
+        Cheap; tells nobody that it was asked.
+        """
+
+    def due_s(self) -> float:
+        """When `completions` has something to do though no call ends; as `time.monotonic`."""
+        return math.inf
 
     @abstractmethod
     def started_s(self, call_id: int) -> float | None:
@@ -224,15 +253,33 @@ def executor_of(named: str | AnyExecutor) -> AnyExecutor:
     return named
 
 
-def check(executor: AnyExecutor, fn: Callable[[Any], Any], step_id: str) -> None:
+def executor_name(executor: AnyExecutor) -> str:
+    """What a user may call it; of a user's own, its class.
+
+    >>> executor_name(ThreadExecutor(threads=4))
+    'thread'
+    """
+    names: dict[type, str] = {kind: name for name, kind in _BY_NAME.items()}
+    return names.get(type(executor), type(executor).__name__)
+
+
+def check(executor: AnyExecutor, fn: Callable[..., Any], step_id: str) -> None:
     """See, as the flow is built, whether an executor can run a function.
 
     Raises:
-        TypeError: It isn't callable, is `async def` where that isn't awaited, or can't be sent to
-            another process; the message says what to do.
+        TypeError: It isn't callable, or not with one argument; is a generator function, or
+            `async def` where that isn't awaited; or can't be sent to another process. The message
+            says what to do.
     """
     if not callable(fn):
         msg = f"step {step_id!r}: {fn!r} can't be called"
+        raise TypeError(msg)
+    _check_arity(fn, step_id)
+    if _is(fn, inspect.isgeneratorfunction) or _is(fn, inspect.isasyncgenfunction):
+        msg = (
+            f"step {step_id!r}: {f_repr(fn)} is a generator function, whose results would be "
+            "generators: have it return a list, and put `flat_map` behind the step"
+        )
         raise TypeError(msg)
     if isinstance(executor, Executor):
         executor.check(fn, step_id)
@@ -246,9 +293,30 @@ def check(executor: AnyExecutor, fn: Callable[[Any], Any], step_id: str) -> None
 
 def is_async(fn: Any) -> bool:
     """Whether a function, or an object that can be called, is surely `async def`."""
-    return inspect.iscoroutinefunction(inspect.unwrap(fn)) or inspect.iscoroutinefunction(
+    return _is(fn, inspect.iscoroutinefunction)
+
+
+def _is(fn: Any, kind: Callable[[Any], bool]) -> bool:
+    return kind(inspect.unwrap(fn)) or kind(
         getattr(fn, "__call__", None)  # noqa: B004 - asked what it is, not whether it is there
     )
+
+
+def _check_arity(fn: Callable[..., Any], step_id: str) -> None:
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        # Some that are written in C don't say what they take.
+        return
+    context = {NAME: None} if takes_context(fn) else {}
+    try:
+        signature.bind(None, **context)
+    except TypeError as ex:
+        msg = (
+            f"step {step_id!r}: {f_repr(fn)} must take one argument, the record (and `ctx`, if it "
+            f"asks for that): {ex}"
+        )
+        raise TypeError(msg) from None
 
 
 def _at_least(name: str, value: int, least: int) -> None:

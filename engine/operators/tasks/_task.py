@@ -6,23 +6,37 @@ import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from engine.dataflow import ErrorPolicy, Operator, Stream, operator
 from engine.dataflow._operator import new_stream
-from engine.operators.tasks._context import WithContext, takes_context
+from engine.operators.tasks._context import TaskContext, WithContext, takes_context
 from engine.operators.tasks._executor import AnyExecutor, check, executor_of, is_async
 from engine.operators.tasks._policies import (
     Batching,
     Order,
+    Placement,
     Rate,
     Retry,
     TaskRules,
     check_span,
 )
+from engine.operators.tasks._resources import Label, Resources
 
 X = TypeVar("X")
 Y = TypeVar("Y")
+X_contra = TypeVar("X_contra", contravariant=True)
+Y_co = TypeVar("Y_co", covariant=True)
 Submit = Literal["now", "after_commit"]
 
 
@@ -71,6 +85,8 @@ def _kernel(step: Operator, _workers: int) -> TaskKernel:
         params["batch"],
         params["rate"],
         params["submit"] == "after_commit",
+        params["resources"],
+        params["placement"],
     )
     fn, takes = params["fn"], takes_context(params["fn"])
     executor = _executor_for(fn, params["executor"])
@@ -78,15 +94,84 @@ def _kernel(step: Operator, _workers: int) -> TaskKernel:
     return TaskKernel(called, executor, rules, params["on_error"], takes, params["idempotency"])
 
 
-def _executor_for(fn: Callable[[Any], Any], named: str | AnyExecutor | None) -> AnyExecutor:
+def _executor_for(fn: Callable[..., Any], named: str | AnyExecutor | None) -> AnyExecutor:
     return executor_of(("async" if is_async(fn) else "thread") if named is None else named)
 
 
+class _Told(Protocol[X_contra, Y_co]):
+    """A function that is told of its task."""
+
+    def __call__(self, record: X_contra, /, *, ctx: TaskContext) -> Y_co: ...
+
+
+class _Options(TypedDict, total=False):
+    """What `task` may be told besides `batch`."""
+
+    executor: Literal["inline", "async", "thread", "process"] | AnyExecutor | None
+    max_in_flight: int
+    order: Order
+    timeout: timedelta | None
+    retry: Retry | None
+    rate: Rate | None
+    on_error: ErrorPolicy | None
+    submit: Submit
+    idempotency: Callable[[Any], str] | None
+    resources: Resources | None
+    placement: Placement
+
+
+# One for each kind of function: from a union of them, type checkers can't tell what it gives.
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[list[X]], Coroutine[Any, Any, list[Y]]]
+    | _Told[list[X], Coroutine[Any, Any, list[Y]]],
+    *,
+    batch: Batching,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[list[X]], list[Y]] | _Told[list[X], list[Y]],
+    *,
+    batch: Batching,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[X], Coroutine[Any, Any, Y]] | _Told[X, Coroutine[Any, Any, Y]],
+    *,
+    batch: None = None,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[X], Y],
+    *,
+    batch: None = None,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: _Told[X, Y],
+    *,
+    batch: None = None,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
 @operator(core=True, kernel=_kernel)
 def task(  # noqa: PLR0913 - all but three have a default
     step_id: str,
-    up: Stream[X],
-    fn: Callable[[X], Y] | Callable[[X], Coroutine[Any, Any, Y]] | Callable[[list[X]], list[Y]],
+    up: Stream[Any],
+    fn: Callable[..., Any],
     *,
     executor: Literal["inline", "async", "thread", "process"] | AnyExecutor | None = None,
     max_in_flight: int = 256,
@@ -98,7 +183,9 @@ def task(  # noqa: PLR0913 - all but three have a default
     on_error: ErrorPolicy | None = None,
     submit: Submit = "now",
     idempotency: Callable[[Any], str] | None = None,
-) -> TaskOut[X, Y]:
+    resources: Resources | None = None,
+    placement: Placement = "worker",
+) -> TaskOut[Any, Any]:
     """Call a function for each record, apart from the flow, which goes on meanwhile.
 
     For calls that take long: a service over the network, a model, a blocking client, a computation.
@@ -108,7 +195,8 @@ def task(  # noqa: PLR0913 - all but three have a default
     **Types.** `fn` gets a record and gives a result, which goes on as it is: None too, and a list
     isn't spread. With `batch` it gets a list of records, and must return a list with one result
     for each of them, in their order. If `fn` has a parameter ``ctx``, it gets a `TaskContext` by
-    that name: its task's id and key, and which try it is. With `order="key"` records must be
+    that name: its task's id and key, which try it is, and `TaskContext.submit`, by which a task
+    may have subtasks. With `order="key"` records must be
     `(key, value)` pairs, of which `fn` gets the whole; it should return a pair if what follows
     needs keys.
 
@@ -156,6 +244,11 @@ def task(  # noqa: PLR0913 - all but three have a default
             same in all its calls. It costs up to one epoch of delay.
         idempotency: Makes a key of a record (of a list, with `batch`), by which a service knows a
             call again: `TaskContext.idempotency_key`, which is the task's id if this is left out.
+        resources: What a try takes of the worker that runs it, and gives back when it is over. It
+            waits while there is too little, which doesn't count for `timeout`. Nothing if left out.
+        placement: Which worker runs a try: ``"worker"``, the one that has the record; ``"any"``,
+            the least loaded one that has the resources free; or a `Label`, those that offer
+            something of that name.
 
     Returns:
         The streams `ok`, of results, and `errors`, of `TaskError`. A branch that isn't used costs
@@ -171,11 +264,11 @@ def task(  # noqa: PLR0913 - all but three have a default
 
     >>> import engine.operators as op
     >>> from engine.dataflow import Dataflow
-    >>> from engine.operators.tasks import Retry, task
+    >>> from engine.operators.tasks import Retry
     >>> from engine.testing import TestingSink, TestingSource, run_main
     >>> flow, lengths, failed = Dataflow("doc"), [], []
     >>> words = op.input("in", flow, TestingSource(["one", "three", 4]))
-    >>> measured = task("measure", words, len, executor="thread", retry=Retry(attempts=2))
+    >>> measured = op.task("measure", words, len, executor="thread", retry=Retry(attempts=2))
     >>> op.output("out", measured.ok, TestingSink(lengths))
     >>> op.output("failed", measured.errors, TestingSink(failed))
     >>> run_main(flow)
@@ -192,6 +285,9 @@ def task(  # noqa: PLR0913 - all but three have a default
     _check_type("retry", retry, Retry, step_id)
     _check_type("batch", batch, Batching, step_id)
     _check_type("rate", rate, Rate, step_id)
+    _check_type("resources", resources, Resources, step_id)
+    if not isinstance(placement, Label):
+        _check_choice("placement", placement, ("worker", "any"), step_id)
     if idempotency is not None and not takes_context(fn):
         msg = (
             f"`idempotency` of step {step_id!r} is of no use: the function has no parameter `ctx`, "

@@ -15,6 +15,9 @@ from typing import Any
 from engine.dataflow._callable_name import f_repr
 from engine.errors import UserCodeError
 from engine.operators.tasks import Call, Completion, Kind, RunningExecutor
+from engine.operators.tasks._context import WithContext
+from engine.operators.tasks._requests import Request
+from engine.runtime.executors._async_calls import AsyncInvoker
 from engine.runtime.executors._finished import Finished
 from engine.runtime.executors._loop import EventLoopThread
 
@@ -26,7 +29,7 @@ class AsyncTasks(RunningExecutor):
     """Runs calls on an event loop that it shares with others.
 
     Args:
-        fn: The user's function.
+        fn: The user's function. If it is a `WithContext`, calls may have subtasks.
         thread: The loop.
         wake: Wakes the worker.
         step_id: For messages.
@@ -39,11 +42,13 @@ class AsyncTasks(RunningExecutor):
         wake: Callable[[], None],
         step_id: str,
     ) -> None:
-        self._fn = fn
+        self.runs_graphs = isinstance(fn, WithContext)
+        self._asked = Finished[Request](wake)
+        self._fn = AsyncInvoker(fn, self._asked.add) if self.runs_graphs else fn
         self._thread = thread
         self._loop = thread.loop
         self._step_id = step_id
-        self._finished = Finished(wake)
+        self._finished = Finished[Completion](wake)
         self._waiting: deque[Call] = deque()
         self._armed = False
         self._live: dict[int, tuple[asyncio.Task[None], float]] = {}
@@ -103,9 +108,13 @@ class AsyncTasks(RunningExecutor):
         """As in `RunningExecutor`."""
         return self._finished.take()
 
+    def requests(self) -> list[Request]:
+        """As in `RunningExecutor`."""
+        return self._asked.take()
+
     def ended(self) -> bool:
         """As in `RunningExecutor`."""
-        return bool(self._finished)
+        return bool(self._finished) or bool(self._asked)
 
     def started_s(self, call_id: int) -> float | None:
         """As in `RunningExecutor`."""

@@ -28,8 +28,10 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
-READY, FAILED, DONE, GIVEN_BACK = range(4)
+READY, FAILED, DONE, GIVEN_BACK, ASKED = range(5)
 """What a frame of the process is about."""
+CALLS, ANSWER = range(2)
+"""What a frame of the pool is about."""
 VALUE, EXCEPTION, REMOTE_EXCEPTION, UNREADABLE, UNWRITABLE = range(5)
 """What a result is: the last three are texts."""
 
@@ -129,14 +131,14 @@ class _FileFinder:
         return spec
 
 
-def _load(setup: dict[str, Any]) -> Callable[[Any], Any]:
+def _load(setup: dict[str, Any]) -> Any:
     sys.path[:] = setup["path"]
     sys.argv[:] = setup["argv"]
     sys.meta_path.append(_FileFinder(setup["files"]))
     global loading  # noqa: PLW0603 - says something of the process
     loading = True
     _load_main(*setup["main"])
-    fn: Callable[[Any], Any] = pickle.loads(setup["function"])  # noqa: S301 - the user's own
+    fn = pickle.loads(setup["function"])  # noqa: S301 - the user's own
     loading = False
     return fn
 
@@ -175,6 +177,8 @@ class Child:
         self._control = control
         self._call = memoryview(slot).cast("q")
         self._began = memoryview(slot).cast("d")
+        self.functions: dict[bytes, bytes] = {}
+        """Functions of subtasks, by the names that they travel under."""
         self._waiting: deque[tuple[int, bytes]] = deque()
         self._results: deque[tuple[int, int, bytes]] = deque()
         self._busy_s = 0.0
@@ -189,6 +193,8 @@ class Child:
                 pass
             try:
                 fn = _load(setups[0])
+                if setups[0]["graphs"]:
+                    fn.work_in(self)
             except BaseException as ex:  # noqa: BLE001 - whatever the user's module raises
                 self._sock.sendall(framed((FAILED, repr(ex), traceback.format_exc())))
                 return
@@ -197,13 +203,46 @@ class Child:
             while True:
                 with self._reading:
                     while not self._waiting:
-                        for calls in self._frames.receive():
-                            self._waiting.extend(calls)
+                        self._take(self._frames.receive())
                     self._idle = False
                 self._work(fn)
                 self._idle = True
         except (EOFError, ConnectionError):
             return
+
+    def _take(self, frames: list[Any]) -> list[Any]:
+        """Take in what the pool has sent. Calls wait for their turn; gives the answers."""
+        answers: list[Any] = []
+        for kind, content, functions in frames:
+            if kind == CALLS:
+                self.functions.update(functions)
+                self._waiting.extend(content)
+            else:
+                answers.append(content)
+        return answers
+
+    def ask(self, request: Any, functions: dict[bytes, bytes]) -> None:
+        """Hand on what the call that runs asks of the worker.
+
+        Args:
+            request: What it asks.
+            functions: Those that it names and that were not sent before.
+        """
+        with self._sending:
+            self._sock.sendall(framed((ASKED, request, functions)))
+
+    def wait(self, request: Any) -> Any:
+        """Have the call that runs wait for an answer. What hasn't begun is for other processes."""
+        since_s = time.monotonic()
+        with self._reading:
+            self._flush()
+            self.ask(request, {})
+            answers: list[Any] = []
+            while not answers:
+                self._send_back()
+                answers = self._take(self._frames.receive())
+        self._busy_s -= time.monotonic() - since_s
+        return answers[0]
 
     def _work(self, fn: Callable[[Any], Any]) -> None:
         waiting, results, call, began = self._waiting, self._results, self._call, self._began
@@ -253,10 +292,12 @@ class Child:
             try:
                 with contextlib.suppress(BlockingIOError, EOFError):
                     while True:
-                        for calls in self._frames.receive(socket.MSG_DONTWAIT):
-                            self._waiting.extend(calls)
+                        self._take(self._frames.receive(socket.MSG_DONTWAIT))
             finally:
                 self._reading.release()
+        self._send_back()
+
+    def _send_back(self) -> None:
         back: list[int] = []
         with contextlib.suppress(IndexError):
             while True:

@@ -1,15 +1,16 @@
-"""The completions that wait for the worker's thread, and the call that wakes it."""
+"""What waits for the worker's thread, such as completions, and the call that wakes it."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
 
-from engine.operators.tasks import Completion
+T = TypeVar("T")
 
 
-class Finished:
-    """Any thread puts completions in, the worker's takes them out.
+class Finished(Generic[T]):
+    """Any thread puts something in, the worker's takes it out.
 
     No lock: whoever puts something in looks at `_told` after that, and the worker resets it before
     it looks. So either the worker sees what was put in, or it is woken.
@@ -20,19 +21,19 @@ class Finished:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._queue: deque[Completion] = deque()
+        self._queue: deque[T] = deque()
         self._told = False
 
-    def add(self, completion: Completion) -> None:
-        """A call has ended."""
-        self._queue.append(completion)
+    def add(self, item: T) -> None:
+        """Something has happened, such as the end of a call."""
+        self._queue.append(item)
         if not self._told:
             self._told = True
             self._wake()
 
-    def add_all(self, completions: Iterable[Completion]) -> None:
-        """Some calls have ended."""
-        self._queue.extend(completions)
+    def add_all(self, items: Iterable[T]) -> None:
+        """As `add`, for several."""
+        self._queue.extend(items)
         if not self._told and self._queue:
             self._told = True
             self._wake()
@@ -40,11 +41,11 @@ class Finished:
     def __len__(self) -> int:
         return len(self._queue)
 
-    def take(self) -> list[Completion]:
+    def take(self) -> list[T]:
         """Everything that is there."""
         self._told = False
         queue = self._queue
-        taken: list[Completion] = []
+        taken: list[T] = []
         while queue:
             taken.append(queue.popleft())
         return taken

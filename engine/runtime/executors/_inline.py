@@ -6,12 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.operators.tasks import Call, Completion, RunningExecutor
+from engine.operators.tasks._callers import InlineInvoker
+from engine.operators.tasks._context import WithContext
 from engine.runtime.executors._calling import RunCall
 from engine.runtime.executors._finished import Finished
 
 
 class Inline(RunningExecutor):
-    """Runs calls as they are submitted.
+    """Runs calls as they are submitted, and their subtasks as those are.
 
     Ctrl-C is for the job, not for the call that happens to run: `KeyboardInterrupt` passes through.
     """
@@ -19,8 +21,8 @@ class Inline(RunningExecutor):
     places = 1
 
     def __init__(self, fn: Callable[[Any], Any], wake: Callable[[], None]) -> None:
-        self._run = RunCall(fn)
-        self._finished = Finished(wake)
+        self._run = RunCall(InlineInvoker(fn) if isinstance(fn, WithContext) else fn)
+        self._finished = Finished[Completion](wake)
 
     def submit(self, calls: Sequence[Call]) -> None:
         """As in `RunningExecutor`, but it comes back only when they have ended."""

@@ -8,6 +8,10 @@ pool, and one besides the one it runs where they are longer. If it then says not
 is asked to give back what it hasn't begun, and others get it. In memory that it shares with the
 pool it notes which call it runs. When it dies, that one has died with it; the others that it was
 given are run elsewhere, and nobody hears of it.
+
+A process whose call waits for subtasks doesn't count: another one is started in its place. When it
+goes on there are more than the pool's size. They are kept for a while, as starting one takes long,
+but no more of them work at the same time.
 """
 
 from __future__ import annotations
@@ -20,13 +24,19 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from engine.dataflow._callable_name import f_repr
 from engine.errors import InternalError, WorkerProcessError
 from engine.operators.tasks import Call, Completion, Kind, ProcessExecutor, RunningExecutor
+from engine.operators.tasks._context import WithContext
+from engine.operators.tasks._objects import Objects
+from engine.operators.tasks._process_calls import ProcessInvoker
+from engine.operators.tasks._requests import Invocation, ObjectRef, Outcome, Request, Waits
 from engine.operators.tasks._shipping import shipped
 from engine.runtime.executors._child import (
+    ASKED,
     DONE,
     FAILED,
     GIVEN_BACK,
@@ -35,7 +45,7 @@ from engine.runtime.executors._child import (
     main_of_this_process,
 )
 from engine.runtime.executors._finished import Finished
-from engine.runtime.executors._process import PoolProcess
+from engine.runtime.executors._process import DEATH_S, PoolProcess
 from engine.runtime.executors._remote import Remote, died, how_it_ended
 
 _AT_ONCE_S = 0.002
@@ -52,6 +62,10 @@ _STARTS_MAX = 3
 """When so many processes in a row have died as they started, calls don't wait for the next."""
 _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
 """Between deaths in a row without a call that ended."""
+_SPARE_S = 30.0
+"""So long a process is kept that is more than the pool's size and has nothing to do."""
+_SLOW_START_S = 20.0
+"""It is told of a process that isn't ready after this."""
 _LOOK_S = 1.0
 """So often it is looked whether processes still live: a child of one may keep its socket open."""
 
@@ -60,10 +74,11 @@ class Pool(RunningExecutor):
     """Runs calls in processes.
 
     Args:
-        fn: The user's function.
+        fn: The user's function. If it is a `WithContext`, calls may have subtasks.
         executor: How many processes.
         wake: Wakes the worker.
         step_id: For messages, and names the thread.
+        tell: Takes a line for people, on the pool's thread.
 
     Raises:
         TypeError: The function can't be sent to other processes.
@@ -76,6 +91,7 @@ class Pool(RunningExecutor):
         executor: ProcessExecutor,
         wake: Callable[[], None],
         step_id: str,
+        tell: Callable[[str], None],
     ) -> None:
         if is_loading():
             msg = (
@@ -87,11 +103,18 @@ class Pool(RunningExecutor):
         self.places = self._size
         self._fn = fn
         self._step_id = step_id
+        self._say = tell
+        self._slow_start_told = False
         self._remote = Remote(fn)
-        self._setup = _setup(fn, step_id)
-        self._finished = Finished(wake)
-        self._inbox: deque[Sequence[Call] | int] = deque()
-        """Calls, and ids of those that are given up."""
+        self.runs_graphs = isinstance(fn, WithContext)
+        self._objects = Objects()
+        self._setup = _setup(fn, step_id, self._objects.prefix if self.runs_graphs else None)
+        self._finished = Finished[Completion](wake)
+        self._asked = Finished[Request](wake)
+        self._functions: dict[bytes, bytes] = {}
+        """Functions of subtasks, by the names that they travel under."""
+        self._inbox: deque[Sequence[Call] | int | _Answer] = deque()
+        """Calls, ids of those that are given up, and what calls have waited for."""
         self._rung = False
         self._bell, self._ear = os.pipe()[::-1]
         for end in (self._bell, self._ear):
@@ -132,9 +155,18 @@ class Pool(RunningExecutor):
         """As in `RunningExecutor`."""
         return self._finished.take()
 
+    def requests(self) -> list[Request]:
+        """As in `RunningExecutor`."""
+        return self._asked.take()
+
+    def release(self, result: Any) -> None:
+        """As in `RunningExecutor`."""
+        if isinstance(result, ObjectRef):
+            self._objects.free(result.name)
+
     def ended(self) -> bool:
         """As in `RunningExecutor`."""
-        return bool(self._finished)
+        return bool(self._finished) or bool(self._asked)
 
     def started_s(self, call_id: int) -> float | None:
         """As in `RunningExecutor`."""
@@ -159,9 +191,10 @@ class Pool(RunningExecutor):
             return [f"step {self._step_id!r}: the pool of its processes"]
         for end in (self._bell, self._ear):
             os.close(end)
+        self._objects.free_all()
         return self._left
 
-    def _tell(self, what: Sequence[Call] | int) -> None:
+    def _tell(self, what: Sequence[Call] | int | _Answer) -> None:
         if self._closing_until_s is not None:
             return  # The bell may be gone, and its number be another file's.
         self._inbox.append(what)
@@ -196,10 +229,15 @@ class Pool(RunningExecutor):
         if self._broken is not None:
             self._fail_all(Kind.RAISED, self._broken)
             return
-        if len(self._processes) < self._size and time.monotonic() >= self._start_due_s:
+        if self._short and time.monotonic() >= self._start_due_s:
             self._start_processes()
         if self._waiting:
             self._deal()
+
+    @property
+    def _short(self) -> bool:
+        """Whether there are too few processes."""
+        return sum(1 for process in self._processes if not process.waits) < self._size
 
     def _listen(self) -> None:
         """Wait until something happens or is due, and take it in."""
@@ -218,16 +256,37 @@ class Pool(RunningExecutor):
         looks = now_s >= self._look_due_s
         if looks:
             self._look_due_s = now_s + _LOOK_S
+            self._retire()
         for process in tuple(self._processes):
             if process.hung_up or (looks and process.is_dead()):
                 self._bury(process)
+            elif looks and not process.ready and now_s - process.heard_s >= _SLOW_START_S:
+                self._tell_of_slow_start(process)
             elif (due_s := process.ask_due_s()) is not None and now_s >= due_s:
                 self._ask(process)
+
+    def _retire(self) -> None:
+        """Let processes go that are more than are needed, and were not needed for a while."""
+        kept = [p for p in self._processes if not p.waits and not p.ended_by_pool]
+        before_s = time.monotonic() - _SPARE_S
+        idle = [p for p in kept if p.ready and not p.under_way and p.heard_s < before_s]
+        for process in idle[: max(0, len(kept) - self._size)]:
+            process.ended_by_pool = True
+            process.hang_up()
+
+    def _tell_of_slow_start(self, process: PoolProcess) -> None:
+        """Once: calls wait for it, and nobody would know what for."""
+        if not self._slow_start_told:
+            self._slow_start_told = True
+            self._say(
+                f"step {self._step_id!r}: process {process.pid} for {f_repr(self._fn)} has "
+                f"been importing its module for {_SLOW_START_S:.0f} s, and tasks wait for that"
+            )
 
     def _pause_s(self) -> float:
         """How long nothing will be due."""
         due_s = [due for process in self._processes if (due := process.ask_due_s()) is not None]
-        if len(self._processes) < self._size and self._broken is None:
+        if self._short and self._broken is None:
             due_s.append(self._start_due_s)
         if not due_s:
             return _LOOK_S
@@ -241,6 +300,10 @@ class Pool(RunningExecutor):
             what = self._inbox.popleft()
             if isinstance(what, int):
                 self._give_up(what)
+            elif isinstance(what, _Answer):
+                if what.process in self._processes:
+                    what.process.answer(self._remote.answer(what.outcomes))
+                    self._send_more(what.process)
             else:
                 self._waiting.extend(what)
 
@@ -262,7 +325,7 @@ class Pool(RunningExecutor):
             process.ask()
 
     def _start_processes(self) -> None:
-        while len(self._processes) < self._size:
+        while self._short:
             try:
                 process = PoolProcess(self._setup)
             except OSError as ex:
@@ -298,6 +361,8 @@ class Pool(RunningExecutor):
                 ids = [call_id for call_id in reversed(message[1]) if call_id in process.under_way]
                 self._take_back(process, [process.under_way.pop(call_id) for call_id in ids])
                 process.stuck = bool(process.under_way)
+            elif what == ASKED:
+                self._take_request(process, *message[1:])
             elif what == READY:
                 process.ready = True
                 self._bad_starts = 0
@@ -305,6 +370,15 @@ class Pool(RunningExecutor):
                 assert what == FAILED, message  # noqa: S101 - there is no other kind
                 self._broken = self._remote.not_loaded(*message[1:])
         return True
+
+    def _take_request(
+        self, process: PoolProcess, request: Request, functions: dict[bytes, bytes]
+    ) -> None:
+        self._functions.update(functions)
+        if isinstance(request, Waits):
+            process.waits = True
+            request = request._replace(reply=_Reply(self._tell, process))
+        self._asked.add(request)
 
     def _ends(
         self, process: PoolProcess, results: list[tuple[int, int, bytes]]
@@ -315,10 +389,18 @@ class Pool(RunningExecutor):
                 continue  # All were failed meanwhile.
             if self._moved:
                 self._moved.pop(call_id, None)
+            if call_id in process.unwanted and not self.runs_graphs:
+                process.unwanted.discard(call_id)
+                continue
+            completion = self._remote.completion(call_id, kind, data)
+            value: Any = completion.value
+            if isinstance(value, ObjectRef):
+                self._objects.keep(value.name)
             if call_id in process.unwanted:
                 process.unwanted.discard(call_id)
+                self.release(value)
             else:
-                yield self._remote.completion(call_id, kind, data)
+                yield completion
 
     def _take_back(self, process: PoolProcess, calls: list[Call]) -> None:
         """Calls that a process had and hasn't begun are for others, and first of all."""
@@ -347,9 +429,12 @@ class Pool(RunningExecutor):
         """Give calls to processes that have room for them, in turns."""
         room = self._room()
         takers = sorted(
-            (p for p in self._processes if p.ready and not p.stuck and not p.asked),
+            (p for p in self._processes if p.is_open),
             key=lambda process: len(process.under_way),
         )
+        busy = sum(1 for p in self._processes if p.under_way and not p.waits)
+        idle = sum(1 for process in takers if not process.under_way)
+        takers = takers[max(0, idle - max(0, self._size - busy)) :]
         # Half of it is enough to go on with, so that frames carry several.
         open_to = [p for p in takers if len(p.under_way) * 2 <= room or not p.under_way]
         hands: list[tuple[PoolProcess, list[tuple[Call, bytes]], int]] = [
@@ -366,8 +451,18 @@ class Pool(RunningExecutor):
 
     def _give(self, process: PoolProcess, calls: list[tuple[Call, bytes]]) -> None:
         if calls:
-            process.give(calls)
+            process.give(calls, self._needed(calls))
             self._send_more(process)
+
+    def _needed(self, calls: list[tuple[Call, bytes]]) -> dict[bytes, bytes]:
+        """The functions of subtasks among some calls."""
+        if not self.runs_graphs:
+            return {}
+        works = [
+            invocation.work for (_, invocation), _ in calls if isinstance(invocation, Invocation)
+        ]
+        names = {work.function for work in works if work is not None}
+        return {name: self._functions[name] for name in names}
 
     def _next_written(self) -> tuple[Call, bytes] | None:
         """The next call that waits, with its argument pickled; None if none is left."""
@@ -392,6 +487,7 @@ class Pool(RunningExecutor):
         self._selector.unregister(process.sock)
         running, calls = process.running, list(process.under_way.values())
         process.close()
+        self._objects.sweep(process.pid)
         if not process.ended_by_pool:
             self._note_death(process, exit_code)
         gone: list[Completion] = []
@@ -439,17 +535,40 @@ class Pool(RunningExecutor):
     def _end(self) -> None:
         until_s = self._closing_until_s or time.monotonic()
         for process in self._processes:
-            process.hang_up()
+            if process.ready:
+                process.hang_up()
+            else:
+                # It would load the user's modules first.
+                process.kill()
         for process in self._processes:
             # Half of the time for those that leave by themselves.
             half_s = (until_s - time.monotonic()) / 2
             if process.wait(half_s) is None:
                 process.kill()
         for process in self._processes:
-            if process.wait(until_s - time.monotonic()) is None:
+            if process.wait(max(DEATH_S / 2, until_s - time.monotonic())) is None:
                 self._left.append(f"step {self._step_id!r}: its process with id {process.pid}")
             process.close()
         self._selector.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the call of a process has waited for."""
+
+    process: PoolProcess
+    outcomes: list[Outcome] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """Lets the call of a process go on."""
+
+    tell: Callable[[_Answer], None]
+    process: PoolProcess
+
+    def __call__(self, outcomes: list[Outcome] | None) -> None:
+        self.tell(_Answer(self.process, outcomes))
 
 
 def _takes_more(calls: list[tuple[Call, bytes]], most: int) -> bool:
@@ -457,8 +576,8 @@ def _takes_more(calls: list[tuple[Call, bytes]], most: int) -> bool:
     return len(calls) < most and not (calls and len(calls[-1][1]) >= _LARGE_BYTES)
 
 
-def _setup(fn: Callable[[Any], Any], step_id: str) -> dict[str, Any]:
-    """What a process needs to find a function."""
+def _setup(fn: Callable[[Any], Any], step_id: str, objects: str | None) -> dict[str, Any]:
+    """What a process needs to find a function, and the prefix of its objects if it runs graphs."""
     files: dict[str, str] = {}
     module = sys.modules.get(getattr(fn, "__module__", None) or "")
     file = getattr(module, "__file__", None)
@@ -472,5 +591,6 @@ def _setup(fn: Callable[[Any], Any], step_id: str) -> dict[str, Any]:
         "argv": list(sys.argv),
         "files": files,
         "main": main_of_this_process(),
-        "function": shipped(fn, step_id),
+        "graphs": objects is not None,
+        "function": shipped(fn if objects is None else ProcessInvoker(fn, objects), step_id),
     }

@@ -15,11 +15,21 @@ from typing import Any
 
 from engine.operators.tasks import Call
 from engine.runtime.executors import _child
-from engine.runtime.executors._child import GIVE_BACK, NOTHING, SLOT_BYTES, Frames, framed
+from engine.runtime.executors._child import (
+    ANSWER,
+    CALLS,
+    GIVE_BACK,
+    NOTHING,
+    SLOT_BYTES,
+    Frames,
+    framed,
+)
 
 _NUMBER_BYTES = 8
 ASK_AFTER_S = 0.02
 """A process that has said nothing for so long is asked for what it has."""
+DEATH_S = 1.0
+"""So long the death of a process that was killed may take, on a machine that is busy."""
 _LAST_BREATH_S = 0.2
 """From closing its socket until a process has ended, if that was its end."""
 
@@ -44,6 +54,10 @@ class PoolProcess:
         """It was asked for what it has, and has not answered."""
         self.stuck = False
         """It has given calls back, as one takes long: it gets none until that has ended."""
+        self.waits = False
+        """The call that it runs waits for subtasks: others work in its place."""
+        self._functions: set[bytes] = set()
+        """Functions of subtasks that it was sent."""
         self.heard_s = time.monotonic()
         self._out: deque[memoryview] = deque()
         self._control, self.sock, self._popen, self._slot = _spawned()
@@ -68,16 +82,30 @@ class PoolProcess:
         return self._began[1]
 
     @property
+    def is_open(self) -> bool:
+        """Whether it takes calls."""
+        return self.ready and not (self.stuck or self.asked or self.waits or self.ended_by_pool)
+
+    @property
     def has_more_to_send(self) -> bool:
         """Whether its socket was full."""
         return bool(self._out)
 
-    def give(self, calls: list[tuple[Call, bytes]]) -> None:
-        """Give it calls, with their arguments pickled."""
+    def give(self, calls: list[tuple[Call, bytes]], functions: dict[bytes, bytes]) -> None:
+        """Give it calls, with their arguments pickled, and the functions of subtasks by name."""
         if not self.under_way:
             self.heard_s = time.monotonic()
         self.under_way.update((call.call_id, call) for call, _ in calls)
-        self._send(framed([(call.call_id, data) for call, data in calls]))
+        content = [(call.call_id, data) for call, data in calls]
+        new = {name: functions[name] for name in functions.keys() - self._functions}
+        self._functions.update(new)
+        self._send(framed((CALLS, content, new)))
+
+    def answer(self, content: Any) -> None:
+        """Let its call go on, which waits."""
+        self.waits = False
+        self.heard_s = time.monotonic()
+        self._send(framed((ANSWER, content, {})))
 
     def _send(self, data: bytes) -> None:
         self._out.append(memoryview(data))
@@ -135,7 +163,7 @@ class PoolProcess:
         if (exit_code := self.wait(_LAST_BREATH_S)) is not None:
             return exit_code
         self.kill()
-        return self.wait(_LAST_BREATH_S)
+        return self.wait(DEATH_S)
 
     def hang_up(self) -> None:
         """Have it leave: at once if it is idle, else as soon as its second thread gets a turn."""

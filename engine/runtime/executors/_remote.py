@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import signal
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from engine.dataflow._callable_name import f_repr
 from engine.errors import RemoteError, UserCodeError, WorkerProcessError
 from engine.operators.tasks import Call, Completion, Kind
+from engine.operators.tasks._requests import Outcome
 from engine.runtime.executors._child import (
     EXCEPTION,
     REMOTE_EXCEPTION,
@@ -57,10 +59,17 @@ class Remote:
         about = "the record of" if what == UNREADABLE else "what was returned by"
         doing = "unpickled" if what == UNREADABLE else "pickled"
         text = f"{about} {f_repr(self._fn)} can't be {doing}: {error.type_name}: {error.message}"
-        return Completion(call_id, _RAISED, self._blamed(text, error))
+        hint = "give the step executor='async'" if "'coroutine'" in error.message else _HINT
+        return Completion(call_id, _RAISED, self._blamed(text, error, hint))
 
-    def _blamed(self, text: str, cause: BaseException) -> UserCodeError:
-        error = UserCodeError(text, function=self._fn, hint=_HINT)
+    def answer(self, outcomes: list[Outcome] | None) -> Any:
+        """What a call waits for, as it is sent."""
+        if outcomes is None:
+            return None
+        return [(ok, value if ok else _packed(value)) for ok, value in outcomes]
+
+    def _blamed(self, text: str, cause: BaseException, hint: str = _HINT) -> UserCodeError:
+        error = UserCodeError(text, function=self._fn, hint=hint)
         error.__cause__ = cause
         return error
 
@@ -85,6 +94,19 @@ def _raised(data: bytes, remote: RemoteError) -> BaseException:
         return remote
     exception.__cause__ = remote
     return exception
+
+
+def _packed(error: BaseException) -> bytes:
+    """An exception with what it says of another process, which it wouldn't take along itself."""
+    cause = error.__cause__ if isinstance(error.__cause__, RemoteError) else None
+    try:
+        data = pickle.dumps((error, cause), pickle.HIGHEST_PROTOCOL)
+        pickle.loads(data)  # noqa: S301 - written a line above
+    except BaseException:  # noqa: BLE001 - of the user's own classes
+        text = "".join(traceback.format_exception(error))
+        remote = cause or RemoteError(type(error).__qualname__, str(error), text)
+        return pickle.dumps((remote, None), pickle.HIGHEST_PROTOCOL)
+    return data
 
 
 def how_it_ended(exit_code: int | None) -> str:

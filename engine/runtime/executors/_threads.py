@@ -4,6 +4,10 @@ Threads are made when calls wait and none is idle. All take their calls from one
 can't be stopped, so one whose call is given up is **abandoned**: it doesn't count any more, and
 another one may be made. When it comes back it works on if there is room for it, or ends.
 
+A thread whose call waits for its subtasks stands **aside**: it doesn't count either, and others
+run in its place. It counts again when it goes on; if there are too many then, the next one that has
+nothing to do, or has just done something, ends.
+
 All threads are daemons: a call that never ends doesn't keep the process.
 """
 
@@ -19,6 +23,9 @@ from typing import Any
 from engine.dataflow._callable_name import f_repr
 from engine.errors import UserCodeError
 from engine.operators.tasks import Call, Completion, RunningExecutor, ThreadExecutor
+from engine.operators.tasks._callers import Answer, ThreadInvoker
+from engine.operators.tasks._context import WithContext
+from engine.operators.tasks._requests import Request
 from engine.runtime.executors._calling import RunCall
 from engine.runtime.executors._finished import Finished
 
@@ -26,7 +33,7 @@ from engine.runtime.executors._finished import Finished
 class _Seat:
     """What is known of one thread."""
 
-    __slots__ = ("abandoned", "call_id", "calls_done", "started_s", "thread")
+    __slots__ = ("abandoned", "aside", "call_id", "calls_done", "started_s", "thread")
 
     def __init__(self) -> None:
         self.call_id = -1
@@ -34,6 +41,7 @@ class _Seat:
         self.started_s = 0.0
         self.calls_done = 0
         self.abandoned = False
+        self.aside = False
         self.thread: threading.Thread | None = None
 
 
@@ -41,7 +49,7 @@ class Threads(RunningExecutor):
     """Runs calls on threads.
 
     Args:
-        fn: The user's function.
+        fn: The user's function. If it is a `WithContext`, calls may have subtasks.
         executor: How many threads.
         wake: Wakes the worker.
         step_id: Names the threads.
@@ -55,18 +63,27 @@ class Threads(RunningExecutor):
         step_id: str,
     ) -> None:
         self.places = executor.threads
+        self.stops = False
         self._fn = fn
-        self._run_call = RunCall(fn)
+        self.runs_graphs = isinstance(fn, WithContext)
+        self._run_call = RunCall(ThreadInvoker(fn, self) if self.runs_graphs else fn)
         self._limit = executor.threads
         self._abandoned_max = executor.abandoned
         self._step_id = step_id
-        self._finished = Finished(wake)
+        self._finished = Finished[Completion](wake)
+        self._asked = Finished[Request](wake)
+        self.ask = self._asked.add
+        """Takes what calls ask of the worker, on their threads."""
+        self._answers: set[Answer] = set()
+        """What calls wait for that stand aside."""
+        self._mine = threading.local()
+        """The seat of the thread that asks."""
         self._queue: SimpleQueue[Call | None] = SimpleQueue()
         self._lock = threading.Lock()
         """Held to make, abandon, take back and end threads; never for a call that goes well."""
         self._seats: list[_Seat] = []
         self._counted = 0
-        """Threads that aren't abandoned."""
+        """Threads that are neither abandoned nor aside."""
         self._submitted = 0
         self._done_by_ended = 0
         """Calls that threads had done which have ended."""
@@ -91,7 +108,8 @@ class Threads(RunningExecutor):
         with self._lock:
             done = self._done_by_ended + sum(seat.calls_done for seat in self._seats)
             abandoned = sum(1 for seat in self._seats if seat.abandoned)
-            under_way = self._submitted - done - abandoned
+            aside = sum(1 for seat in self._seats if seat.aside and not seat.abandoned)
+            under_way = self._submitted - done - abandoned - aside
             for _ in range(min(under_way, self._limit) - self._counted):
                 seat = _Seat()
                 self._made += 1
@@ -108,7 +126,13 @@ class Threads(RunningExecutor):
     def _work(self, seat: _Seat) -> None:
         get, run, add, now_s = self._queue.get, self._run_call, self._finished.add, time.monotonic
         given_up = self._given_up
-        while (call := get()) is not None:
+        self._mine.seat = seat
+        while True:
+            call = get()
+            if call is None:
+                if self._closed or self._is_surplus(seat):
+                    break
+                continue
             seat.started_s = now_s()
             # First, so that either `cancel` sees who has the call, or it is seen here.
             seat.call_id = call_id = call.call_id
@@ -124,7 +148,10 @@ class Threads(RunningExecutor):
             del call
             seat.call_id = -1
             seat.calls_done += 1
-            if seat.abandoned and not self._take_back(seat):
+            if seat.abandoned:
+                if not self._take_back(seat):
+                    break
+            elif self._counted > self._limit and self._is_surplus(seat):
                 break
         with self._lock:
             self._seats.remove(seat)
@@ -140,13 +167,48 @@ class Threads(RunningExecutor):
             self._counted += 1
             return True
 
+    def _is_surplus(self, seat: _Seat) -> bool:
+        """Whether a thread that has nothing to do is one too many: then it must end."""
+        with self._lock:
+            if self._counted <= self._limit:
+                return False
+            self._counted -= 1
+            seat.abandoned = True
+            return True
+
+    def wait(self, answer: Answer) -> None:
+        """Wait, on the thread of a call, while others take its place."""
+        seat: _Seat = self._mine.seat
+        with self._lock:
+            self._answers.add(answer)
+            if not seat.abandoned:
+                seat.aside = True
+                self._counted -= 1
+        if not self._queue.empty():
+            self._make_threads()
+        if self._closed:
+            answer.give(None)
+        answer.wait()
+        with self._lock:
+            self._answers.discard(answer)
+            if seat.aside:
+                seat.aside = False
+                self._counted += not seat.abandoned
+            surplus = self._counted > self._limit
+        if surplus:
+            self._queue.put(None)
+
     def completions(self) -> list[Completion]:
         """As in `RunningExecutor`."""
         return self._finished.take()
 
+    def requests(self) -> list[Request]:
+        """As in `RunningExecutor`."""
+        return self._asked.take()
+
     def ended(self) -> bool:
         """As in `RunningExecutor`."""
-        return bool(self._finished)
+        return bool(self._finished) or bool(self._asked)
 
     def started_s(self, call_id: int) -> float | None:
         """As in `RunningExecutor`."""
@@ -170,7 +232,7 @@ class Threads(RunningExecutor):
             if abandoned >= self._abandoned_max:
                 raise self._too_many(abandoned)
             seat.abandoned = True
-            self._counted -= 1
+            self._counted -= not seat.aside
         self._make_threads()
 
     def _too_many(self, abandoned: int) -> UserCodeError:
@@ -190,6 +252,9 @@ class Threads(RunningExecutor):
                 self._queue.get_nowait()
         with self._lock:
             seats = list(self._seats)
+            answers = list(self._answers)
+        for answer in answers:
+            answer.give(None)
         for _ in seats:
             self._queue.put(None)
         for seat in seats:

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
+from engine.operators.tasks._context import WithContext
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime import (
     CaughtUp,
@@ -35,7 +36,9 @@ from engine.runtime import (
     WorkerSite,
     deal_partitions,
 )
+from engine.runtime._errands import ERRANDS
 from engine.testing.sim._executors import FakeExecutor, FakeExecutors
+from engine.testing.sim._graph_executor import FakeGraphExecutor
 from engine.testing.sim._options import SimOptions, SimResult, SimulationError
 from engine.testing.sim._world import FakeClock, FakeNetwork, Line
 
@@ -137,6 +140,7 @@ class Gang:
             patience=Patience(tell=self._note),
             chance=self._random.random,
             executors=FakeExecutors(self._start_executor),
+            offers=options.offers[: options.workers],
         )
         for i in range(options.workers):
             site = replace(site, index=WorkerIndex(i))
@@ -156,15 +160,8 @@ class Gang:
             ]
 
     def _start_executor(self, function: Callable[[Any], Any]) -> FakeExecutor:
-        options = self._options
-        executor = FakeExecutor(
-            function,
-            self._clock,
-            self._random,
-            deaths=options.deaths,
-            hangs=options.hangs,
-            longest_s=options.call_max.total_seconds(),
-        )
+        kind = FakeGraphExecutor if isinstance(function, WithContext) else FakeExecutor
+        executor = kind(function, self._clock, self._random, self._options)
         self.executors.append(executor)
         return executor
 
@@ -216,6 +213,8 @@ class Gang:
     def _receive(self, worker: Worker, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
         """What a worker sent comes out at another one."""
         worker.receive(edge, sender, item)
+        if edge == ERRANDS:
+            return
         nbytes = worker.channels[edge, sender].nbytes()
         self.result.queued_bytes_max = max(self.result.queued_bytes_max, nbytes)
 
