@@ -18,7 +18,7 @@ from engine.operators.tasks._context import TaskContext
 from engine.operators.tasks._executor import Call, Kind, RunningExecutor
 from engine.operators.tasks._task import TaskError, TaskKernel
 from engine.runtime._failure import name_of
-from engine.runtime._failures import StepFailures
+from engine.runtime._failures import StepFailures, is_records_fault
 from engine.runtime._nodes import Aside, Node, Target, push_asides
 from engine.runtime._task_table import OVER, State, Task, TaskTable
 
@@ -301,9 +301,19 @@ class TaskNode(Node):
             task.result = pickle.loads(result) if result else None  # noqa: S301 - as above
         except Exception:  # noqa: BLE001 - as when it was written
             task.state = State.RUNNING
+        if task.state is State.FAILED and self._ends_run(task.result):
+            # It would end this run as it has ended the last one: it is tried again.
+            task.state = State.RUNNING
         if self._kernel.rules.order == "key":
             task.key = key[0]
         return task
+
+    def _ends_run(self, error: BaseException) -> bool:
+        """Whether nobody takes a task that has failed so."""
+        if self._errors is not None:
+            return False
+        known = self._failures is not None and isinstance(error, Exception)
+        return not (known and is_records_fault(error))
 
 
 def _order_of(task: Task) -> tuple[int, str]:

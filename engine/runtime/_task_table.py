@@ -433,7 +433,10 @@ class TaskTable:
             task.number = number
             self._tasks[number] = task
             self._line_up(task)
-            if task.state is State.GATHERING and task is tasks[-1]:
+            # Others would wait for it if they came behind it. And where ids are safe keys, it may
+            # have been called with the records that it had.
+            gathers = task is tasks[-1] and not self._rules.after_commit
+            if task.state is State.GATHERING and gathers:
                 self._gathering = task
                 task.started_s = now_s
             elif task.state not in OVER:

@@ -210,6 +210,16 @@ def saved(*states: State, key: Any = None) -> list[Task]:
     return tasks
 
 
+def test_a_list_that_may_have_been_called_gets_no_more_records():
+    """Its id would be the key of other records: a service would do nothing for the new ones."""
+    table = table_of(batch=Batching(9, timedelta(hours=1)), after_commit=True)
+    table.durable = 1
+    table.epoch = 2
+    table.restore(saved(State.GATHERING), 0.0)
+    table.admit([(None, 1)], 0.0)
+    assert [task.records for _, task in table.next_calls(0.0)] == [[(None, 0)]]
+
+
 @pytest.mark.parametrize("order", ["none", "input", "key"])
 def test_results_that_had_not_come_out_yet_come_out_in_the_next_run(order: Any):
     """All of them, though no task is left that could end."""
