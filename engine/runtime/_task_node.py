@@ -304,6 +304,9 @@ class TaskNode(Node):
         if task.state is State.FAILED and self._ends_run(task.result):
             # It would end this run as it has ended the last one: it is tried again.
             task.state = State.RUNNING
+        if self._ends_run(TimeoutError()):
+            # A try with a moment left would end each run after this one.
+            task.left_s = None
         if self._kernel.rules.order == "key":
             task.key = key[0]
         return task

@@ -8,27 +8,33 @@ that was promised, and that no limit is exceeded.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from engine.operators._state import StateChanges
 from engine.runtime._nodes import Target
 from engine.runtime._task_node import TaskNode
-from engine.runtime._task_table import Task
+from engine.runtime._task_table import State, Task
 
 BURST_S = 0.1
 """As long a share of the rate may come at once, by the docstring of `Rate`."""
 
 
 @dataclass
-class Ids:
-    """Which records ids were given to, by all lives of a job."""
+class Known:
+    """What is known of tasks from all lives of a job."""
 
+    saved: dict[tuple[str, int], set[tuple[int, int]]] = field(
+        default_factory=lambda: defaultdict(set)
+    )
+    """By id and epoch: with how many tries and deaths it was saved, by whichever life."""
     records: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     ids: dict[tuple[Any, ...], str] = field(default_factory=dict[tuple[Any, ...], str])
 
     def note(self, task_id: str, records: tuple[Any, ...]) -> None:
-        """A call is made with an id."""
+        """A call is made with an id, which must be a safe key."""
         named = self.records.setdefault(task_id, records)
         assert named == records, f"{task_id} was {named}, and now is {records}"
         known = self.ids.setdefault(records, task_id)
@@ -41,7 +47,7 @@ class TaskWatch:
     Args:
         node: The node.
         now_s: Simulated time.
-        ids: Where ids must be safe keys, in all lives.
+        known: What is known from other lives.
         room: How many records may come to it that it has no room for.
         share: The worker's share of the rate.
     """
@@ -50,12 +56,12 @@ class TaskWatch:
         self,
         node: TaskNode,
         now_s: Callable[[], float],
-        ids: Ids | None,
+        known: Known,
         *,
         room: int,
         share: float,
     ) -> None:
-        self._node, self._now_s, self._ids = node, now_s, ids
+        self._node, self._now_s, self._known = node, now_s, known
         self._rules = rules = node.table._rules
         self._per_s = None if rules.rate is None else rules.rate.per_s * share
         self._came: dict[Any, tuple[int, float]] = {}
@@ -69,6 +75,10 @@ class TaskWatch:
         self._tries_s: list[float] = []
         restored = [record for task in node.table._tasks.values() for record in task.records]
         self._note(restored, -math.inf)
+        for task in node.table._tasks.values():
+            saved = known.saved[task.task_id, node.table.durable]
+            now = task.tries, task.deaths
+            assert now in saved, f"{task.task_id} has {now} tries and deaths, was saved with {saved}"
         most = rules.max_in_flight + room
         if rules.batch is not None:
             most *= rules.batch.size
@@ -94,6 +104,18 @@ class TaskWatch:
                 self._ends(task)
             return over
 
+        barrier = node.barrier
+
+        def saved(epoch: int) -> StateChanges:
+            for task in table._tasks.values():
+                # One that runs is tried again.
+                tries = task.tries - (task.state is State.RUNNING)
+                self._known.saved[task.task_id, epoch].add((tries, task.deaths))
+                if task.state is State.FAILED and self._node._ends_run(task.result):
+                    self._known.saved[task.task_id, epoch].add((tries - 1, task.deaths))
+            return barrier(epoch)
+
+        node.barrier = saved  # type: ignore[method-assign]
         table.admit, table.next_calls, table.take_over = admitted, begun, taken  # type: ignore[method-assign]
         node._down = self._heard(node._down, lambda row: (row[0], row[1][1]), "ok")
         if node._errors is not None:
@@ -116,8 +138,8 @@ class TaskWatch:
         rules = self._rules
         self._begun.add(task.number)
         assert len(self._begun) <= rules.max_in_flight, f"{len(self._begun)} tasks have begun"
-        if self._ids is not None:
-            self._ids.note(task.task_id, tuple(task.records))
+        if rules.after_commit:
+            self._known.note(task.task_id, tuple(task.records))
         if self._per_s is not None:
             self._check_rate(self._per_s, now_s)
         if rules.batch is not None:

@@ -26,9 +26,11 @@ from tests.sim.crash_checks import positions_of, states_of
 from tests.sim.crash_job import LATER, CutSink, MarkedSink, Numbers, NumbersPart, Outside
 from tests.sim.crash_world import Life
 from tests.sim.crashes import CrashRun
-from tests.sim.task_watch import Ids, TaskWatch
+from tests.sim.task_watch import Known, TaskWatch
 
 VALUES = range(1, 41)
+FAILED_MAX = 100
+"""Where tasks take too long now and then, though the service was mended."""
 _FAILURES = (ValueError, TimeoutError, WorkerProcessError)
 """What ends a job whose tasks fail."""
 
@@ -162,7 +164,7 @@ class TaskedRun(CrashRun):
         )
         self._watches: dict[int, list[TaskWatch]] = {}
         """By the number of the life."""
-        self._ids = Ids()
+        self._known = Known()
         self._drains = rng.choice((0, 0, 1, 3))
         """How many there may be."""
         self._drained: set[int] = set()
@@ -205,12 +207,11 @@ class TaskedRun(CrashRun):
         super()._open(life)
         gang = life.gang
         assert gang is not None
-        ids = self._ids if self._tasked.params["submit"] == "after_commit" else None
         # From one worker, or from all of them, batches of up to three records each.
         senders = life.workers if self._tasked.params["order"] == "key" else 1
         room = senders * self._options.channel_batches * 3
         self._watches[life.number] = [
-            TaskWatch(node, self._clock.monotonic_s, ids, room=room, share=1 / life.workers)
+            TaskWatch(node, self._clock.monotonic_s, self._known, room=room, share=1 / life.workers)
             for worker in gang.workers
             for node, _ in worker._tasked
         ]
@@ -245,10 +246,12 @@ class TaskedRun(CrashRun):
     def _may_fail(self, life: Life, error: Exception) -> bool:
         """A life may end by a task that has failed, too, where that is to end it."""
         cause = error.__cause__ or error
-        if isinstance(cause, _FAILURES) and self._fails:
+        late = isinstance(cause, TimeoutError)
+        if isinstance(cause, _FAILURES) and self._fails and (late or not self._tasked.mended):
             self.counts["failed"] += 1
+            assert self.counts["failed"] < FAILED_MAX, "it fails for ever"
             self._failures_left -= 1
-            if not self._failures_left:
+            if self._failures_left <= 0:
                 # Somebody mends the service, so that the job can come to its end.
                 self._tasked.mended = True
                 calm = timedelta(seconds=0.01)
