@@ -18,7 +18,7 @@ from engine.operators.tasks._context import TaskContext
 from engine.operators.tasks._executor import Call, Kind, RunningExecutor
 from engine.operators.tasks._task import TaskError, TaskKernel
 from engine.runtime._failure import name_of
-from engine.runtime._failures import StepFailures
+from engine.runtime._failures import StepFailures, is_records_fault
 from engine.runtime._ledger import Ledger
 from engine.runtime._nodes import Aside, Node, Target, push_asides
 from engine.runtime._task_table import OVER, State, Task, TaskTable
@@ -91,6 +91,14 @@ class TaskNode(Node):
         self._owed.append(give_back)
         self._pay()
 
+    def owe_first(self, give_back: Callable[[], None]) -> None:
+        """Credit that a sender begins without.
+
+        A run begins with the tasks of the run before. If it took a few batches more each time, a
+        job that crashes again and again would have ever more tasks.
+        """
+        self._owed.append(give_back)
+
     def _pay(self) -> None:
         while self._owed and self.table.waiting == 0:
             self._owed.popleft()()
@@ -108,7 +116,10 @@ class TaskNode(Node):
         """In how many seconds `turn` has something to do, if no call ends."""
         table = self.table
         over = self._input_over and not len(table)
-        if over or self._executor.ended() or (room and table.has_over) or self._needs_commit:
+        pays = self._owed and table.waiting == 0
+        if over or pays or self._executor.ended() or (room and table.has_over):
+            return 0.0
+        if self._needs_commit:
             return 0.0
         return max(0.0, table.next_due_s() - self._now_s())
 
@@ -295,9 +306,22 @@ class TaskNode(Node):
             task.result = pickle.loads(result) if result else None  # noqa: S301 - as above
         except Exception:  # noqa: BLE001 - as when it was written
             task.state = State.RUNNING
+        if task.state is State.FAILED and self._ends_run(task.result):
+            # It would end this run as it has ended the last one: it is tried again.
+            task.state = State.RUNNING
+        if self._ends_run(TimeoutError()):
+            # A try with a moment left would end each run after this one.
+            task.left_s = None
         if self._kernel.rules.order == "key":
             task.key = key[0]
         return task
+
+    def _ends_run(self, error: BaseException) -> bool:
+        """Whether nobody takes a task that has failed so."""
+        if self._errors is not None:
+            return False
+        known = self._failures is not None and isinstance(error, Exception)
+        return not (known and is_records_fault(error))
 
 
 def _order_of(task: Task) -> tuple[int, str]:
