@@ -14,6 +14,8 @@ from engine.errors import UserCodeError
 from engine.operators._shown import shown
 from engine.operators._state_options import check_state
 from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
+from engine.operators._stateful_batch_kernel import BuilderOfRun
+from engine.operators._stateful_going_on import KeyFailures
 from engine.operators._types import K, V
 
 
@@ -69,16 +71,24 @@ def collect(
     _check_limits(step_id, timeout, max_size)
     check_state(step_id, state_version, migrate)
 
-    def build(resume: _CollectState | None) -> _Collect:
-        return _Collect(timeout, max_size, resume)
-
     return stateful_batch(
         "stateful_batch",
         up,
-        build,
+        _Builder(timeout, max_size),
         state_version=state_version,
         migrate=_migrate_values(migrate),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Builder(BuilderOfRun):
+    """Makes the lists of keys, which never raise for a value."""
+
+    timeout: timedelta
+    max_size: int
+
+    def for_run(self, failures: KeyFailures | None) -> Callable[[Any], _Collect]:  # noqa: ARG002 - see above
+        return functools.partial(_Collect, self.timeout, self.max_size)
 
 
 def _migrate_values(

@@ -39,6 +39,7 @@ class DeadLetter:
         epoch: The epoch that the record belongs to.
         worker: The worker on which it failed.
         at: When, in UTC.
+        port: Which of the step's inputs the record came by, 0 for the first: joins have several.
     """
 
     letter_id: str
@@ -54,6 +55,7 @@ class DeadLetter:
     epoch: int
     worker: int
     at: datetime
+    port: int = 0
 
     def to_json(self) -> str:
         """One line of JSON with all of it. What JSON doesn't know is shown as `repr` does.
@@ -81,6 +83,7 @@ class DeadLetter:
             "epoch": self.epoch,
             "worker": self.worker,
             "at": self.at.isoformat(),
+            "port": self.port,
         }
         return json.dumps(fields)
 

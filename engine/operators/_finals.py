@@ -8,6 +8,7 @@ before the exchange.
 from __future__ import annotations
 
 import copy
+import functools
 import operator as arithmetic
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -367,10 +368,7 @@ def max_final(
     """
     require_function(step_id, "by", by)
     check_state(step_id, state_version, migrate, ttl)
-
-    def larger(one: V, other: V) -> V:
-        return max(one, other, key=by)
-
+    larger = functools.partial(max, key=by)
     return reduce_final(
         "reduce_final", up, larger, ttl=ttl, state_version=state_version, migrate=migrate
     )
@@ -443,10 +441,7 @@ def min_final(
     """
     require_function(step_id, "by", by)
     check_state(step_id, state_version, migrate, ttl)
-
-    def smaller(one: V, other: V) -> V:
-        return min(one, other, key=by)
-
+    smaller = functools.partial(min, key=by)
     return reduce_final(
         "reduce_final", up, smaller, ttl=ttl, state_version=state_version, migrate=migrate
     )

@@ -12,6 +12,7 @@ from typing import Any
 from engine.operators._join_state import INSERTS, JoinEmitMode, JoinInsertMode, rows
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed
+from engine.operators._picking import picks_of
 from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators._state_ttl import ExpiringState
@@ -28,7 +29,12 @@ class JoinKernel(KeyedKernel):
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
-        state, keep_first = step.state, self.insert_mode == "first"
+        logic = self._logic(step.state)
+        logic.picks = picks_of(step.state, step.failures, self.sides)
+        return logic
+
+    def _logic(self, state: KeyedState) -> KeyedLogic:
+        keep_first = self.insert_mode == "first"
         if self.sides != 2 or self.emit_mode != "complete" or self.insert_mode == "product":
             return _Rows(state, self)
         if isinstance(state, ExpiringState):

@@ -27,6 +27,8 @@ class Replay(NamedTuple):
     step_id: str | None
     """The step that it is put back before; None to forget it."""
     record: Any = None
+    port: int = 0
+    """The input of that step."""
 
 
 def kept_form(letter: DeadLetter) -> tuple[str, dict[str, Any]]:
@@ -52,12 +54,13 @@ def kept_form(letter: DeadLetter) -> tuple[str, dict[str, Any]]:
         "epoch": letter.epoch,
         "worker": letter.worker,
         "at_s": letter.at.timestamp(),
+        "port": letter.port,
     }
 
 
-def replayed(step_id: str, batch: list[tuple[str, Replay]]) -> list[Any]:
-    """The records that are put back before one step."""
-    return [replay.record for _, replay in batch if replay.step_id == step_id]
+def replayed(step_id: str, port: int, batch: list[tuple[str, Replay]]) -> list[Any]:
+    """The records that are put back at one input of a step."""
+    return [r.record for _, r in batch if r.step_id == step_id and r.port == port]
 
 
 class _LetterState(KeyedState):

@@ -24,7 +24,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from engine.dataflow import f_repr
 from engine.errors import UserCodeError
@@ -33,6 +33,9 @@ from engine.operators._keys import check_key, is_pair
 from engine.operators._shown import shown
 from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
+
+Picks: TypeAlias = Callable[[int, list[Any]], list[Any]]
+"""Given an input's number and a batch, gives some of its records."""
 
 
 class Progress(Protocol):
@@ -44,8 +47,14 @@ class Progress(Protocol):
 class Failures(Protocol):
     """What takes the records that a step goes on without."""
 
-    def take(self, ex: Exception, record: Any) -> bool:
+    def take(self, ex: Exception, record: Any, *, port: int = 0, waited: bool = False) -> bool:
         """The step has raised for a record, which is left out.
+
+        Args:
+            ex: What it raised.
+            record: The record, in the form in which the step was given it.
+            port: The input that it came by.
+            waited: It has come with an earlier batch than the one that the step is working on.
 
         Returns:
             False if this is nothing that a step may go on after: raise it.
@@ -319,6 +328,9 @@ class KeyedLogic(ABC):
     """What `StreamClock.latest_us` would say of the batch that `on_batch` was given last, so that
     times need not be worked out twice. Read only where nothing lies between the step and the one
     before it (`StepContext.worker_count` is 1); None before each call."""
+    picks: Picks | None = None
+    """Where the step goes on after errors: gives the records of a batch that it can work on at all,
+    before `on_batch` is given them."""
 
     @abstractmethod
     def on_batch(self, port: int, batch: list[Any]) -> list[Any]:
@@ -374,11 +386,6 @@ class KeyedKernel(ABC):
     saves_step = False
     """Whether each worker saves something for the step as a whole."""
     takes_pairs = True
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether the step can go on without the records that its functions raise for."""
-        return False
 
     def stream_clocks(self) -> Sequence[StreamClock | None]:
         """The clocks that make the step's watermark, by input port; none for a step without."""

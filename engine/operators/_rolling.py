@@ -18,8 +18,9 @@ from engine.dataflow import Operator, Stream, operator
 from engine.errors import UserCodeError
 from engine.operators._checks import require_function
 from engine.operators._event_time import EPOCH, event_us, span_us
-from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
+from engine.operators._kernels import Failures, KeyedKernel, KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed
+from engine.operators._picking import picks_of
 from engine.operators._rolling_window import (
     Add,
     Combine,
@@ -361,10 +362,17 @@ class RollingKernel(KeyedKernel):
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
-        step.state.form = _WindowForm(self.rolling)
-        if isinstance(step.state, ExpiringState):
-            return _Expiring(step.state, self.rolling, self.by)
-        return _Lasting(step.state, self.rolling, self.by)
+        state, failures = step.state, step.failures
+        state.form = _WindowForm(self.rolling)
+        logic: KeyedLogic
+        if failures is not None:
+            logic = _GoingOn(state, self.rolling, self.by, failures)
+        elif isinstance(state, ExpiringState):
+            logic = _Expiring(state, self.rolling, self.by)
+        else:
+            logic = _Lasting(state, self.rolling, self.by)
+        logic.picks = picks_of(state, failures)
+        return logic
 
 
 class _Lasting(KeyedLogic):
@@ -420,6 +428,44 @@ class _Expiring(KeyedLogic):
                 window = Window()
             put(its_key, window)
             emit((its_key, add(window, new if by is None else by(new), at_us)))
+        return emitted
+
+
+class _GoingOn(KeyedLogic):
+    """As both, without values that a function raises for: windows are as if they hadn't come."""
+
+    def __init__(
+        self,
+        state: KeyedState,
+        rule: Rolling,
+        by: Callable[[Any], Any] | None,
+        failures: Failures,
+    ) -> None:
+        self._state = state
+        self._add = rule.undoing_adder()
+        self._by = by
+        self._failures = failures
+
+    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
+        state, add, by = self._state, self._add, self._by
+        expiring = state if isinstance(state, ExpiringState) else None
+        time_us = None if expiring is None else expiring.arrival_us()
+        emitted: list[Any] = []
+        for its_key, new in batch:
+            at_us, stamp_us = 0, None
+            window = before = state.get(its_key)
+            if expiring is not None and time_us is not None:
+                at_us, stamp_us = time_us(new), expiring.stamps.get(its_key)
+                window = expiring.arrive(its_key, at_us)
+            window = Window() if window is None else window
+            try:
+                emitted.append((its_key, add(window, new if by is None else by(new), at_us)))
+            except Exception as ex:
+                if not self._failures.take(ex, (its_key, new)):
+                    raise
+                state.put_back(its_key, before, stamp_us)
+            else:
+                state.put(its_key, window)
         return emitted
 
 

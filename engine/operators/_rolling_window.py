@@ -24,6 +24,9 @@ Add: TypeAlias = Callable[["Window", Any, int], Any]
 Emit: TypeAlias = Callable[["Window"], Any]
 """Makes what is emitted of a window."""
 
+Oldest: TypeAlias = tuple[Any, Any, tuple[int, ...]]
+"""A value off the front stack, its total and, if the window is bounded by time, its time."""
+
 Stored: TypeAlias = tuple[list[Any], list[int], int]
 """A window as it is stored: its values and, if it is bounded by time, when they came, both oldest
 first; and how many of them are on the front stack, so that sums of floats go on to the last bit."""
@@ -77,16 +80,48 @@ class Rolling(ABC):
         It is called once for each value, and calls others only where it must.
         """
 
+    @abstractmethod
+    def evict(self, window: Window, at_us: int, evicted: list[Oldest]) -> None:
+        """Drop the values that are too old once one comes at a time, and note them, oldest first.
+
+        The adder does the same by itself.
+        """
+
+    def undoing_adder(self) -> Add:
+        """As `adder`, but if a function raises the window is as if the value had not come."""
+        add, evict = self.adder(), self.evict
+
+        def undoing_add(window: Window, value: Any, at_us: int) -> Any:
+            evicted: list[Oldest] = []
+            back, back_at, total = window.back, window.back_at, window.back_total
+            count = len(back)
+            try:
+                evict(window, at_us, evicted)
+                if window.back is not back:
+                    back, back_at, count = window.back, window.back_at, 0
+                return add(window, value, at_us)
+            except BaseException:
+                del back[count:], back_at[count:]
+                window.back_total = total
+                for oldest, its_total, its_at_us in reversed(evicted):
+                    window.front.append(oldest)
+                    window.totals.append(its_total)
+                    window.front_at.extend(its_at_us)
+                raise
+
+        return undoing_add
+
     def turn_over(self, window: Window) -> None:
         """Put the values of the back stack on the front stack, which is empty."""
-        window.front, window.back = window.back[::-1], []
+        front = window.back[::-1]
+        # First, as it calls what may raise.
+        window.totals = self._totals(front)
+        window.front, window.back = front, []
         window.front_at, window.back_at = window.back_at[::-1], []
-        self._add_up(window)
 
-    def _add_up(self, window: Window) -> None:
-        """Work out the totals of the front stack."""
-        combine = _neither if self._combine is None else self._combine
-        window.totals = list(accumulate(window.front, combine))
+    def _totals(self, front: list[Any]) -> list[Any]:
+        """What the values of the front stack come to."""
+        return list(accumulate(front, _neither if self._combine is None else self._combine))
 
     def restored(self, stored: Stored) -> Window:
         """The window that is stored."""
@@ -94,7 +129,7 @@ class Rolling(ABC):
         window = Window()
         window.front, window.back = values[:front][::-1], values[front:]
         window.front_at, window.back_at = at_us[:front][::-1], at_us[front:]
-        self._add_up(window)
+        window.totals = self._totals(window.front)
         if self._combine is not None and window.back:
             window.back_total = functools.reduce(self._combine, window.back)
         return window
@@ -131,6 +166,13 @@ class LatestValues(Rolling):
             return total if emit is None else emit(window)
 
         return add
+
+    def evict(self, window: Window, at_us: int, evicted: list[Oldest]) -> None:  # noqa: ARG002 - by number
+        """As said there."""
+        if len(window.front) + len(window.back) == self._size:
+            if not window.front:
+                self.turn_over(window)
+            evicted.append((window.front.pop(), window.totals.pop(), ()))
 
 
 class LatestTime(Rolling):
@@ -173,6 +215,17 @@ class LatestTime(Rolling):
             return total if emit is None else emit(window)
 
         return add
+
+    def evict(self, window: Window, at_us: int, evicted: list[Oldest]) -> None:
+        """As said there."""
+        over_us = at_us - self._span_us
+        while window.front_at or (window.back and window.back_at[0] <= over_us):
+            if not window.front_at:
+                self.turn_over(window)
+            if window.front_at[-1] > over_us:
+                break
+            its_at_us = (window.front_at.pop(),)
+            evicted.append((window.front.pop(), window.totals.pop(), its_at_us))
 
 
 def _neither(_one: object, _other: object) -> Any:

@@ -69,6 +69,8 @@ class ExpiringState(KeyedState):
         """How long after its last record a key's state is not seen any more."""
         self.latest_us = _NEVER_US
         """The latest event time of this run."""
+        self.told_us: Callable[[Any], int] | None = None
+        """Gives the event time of the next record, where users' functions were asked beforehand."""
         lateness = ttl.after if ttl.lateness is None else ttl.lateness
         late_us = 0 if ttl.event_time is None else _microseconds(lateness)
         self._life_us = self.after_us + late_us
@@ -107,7 +109,7 @@ class ExpiringState(KeyedState):
     def arrival_us(self) -> Callable[[Any], int]:
         """What gives the time of each record of the batch that has come, by its value."""
         if self.event_time is not None:
-            return self.event_us
+            return self.told_us or self.event_us
         now_us = self.now_us()
         return lambda _value: now_us
 

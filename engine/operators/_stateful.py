@@ -18,13 +18,9 @@ from engine.operators._kernels import not_a_pair_raiser
 from engine.operators._mapping import iterable_from
 from engine.operators._state_options import TTL, check_state, state_options
 from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
-from engine.operators._stateful_batch_kernel import (
-    BuilderValueByValue,
-    ValueByValue,
-    build_logic,
-    checked_result,
-)
+from engine.operators._stateful_batch_kernel import BuilderValueByValue
 from engine.operators._stateful_kernels import StatefulFlatMapKernel, StatefulMapKernel
+from engine.operators._stateful_objects import ValueByValue, build_logic, checked_result
 from engine.operators._types import K, S, V, W
 
 

@@ -1,36 +1,22 @@
-"""The kernel of `stateful_batch`: calls the objects that users' builders make, and keeps timers.
-
-An object is made anew from its snapshot when its key is not in memory. With a time to live (`TTL`)
-there are two kinds of running step: by the wall clock all values of a batch have come at one time,
-by event time each has a time of its own, and a silence may lie between two of them.
-"""
+"""The kernel of `stateful_batch`: chooses how the objects that users' builders make are kept."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
-from engine.dataflow import f_repr
-from engine.errors import UserCodeError
-from engine.operators._kernels import Failures, KeyedKernel, KeyedLogic, StepContext
-from engine.operators._keys import check_key, is_pair, refuse_unkeyed, sorted_keys
-from engine.operators._shown import shown
-from engine.operators._state import StateForm
+from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators._state_ttl import ExpiringState
-from engine.operators._timers import Timers
-
-
-class ValueByValue:
-    """A base of objects that go through the values of a batch one by one.
-
-    Where it makes a difference they are given one at a time.
-    """
-
-    __slots__ = ()
+from engine.operators._stateful_going_on import (
+    ExpiringObjectsGoingOn,
+    KeyFailures,
+    ObjectsGoingOn,
+    OwnObjectsGoingOn,
+)
+from engine.operators._stateful_objects import ObjectsByArrival, ObjectsByEventTime, RunningObjects
 
 
 class BuilderValueByValue:
@@ -42,16 +28,21 @@ class BuilderValueByValue:
 class BuilderOfRun(ABC):
     """A builder of the engine's own that wants to know when a run begins.
 
-    Called by `StatefulBatchKernel.start`, on each worker.
+    Called by `StatefulBatchKernel.start`, on each worker. Its objects see to errors themselves, and
+    have no time to live.
     """
 
     @abstractmethod
-    def for_run(self) -> Callable[[Any], Any]:
-        """Give the builder that makes the objects of the run that begins now."""
+    def for_run(self, failures: KeyFailures | None) -> Callable[[Any], Any]:
+        """Give the builder that makes the objects of the run that begins now.
+
+        Args:
+            failures: Takes the values that objects raise for; None where that ends the run.
+        """
 
     def __call__(self, resume: Any) -> Any:
         """Make an object outside of a run."""
-        return self.for_run()(resume)
+        return self.for_run(None)(resume)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,338 +52,20 @@ class StatefulBatchKernel(KeyedKernel):
     builder: Callable[[Any], Any]
     state_options: StateOptions = DEFAULT_STATE
 
-    @property
-    def goes_on(self) -> bool:
-        """Only with users' own objects: those of other operators keep records for later.
-
-        And not with a time to live: a record that is left out may have ended its key's before.
-        """
-        ours = str(getattr(self.builder, "__module__", "")).startswith("engine.operators.")
-        users = isinstance(self.builder, BuilderValueByValue) or not ours
-        return users and self.state_options.ttl is None
-
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
-        builder = self.builder
-        singly = isinstance(builder, BuilderValueByValue)
+        builder, state, failures = self.builder, step.state, step.failures
         if isinstance(builder, BuilderOfRun):
-            builder = builder.for_run()
-        if step.failures is not None:
-            return _GoingOn(builder, step, step.failures, singly=singly)
-        if not isinstance(step.state, ExpiringState):
-            return _Running(builder, step)
-        if step.state.event_time is None:
-            return _ByArrival(builder, step, step.state)
-        return _ByEventTime(builder, step, step.state)
-
-
-class _Running(KeyedLogic):
-    """All keys of one `stateful_batch` on one worker. The states are the users' objects."""
-
-    def __init__(self, builder: Callable[[Any], Any], step: StepContext) -> None:
-        self._builder = builder
-        self._now_s = step.now_s
-        self.timers: Timers = Timers()
-        self._state = step.state
-        self._state.form = _ObjectForm(builder, self.timers)
-
-    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
-        by_key = self._by_key(batch)
-        state = self._state
-        emitted: list[Any] = []
-        for key in _in_order(by_key):
-            values = by_key[key]
-            logic = state.get(key)
-            if logic is None:
-                logic = self._begin(key)
-            self._after(key, logic, logic.on_batch(values), emitted)
-        return emitted
-
-    def _begin(self, key: Any) -> Any:
-        """Make the object of a key that has none."""
-        logic = build_logic(self._builder, None, "on_batch")
-        self._state.put(key, logic)
-        return logic
-
-    def _by_key(self, batch: list[Any]) -> dict[Any, list[Any]]:
-        """The values of a batch by key. An error report finds the `record` at fault by its name."""
-        by_key: dict[Any, list[Any]] = {}
-        get = by_key.get
-        for record in batch:
-            if record.__class__ is not tuple or len(record) != 2:
-                refuse_unkeyed(record)
-            its_key, new = record
-            if its_key.__class__ is not str:
-                check_key(its_key)
-            kept = get(its_key)
-            if kept is None:
-                by_key[its_key] = [new]
-            else:
-                kept.append(new)
-        return by_key
-
-    def next_due_s(self) -> float | None:
-        return self.timers.first_s()
-
-    def on_notify(self) -> list[Any]:
-        emitted: list[Any] = []
-        now_s = self._now_s()
-        for due_s, key in self.timers.pop_due(now_s):
-            logic = self._notified(key, due_s, now_s)
-            if logic is not None:
-                self._after(key, logic, logic.on_notify(), emitted)
-        return emitted
-
-    def _notified(self, key: Any, due_s: float, now_s: float) -> Any:  # noqa: ARG002 - see below
-        """The object of a key that is due; None if no notification of it is.
-
-        With a time to live a stored key is due when that ends, too. So what an object that had to
-        be read from the store says itself decides.
-        """
-        in_memory = self._state.knows(key)
-        logic = self._state.get(key)
-        if in_memory:
-            return logic
-        wanted_s = self.timers.due_s.get(key)
-        return None if wanted_s is None or wanted_s > now_s else logic
-
-    def on_eof(self) -> list[Any]:
-        emitted: list[Any] = []
-        for key in self._state.keys_at_end():
-            logic = self._state.get(key)
-            self._after(key, logic, logic.on_eof(), emitted)
-        return emitted
-
-    def _after(self, key: Any, logic: Any, result: Any, emitted: list[Any]) -> None:
-        """Take up what an object returned: emits, discard flag, next notification."""
-        emits, discard = checked_result(logic, result)
-        for emit in emits:
-            emitted.append((key, emit))  # noqa: PERF401 - mostly one or none: no comprehension
-        if discard:
-            self._state.discard(key)
-            self.timers.set(key, None)
-        else:
-            due = logic.notify_at()
-            if due is not None:
-                self.timers.set(key, _due_s(logic, due))
-            elif key in self.timers.due_s:
-                self.timers.set(key, None)
-
-
-class _GoingOn(_Running):
-    """As `_Running`, and it goes on without what an object raises for.
-
-    That is all values which the object was given with one call, or where objects go value by value,
-    each value by itself. The key's object is the one that it was before, and so is its timer; what
-    the object has changed of itself before it raised stays changed.
-    """
-
-    def __init__(
-        self, builder: Callable[[Any], Any], step: StepContext, failures: Failures, *, singly: bool
-    ) -> None:
-        super().__init__(builder, step)
-        self._failures = failures
-        self._singly = singly
-
-    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
-        by_key = self._by_key([record for record in batch if self._is_keyed(record)])
-        emitted: list[Any] = []
-        for key in _in_order(by_key):
-            values = by_key[key]
-            for some in [[value] for value in values] if self._singly else [values]:
-                emitted += self._given(key, some)
-        return emitted
-
-    def _is_keyed(self, record: Any) -> bool:
-        """Whether a record is a pair with a key; else it is left out."""
-        try:
-            self._by_key([record])
-        except UserCodeError as ex:
-            if not self._failures.take(ex, record):
-                raise
-            return False
-        return True
-
-    def _given(self, key: Any, values: list[Any]) -> list[Any]:
-        """What a key's object gives for values; nothing if it raises."""
-        state, emitted = self._state, list[Any]()
-        logic = state.get(key)
-        try:
-            if logic is None:
-                self._after_batch(key, self._begin(key), values, emitted)
-            else:
-                self._after_batch(key, logic, values, emitted)
-        except Exception as ex:
-            if not self._failures.take_all(ex, [(key, value) for value in values]):
-                raise
-            # Its timer is as before: that is set last, when nothing can be raised any more.
-            state.put_back(key, logic, None)
-            return []
-        return emitted
-
-    def _after_batch(self, key: Any, logic: Any, values: list[Any], emitted: list[Any]) -> None:
-        # The object may change the list that it is given.
-        self._after(key, logic, logic.on_batch(values.copy()), emitted)
-
-
-class _Expiring(_Running):
-    """As `_Running`, where keys have a time to live."""
-
-    def __init__(
-        self, builder: Callable[[Any], Any], step: StepContext, state: ExpiringState
-    ) -> None:
-        super().__init__(builder, step)
-        self._ages = state
-
-    def _living(self, key: Any, at_us: int, emitted: list[Any]) -> Any:
-        """The object that a record finds which comes for a key at a time; None for none.
-
-        If its time is over it is dropped. A notification that was due before, and is late, comes
-        first.
-        """
-        ages = self._ages
-        logic = ages.get(key)
-        if logic is None:
-            return None
-        stamp_us = ages.stamps.get(key, at_us)
-        if stamp_us > at_us - ages.after_us:
-            return logic
-        due_s = self.timers.due_s.get(key)
-        if ages.event_time is None and due_s is not None and not ages.dies_before(stamp_us, due_s):
-            self._after(key, logic, logic.on_notify(), emitted)
-        ages.discard(key)
-        return None
-
-    def _notified(self, key: Any, due_s: float, now_s: float) -> Any:
-        ages = self._ages
-        logic = super()._notified(key, due_s, now_s)
-        stamp_us = ages.stamps.get(key)
-        if stamp_us is None or stamp_us > ages.over_us():
-            return logic
-        # Of a key that was read from the store the timer is what its object wants.
-        due_s = self.timers.due_s.get(key, due_s)
-        if logic is None or ages.event_time is not None or ages.dies_before(stamp_us, due_s):
-            ages.discard(key)
-            return None
-        return logic
-
-
-class _ByArrival(_Expiring):
-    """Ages count by the wall clock."""
-
-    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
-        by_key = self._by_key(batch)
-        now_us = self._ages.now_us()
-        emitted: list[Any] = []
-        for key in _in_order(by_key):
-            values = by_key[key]
-            logic = self._living(key, now_us, emitted)
-            if logic is None:
-                logic = self._begin(key)
-            self._ages.stamps[key] = now_us
-            self._after(key, logic, logic.on_batch(values), emitted)
-        return emitted
-
-
-class _ByEventTime(_Expiring):
-    """Ages count by the times that records carry."""
-
-    def on_batch(self, port: int, batch: list[Any]) -> list[Any]:  # noqa: ARG002 - the only one
-        by_key = self._by_key(batch)
-        emitted: list[Any] = []
-        for key in _in_order(by_key):
-            self._take(key, by_key[key], emitted)
-        return emitted
-
-    def _take(self, key: Any, values: list[Any], emitted: list[Any]) -> None:
-        """Give a key's values to its object, and after a silence to a new one."""
-        ages = self._ages
-        times_us = [ages.event_us(value) for value in values]
-        begin = 0
-        while begin < len(values):
-            at_us = times_us[begin]
-            logic = self._living(key, at_us, emitted)
-            if logic is None:
-                logic = self._begin(key)
-            end = begin + 1
-            stamp_us = max(at_us, ages.stamps.get(key, at_us))
-            # An object that goes value by value may begin anew between two of them.
-            last = end if isinstance(cast("object", logic), ValueByValue) else len(values)
-            while end < last:
-                if stamp_us <= times_us[end] - ages.after_us:
-                    break
-                stamp_us = max(stamp_us, times_us[end])
-                end += 1
-            ages.stamps[key] = stamp_us
-            self._after(key, logic, logic.on_batch(values[begin:end]), emitted)
-            begin = end
-
-
-class _ObjectForm(StateForm):
-    """A key's object is stored as its snapshot, beside its timer."""
-
-    def __init__(self, builder: Callable[[Any], Any], timers: Timers) -> None:
-        self._builder = builder
-        self.timers: Timers | None = timers
-
-    def to_stored(self, state: Any) -> Any:
-        return state.snapshot()
-
-    def from_stored(self, key: Any, stored: Any) -> Any:
-        logic = build_logic(self._builder, stored, "on_batch")
-        due = logic.notify_at()
-        assert self.timers is not None  # noqa: S101
-        self.timers.set(key, None if due is None else _due_s(logic, due))
-        return logic
-
-
-def _in_order(by_key: dict[Any, list[Any]]) -> Iterable[Any]:
-    return by_key if len(by_key) == 1 else sorted_keys(by_key)
-
-
-def build_logic(builder: Callable[[Any], Any], resume: Any, method: str) -> Any:
-    """Have a user's builder make the object for one key; `method` is one that it must have.
-
-    Raises:
-        UserCodeError: What it made has no such method.
-    """
-    logic = builder(resume)
-    if getattr(logic, method, None) is None:
-        wanted = "StatefulLogic" if method == "on_item" else "StatefulBatchLogic"
-        msg = f"{f_repr(builder)} must return a `{wanted}`; got {shown(logic)}"
-        raise UserCodeError(msg, function=builder, hint=f"make a subclass of `{wanted}`")
-    return logic
-
-
-def checked_result(logic: Any, result: Any) -> tuple[Sequence[Any], bool]:
-    """What an ``on_*`` method of a user's object returned, refused if it isn't as it must be.
-
-    Raises:
-        UserCodeError: It isn't a sequence of values to emit with a `bool` that says to discard.
-    """
-    if (result.__class__ is not tuple or len(result) != 2) and not is_pair(result):
-        raise _wrong(logic, "return `(values, discard)`", result, "`([...], self.RETAIN)`")
-    values, discard = result
-    if values.__class__ is not list and not _is_sequence(values):
-        raise _wrong(logic, "return a sequence of values to emit", values, "a list")
-    if discard is not False and discard is not True:
-        flags = "`self.RETAIN` or `self.DISCARD`"
-        raise _wrong(logic, "return a `bool` that says whether to discard", discard, flags)
-    return values, discard
-
-
-def _is_sequence(values: object) -> bool:
-    return isinstance(values, Sequence)
-
-
-def _due_s(logic: Any, due: Any) -> float:
-    if not isinstance(due, datetime) or due.tzinfo is None:
-        wanted = "return a `datetime` with a time zone, or None, from `notify_at`"
-        raise _wrong(logic, wanted, due, "`datetime.now(timezone.utc)` plus the time to wait")
-    return due.timestamp()
-
-
-def _wrong(logic: Any, wanted: str, got: object, hint: str) -> UserCodeError:
-    kind = logic.__class__
-    msg = f"`{kind.__qualname__}` must {wanted}; got {shown(got)}"
-    return UserCodeError(msg, function=kind, hint=f"return {hint}")
+            if failures is None:
+                return RunningObjects(builder.for_run(None), step)
+            of_key = KeyFailures(failures)
+            return OwnObjectsGoingOn(builder.for_run(of_key), step, failures, of_key)
+        if failures is not None:
+            expiring = isinstance(state, ExpiringState)
+            kind = ExpiringObjectsGoingOn if expiring else ObjectsGoingOn
+            singly = isinstance(builder, BuilderValueByValue)
+            return kind(builder, step, failures, singly=singly)
+        if not isinstance(state, ExpiringState):
+            return RunningObjects(builder, step)
+        by_arrival = state.event_time is None
+        return (ObjectsByArrival if by_arrival else ObjectsByEventTime)(builder, step)

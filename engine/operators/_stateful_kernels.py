@@ -5,11 +5,13 @@ The state of a key is one entry of the step's dict; a key without state has no e
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from engine.operators._codegen import RecordCode, Value
+from engine.operators._images import CHANGELESS, image_of, restored
 from engine.operators._kernels import (
     RecordKernel,
     StepContext,
@@ -87,11 +89,14 @@ class StatefulFlatMapKernel(_KeyedRecordKernel):
 def _write_undo(code: RecordCode, key: str, state: str, states: KeyedState) -> None:
     """Write lines that note what a key has, and go back to that where a record is left out."""
     held, stamp = code.name("held"), "None"
-    code.line(f"{held} = {state}")
+    # As `image_of` does, which would be a call per record for states that are numbers or text.
+    changeless, image = code.bind("changeless", CHANGELESS), code.bind("image", image_of)
+    code.line(f"{held} = {state} if {state}.__class__ in {changeless} else {image}({state})")
     if isinstance(states, ExpiringState):
         stamp = code.name("stamp")
         code.line(f"{stamp} = {code.bind('stamp_of', states.stamps.get)}({key})")
-    code.resume_guard(f"{code.bind('put_back', states.put_back)}({key}, {held}, {stamp})")
+    put_back, old = code.bind("put_back", states.put_back), code.bind("restored", restored)
+    code.resume_guard(f"{put_back}({key}, {old}({held}), {stamp})")
 
 
 def write_arrival(
@@ -179,9 +184,21 @@ class ReduceFinalKernel(_FinalKernel):
         """``states[key] = reducer(state, value)``."""
         key, val = code.pair(value)
         state, entry = self.write_read(code, key, val, step)
-        reduce = code.bind("reducer", self.reducer)
-        code.block(f"if {state} is None:", f"{entry} = {val}")
+        reduce, by = code.bind("reducer", self.reducer), _compares_by(self.reducer)
+        first = [f"{entry} = {val}"]
+        if by is not None and code.guarded:
+            # Or a value that can't be compared would be what all others are left out for.
+            first.insert(0, f"{code.bind('by', by)}({val})")
+        code.block(f"if {state} is None:", *first)
         code.block("else:", f"{entry} = {reduce}({state}, {val})")
+
+
+def _compares_by(reducer: Callable[..., Any]) -> Callable[[Any], Any] | None:
+    """What a reducer that picks the larger or smaller value calls with each; None for others."""
+    if not isinstance(reducer, functools.partial) or reducer.func not in (max, min):
+        return None
+    by: Callable[[Any], Any] | None = reducer.keywords.get("key")
+    return by
 
 
 @dataclass(frozen=True, slots=True)

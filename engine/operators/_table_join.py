@@ -15,6 +15,7 @@ from engine.dataflow import Operator, Stream, operator
 from engine.operators._event_time import UTC_MIN
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed
+from engine.operators._picking import picks_of
 from engine.operators._shape import merge
 from engine.operators._state import KeyedState
 from engine.operators._state_options import (
@@ -169,9 +170,14 @@ class TableJoinKernel(KeyedKernel):
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
-        if isinstance(step.state, ExpiringState):
-            return _ExpiringTable(step.state, left=self.left)
-        return _Table(step.state, left=self.left)
+        state = step.state
+        logic: KeyedLogic
+        if isinstance(state, ExpiringState):
+            logic = _ExpiringTable(state, left=self.left)
+        else:
+            logic = _Table(state, left=self.left)
+        logic.picks = picks_of(state, step.failures, sides=2)
+        return logic
 
 
 class _Table(KeyedLogic):

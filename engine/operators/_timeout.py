@@ -18,6 +18,7 @@ from engine.dataflow import Operator, Stream, operator
 from engine.operators._event_time import EPOCH, span_us, utc_datetime
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext
 from engine.operators._keys import check_key, refuse_unkeyed
+from engine.operators._picking import picks_of
 from engine.operators._state import StateForm
 from engine.operators._state_options import DEFAULT_STATE, StateOptions, check_state
 from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
@@ -164,6 +165,7 @@ class _Silences(KeyedLogic):
     def __init__(self, step: StepContext, after_us: int) -> None:
         self._now_s = step.now_s
         self._after_us = after_us
+        self.picks = picks_of(step.state, step.failures)
         self._state = step.state
         self._timers: Timers = Timers()
         self._state.form = _LastForm(self._timers, after_us)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from sys import getsizeof
 from typing import Any, Protocol, TypeAlias
 
+from engine.errors import UserCodeError
 from engine.keys import key_group, owner
 from engine.operators._keys import check_key, refuse_unkeyed
 from engine.runtime._ids import WorkerIndex
@@ -126,3 +127,28 @@ class KeyOwners:
             self._owners.clear()
         self._owners[key] = index
         return index
+
+
+class ForgivingKeyOwners(KeyOwners):
+    """As `KeyOwners`, before a step that goes on after errors: it leaves out what has no key.
+
+    So such records go to the first worker.
+    """
+
+    def divide(self, batch: list[Any], parts: list[list[Any]]) -> None:
+        """As in `KeyOwners`."""
+        tried: list[list[Any]] = [[] for _ in parts]
+        try:
+            super().divide(batch, tried)
+        except UserCodeError:
+            for record in batch:
+                self._add(record, parts)
+        else:
+            for part, records in zip(parts, tried, strict=True):
+                part.extend(records)
+
+    def _add(self, record: Any, parts: list[list[Any]]) -> None:
+        try:
+            super().divide([record], parts)
+        except UserCodeError:
+            parts[0].append(record)

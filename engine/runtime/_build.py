@@ -28,7 +28,7 @@ from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
 from engine.operators.tasks._resources import Resources
 from engine.operators.tasks._task import TaskKernel
-from engine.runtime._batch import KeyOwners, Owners
+from engine.runtime._batch import ForgivingKeyOwners, KeyOwners, Owners
 from engine.runtime._build_clocks import ClockBuilder
 from engine.runtime._channel import CHANNEL_BYTES_MAX, Channel, channel_room
 from engine.runtime._counts import StepCounts, Tally
@@ -552,7 +552,9 @@ class _StageBuilder:
         if route is Route.LOCAL:
             receivers = (site.index,)
         elif route is Route.KEY:
-            owners = KeyOwners(site.count)
+            taker = self._plan.steps[crossing.edge.consumer]
+            forgives = is_keyed(taker.kernel) and taker.on_error != "fail"
+            owners = (ForgivingKeyOwners if forgives else KeyOwners)(site.count)
         elif route is Route.PARTITION:
             owners = self._partition_owners(crossing.edge)
         ordered = [WorkerIndex(i) for i in receivers]

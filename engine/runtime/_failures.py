@@ -7,7 +7,7 @@ loop of a step, or its node, calls `take` with the exception it has caught.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TypeAlias
@@ -91,14 +91,25 @@ class StepFailures:
         self._tell_at_s = -1.0
         self._last = ""
 
-    def take(self, ex: Exception, record: Any, attempts: int = 1) -> bool:
+    def take(
+        self,
+        ex: Exception,
+        record: Any,
+        attempts: int = 1,
+        *,
+        port: int = 0,
+        waited: bool = False,
+    ) -> bool:
         """As `engine.operators._kernels.Failures` says."""
         if not is_records_fault(ex):
             return False
         error = refusal_of(ex)
         self.count += 1
         if self._letters is not None:
-            self._letters.append(self._letter(error, record, attempts))
+            # Where the batch in hand was read says nothing of a record that came before.
+            place = None if waited else self._site.place
+            letter = self._letter(error, record, place)
+            self._letters.append(replace(letter, attempts=attempts, port=port))
         self._last = f"{shortened(record)}: {name_of(error)}"
         if self._site.monotonic_s() >= self._tell_at_s:
             self.tell()
@@ -122,10 +133,11 @@ class StepFailures:
             f"the last one: {self._last}"
         )
 
-    def _letter(self, ex: BaseException, record: Any, attempts: int) -> DeadLetter:
+    def _letter(self, ex: BaseException, record: Any, place: Place | None) -> DeadLetter:
+        """The letter of a record that was tried once and came by the first input."""
         site = self._site
         site.letters += 1
-        source, position = (None, None) if site.place is None else site.place()
+        source, position = (None, None) if place is None else place()
         epoch, kind = self._progress.epoch, type(ex)
         return DeadLetter(
             letter_id=f"{epoch}-{site.worker}-{site.stage}-{site.letters}",
@@ -135,7 +147,7 @@ class StepFailures:
             error_type=f"{kind.__module__}.{kind.__qualname__}",
             message=name_of(ex).removeprefix(kind.__name__).removeprefix(": "),
             traceback=_traceback_of(ex),
-            attempts=attempts,
+            attempts=1,
             source=source,
             position=position,
             epoch=epoch,

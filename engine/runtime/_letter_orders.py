@@ -49,13 +49,13 @@ def orders_of(desk: LetterDesk, planned: Plan, stores: Sequence[WorkerStore]) ->
             if kept is None:
                 continue
             there = True
-            step_id, record = kept
+            step_id, record, port = kept
             if request.action == "drop":
                 orders[letter_id] = LetterOrder(letter_id, None, b"")
             elif problem := _problem(step_id, record, takers):
                 desk.tell(f"dead letter {letter_id} can't be put back, and stays: {problem}")
             elif record is not None:
-                orders.setdefault(letter_id, LetterOrder(letter_id, step_id, record))
+                orders.setdefault(letter_id, LetterOrder(letter_id, step_id, record, port))
         if not there:
             met.append(name)
     remove_requests(desk.disk, desk.root, met)
@@ -76,10 +76,13 @@ def replays(planned: Plan) -> bool:
     )
 
 
-def _kept(store: WorkerStore, keeper: str, letter_id: str) -> tuple[str, bytes | None] | None:
-    """The step and the record of a letter; None if the store hasn't got it."""
+def _kept(store: WorkerStore, keeper: str, letter_id: str) -> tuple[str, bytes | None, int] | None:
+    """The step, the record and the input of a letter; None if the store hasn't got it."""
     row = store.get_row(keeper, letter_id)
-    return None if isinstance(row, Missing) else (row.value["step_id"], row.value["record"])
+    if isinstance(row, Missing):
+        return None
+    # Letters that were kept before joins had any say nothing of the input.
+    return row.value["step_id"], row.value["record"], row.value.get("port", 0)
 
 
 def _problem(step_id: str, record: bytes | None, takers: set[str]) -> str | None:

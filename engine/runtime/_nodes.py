@@ -324,8 +324,21 @@ class KeyedNode(Node):
 
     def port(self, number: int) -> Push:
         """The function that takes batches of one input."""
-        if number in self.clocks:
-            return self._clocked_port(number)
+        push = self._clocked_port(number) if number in self.clocks else self._port(number)
+        picks, asides = self.logic.picks, self._asides
+        if picks is None:
+            return push
+
+        def push_picked(batch: list[Any], step_id: str = self.step_id) -> None:  # noqa: ARG001 - as below
+            picked = picks(number, batch)
+            if picked:
+                push(picked)
+            else:
+                push_asides(asides)
+
+        return push_picked
+
+    def _port(self, number: int) -> Push:
         on_batch, down_push, prefetch = self.logic.on_batch, self._down.push, self._state.prefetch
         asides = self._asides
 

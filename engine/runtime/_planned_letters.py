@@ -13,7 +13,13 @@ from typing import Any
 
 from engine.errors import FlowError
 from engine.operators._kept_letters import KEPT_KIND, KeepLettersKernel, kept_form, replayed
-from engine.operators._kernels import BatchKernel, DeadLettersKernel, InputKernel, MapKernel
+from engine.operators._kernels import (
+    BatchKernel,
+    DeadLettersKernel,
+    InputKernel,
+    MapKernel,
+    MergeKernel,
+)
 from engine.runtime._planned_step import PlannedStep
 from engine.runtime._replays import ReplaySource
 
@@ -42,17 +48,24 @@ def with_keeper(
         return _numbered([*steps, keyed, kept])
     source = _step(back, "read", InputKernel(ReplaySource()), ())
     kept = _step(keeper, "keep", KeepLettersKernel(), (*keyed.downs, *source.downs))
-    pickers: dict[int, PlannedStep] = {}
-    for step in makers:
-        pick = BatchKernel(functools.partial(replayed, step.inner_id))
-        pickers[step.index] = _step(back, step.inner_id, pick, source.downs)
-    fed = [
-        replace(step, ups=(*step.ups, *pickers[step.index].downs))
-        if step.index in pickers
-        else step
-        for step in steps
-    ]
-    return _numbered([source, *pickers.values(), *fed, keyed, kept])
+    fed: list[PlannedStep] = []
+    for step in steps:
+        feeding = _feeding(step, back, source.downs) if step.letters is not None else []
+        merged = tuple(each.downs[0] for each in feeding if isinstance(each.kernel, MergeKernel))
+        fed += [*feeding, replace(step, ups=merged or step.ups)]
+    return _numbered([source, *fed, keyed, kept])
+
+
+def _feeding(step: PlannedStep, back: str, replays: tuple[str, ...]) -> list[PlannedStep]:
+    """The steps that put records back at the inputs of a step, beside what comes there."""
+    feeding: list[PlannedStep] = []
+    for port, stream_id in enumerate(step.ups):
+        name = f"{step.inner_id}.{port}"
+        pick = BatchKernel(functools.partial(replayed, step.inner_id, port))
+        picker = _step(back, name, pick, replays)
+        into = (stream_id, *picker.downs)
+        feeding += [picker, _step(back, f"{name}.merge", MergeKernel(), into)]
+    return feeding
 
 
 def keeper_of(steps: Iterable[PlannedStep]) -> str | None:

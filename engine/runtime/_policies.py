@@ -22,7 +22,7 @@ from engine.operators._kernels import (
 )
 from engine.operators.tasks._task import TaskKernel
 
-_ABLE = (RecordKernel, BatchKernel, BranchKernel, TaskKernel)
+_ABLE = (RecordKernel, BatchKernel, BranchKernel, KeyedKernel, TaskKernel)
 """Steps that can go on without a record."""
 
 
@@ -54,8 +54,7 @@ class RunStep:
     @property
     def able(self) -> bool:
         """Whether it can go on without a record."""
-        kernel = self.kernel
-        return isinstance(kernel, _ABLE) or (isinstance(kernel, KeyedKernel) and kernel.goes_on)
+        return isinstance(self.kernel, _ABLE)
 
     @property
     def on_error(self) -> ErrorPolicy:
@@ -103,18 +102,12 @@ def check_able(steps: Sequence[RunStep]) -> None:
         if step.policy.said_by is not None and step.policy.on_error != "fail":
             told.setdefault(step.policy.said_by, []).append(step)
     for said_by, those in told.items():
-        unable = [s for s in those if isinstance(s.kernel, KeyedKernel) and not s.able]
-        if not unable and any(step.able for step in those):
+        if any(step.able for step in those):
             continue
-        wrong = (unable or those)[0]
-        why = (
-            "keeps records for later, and can't tell yet which of them a function raised for"
-            if unable
-            else "has no function that is called with records"
-        )
+        wrong = those[0]
         msg = (
             f"step {said_by!r} can't have on_error={wrong.policy.on_error!r}: "
-            f"{wrong.op.step_id!r} (`{wrong.op.name}`) {why}"
+            f"{wrong.op.step_id!r} (`{wrong.op.name}`) has no function that is called with records"
         )
         raise FlowError(msg)
 

@@ -26,6 +26,8 @@ class LetterOrder:
     """The step that its record is put back before; None to forget it."""
     record: bytes
     """Pickled."""
+    port: int = 0
+    """The input of the step."""
 
 
 class ReplaySource:
@@ -43,7 +45,7 @@ class ReplayPart(StatelessSourcePartition[Any]):
         if not self._orders:
             raise StopIteration
         orders, self._orders = self._orders, []
-        return [(o.letter_id, Replay(o.step_id, _record(o))) for o in orders]
+        return [(o.letter_id, Replay(o.step_id, _record(o), o.port)) for o in orders]
 
 
 def _record(order: LetterOrder) -> Any:

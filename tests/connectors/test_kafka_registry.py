@@ -224,6 +224,45 @@ def test_a_registry_that_is_not_there_ends_the_run():
     assert isinstance(caught.value.__cause__, ConnectorError)
 
 
+@pytest.mark.parametrize("status", [401, 404, 409, 503])
+def test_a_registry_that_refuses_a_serializer_ends_the_run(
+    client: Any, status: int, monkeypatch: Any
+):
+    """What it says is about the schema: it would be all messages that are left out."""
+
+    def refuse(*_given: object, **_more: object) -> None:
+        raise SchemaRegistryError(status, status * 100, "not now")
+
+    monkeypatch.setattr(type(client), "register_schema_full_response", refuse)
+    monkeypatch.setattr(type(client), "register_schema", refuse)
+    with pytest.raises(EngineRuntimeError, match="serialize the value of a message to topic") as ex:
+        skipping_writers(AvroSerializer(client, AVRO))
+    assert isinstance(ex.value.__cause__, ConnectorError)
+
+
+def test_a_registry_that_is_not_there_ends_a_run_that_writes():
+    """Though the flow leaves out what can't be serialized, and one message is such."""
+    gone = SchemaRegistryClient({"url": "http://127.0.0.1:1", "max.retries": 0, "timeout": 1})
+    with pytest.raises(EngineRuntimeError, match="serialize the value of a message to topic") as ex:
+        skipping_writers(AvroSerializer(gone, AVRO))
+    assert isinstance(ex.value.__cause__, ConnectorError)
+
+
+def test_a_value_that_does_not_fit_is_left_out(client: Any):
+    """That is the message's fault alone."""
+    assert len(skipping_writers(AvroSerializer(client, AVRO))) == 1
+
+
+def skipping_writers(serializer: Any) -> list[Any]:
+    """What becomes of a good message and a bad one in a flow that skips."""
+    flow, out = Dataflow("flow", on_error="skip"), []
+    messages = [KafkaSinkMessage(b"k", v) for v in ({"sku": 7}, {"sku": "pen", "n": 3})]
+    s = op.input("in", flow, TestingSource(messages))
+    op.output("out", kop.serialize_value("w", s, serializer, topic="t"), TestingSink(out))
+    run_main(flow)
+    return out
+
+
 @pytest.mark.parametrize("kind", [AsyncAvroDeserializer, AsyncAvroSerializer])
 def test_those_that_must_be_awaited_are_refused(kind: Any):
     """They would give coroutines; the message names what to use."""

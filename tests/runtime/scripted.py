@@ -40,7 +40,7 @@ class FakeTime:
         self.now_s += seconds
 
     def wake(self) -> None:
-        """Nothing waits for long."""
+        """Nobody waits while something happens."""
 
     def utc(self) -> datetime:
         return datetime.fromtimestamp(self.now_s, UTC)

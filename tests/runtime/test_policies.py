@@ -23,7 +23,6 @@ from engine.errors import (
     UnavailableError,
     UserCodeError,
 )
-from engine.operators import windowing as win
 from engine.operators._kernels import MapKernel, RecordKernel, StepContext
 from engine.operators._stateful_kernels import StatefulMapKernel
 from engine.runtime import RunOptions, plan, run_flow
@@ -388,18 +387,7 @@ def test_a_policy_is_said_where_the_step_is_made():
     ("build", "words"),
     [
         (lambda s: op.merge("m", s).on_error("skip"), r"'flow.m'.*no function that is called"),
-        (
-            lambda s: win.count_window(
-                "w",
-                s,
-                win.SystemClock(),
-                win.TumblingWindower(
-                    align_to=datetime(2024, 1, 1, tzinfo=UTC), length=timedelta(seconds=1)
-                ),
-                str,
-            ).down.on_error("skip"),
-            r"step 'flow.w' can't have on_error='skip'.*keeps records for later",
-        ),
+        (lambda s: op.redistribute("r", s).on_error("skip"), r"'flow.r'.*no function that is"),
     ],
 )
 def test_a_step_that_cannot_go_on_says_so_at_the_start(build: Callable[[Any], Any], words: str):
@@ -575,8 +563,8 @@ def test_an_object_of_a_key_goes_on_without_the_values_that_it_raises_for():
     op.output("out", stream, TestingSink(out))
     op.output("letters", op.dead_letters("dead", flow), TestingSink(letters))
     simulate(flow, 0, SimOptions())
-    # What it did before its result was refused stays: the five is added; its timer is at three.
-    assert out == [("a", 1), ("a", 3), ("b", 3), ("a", -8), ("b", -3)]
+    # What it did before its result was refused is undone: the five isn't added.
+    assert out == [("a", 1), ("a", 3), ("b", 3), ("a", -3), ("b", -3)]
     assert [letter.record for letter in letters] == ["no pair", ("a", 0), ("a", 5), ("b", 0)]
     assert [letter.key for letter in letters] == [None, "a", "a", "b"]
     assert {letter.step_id for letter in letters} == {"flow.s.stateful_batch"}
@@ -609,35 +597,6 @@ def test_an_object_that_takes_batches_loses_a_keys_batch():
     run_main(flow)
     assert out == [("b", 3), ("a", 3), ("b", 6)]
     assert [letter.record for letter in letters] == [("a", 1), ("a", 0)]
-
-
-def test_an_object_with_a_time_to_live_cannot_go_on():
-    """What it is to find next can't be told."""
-    flow = Dataflow("flow")
-    stream = op.input("in", flow, TestingSource([("a", 1)]))
-    stream = op.stateful("s", stream, Adding, ttl=timedelta(days=1)).on_error("skip")
-    op.output("out", stream, TestingSink([]))
-    with pytest.raises(FlowError, match=r"'flow.s' can't have on_error='skip'"):
-        run_main(flow)
-
-
-def test_windows_by_a_clock_of_ones_own_fail_where_the_flow_says_skip():
-    """They run as an object by key, of the engine's, which holds values for later."""
-
-    class Clock(win.SystemClock):
-        """One's own, by its class."""
-
-    def fold(_total: int, value: int) -> int:
-        return 6 // value
-
-    flow, out = Dataflow("flow", on_error="skip"), []
-    stream = op.input("in", flow, TestingSource([("a", 1), ("a", 0)]))
-    start = datetime(2024, 1, 1, tzinfo=UTC)
-    windower = win.TumblingWindower(align_to=start, length=timedelta(days=9999))
-    folded = win.fold_window("w", stream, Clock(), windower, int, fold, lambda a, _b: a)
-    op.output("out", folded.down, TestingSink(out))
-    with pytest.raises(EngineRuntimeError, match=r"flow\.w"):
-        run_main(flow)
 
 
 def test_raises_raises_whatever_the_flow_says():

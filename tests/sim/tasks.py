@@ -214,7 +214,7 @@ class TaskedRun(CrashRun):
         senders = life.workers if self._tasked.params["order"] == "key" else 1
         room = senders * self._options.channel_batches * 3
         self._watches[life.number] = [
-            TaskWatch(node, self._clock.monotonic_s, self._known, room=room, share=1 / life.workers)
+            TaskWatch(node, self._clock.monotonic_s, self._known, room=room)
             for worker in gang.workers
             for node, _ in worker._tasked
         ]

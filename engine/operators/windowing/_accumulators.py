@@ -51,12 +51,18 @@ class Accumulators(ABC):
         """What a pane holds of a key, where that isn't in memory.
 
         `NO_ACC` if it is new to the pane, which is open for it from now on. `REFUSED` if values of
-        the key are to be given to `take_apart`.
+        the key go where `apart` says.
         """
 
     @abstractmethod
-    def take_apart(self, pane: Pane, key: Any, entry: KeyEntry, value: Any) -> Sequence[int]:
-        """Take in a value that not all windows of a pane take; gives those that don't."""
+    def apart(
+        self, pane: Pane, key: Any, entry: KeyEntry
+    ) -> tuple[Sequence[int], Pane | None, Any]:
+        """Where a value goes that not all windows of a pane take.
+
+        Gives those that don't; the pane that it goes into, or None if it goes nowhere; and what
+        that one holds of the key, taken out of it, or `NO_ACC`.
+        """
 
     @abstractmethod
     def close(self, key: Any, entry: KeyEntry, numbers: Sequence[int]) -> list[Any]:
@@ -100,8 +106,13 @@ class OwnPanes(Accumulators):
         entry.open = (*entry.open, pane.number)
         return NO_ACC
 
-    def take_apart(self, pane: Pane, key: Any, entry: KeyEntry, value: Any) -> Sequence[int]:  # noqa: ARG002 - nothing is done with it
-        return (pane.number,)
+    def apart(
+        self,
+        pane: Pane,
+        key: Any,  # noqa: ARG002 - alike for all
+        entry: KeyEntry,  # noqa: ARG002 - as above
+    ) -> tuple[Sequence[int], Pane | None, Any]:
+        return (pane.number,), None, NO_ACC
 
     def close(self, key: Any, entry: KeyEntry, numbers: Sequence[int]) -> list[Any]:  # noqa: ARG002 - panes alone say it
         accs: list[Any] = []
@@ -140,7 +151,7 @@ class SharedPanes(Accumulators):
     A window that was closed for a key at an end of input, or in a life of the key that was
     forgotten, takes none of its values, though other windows of the pane do. The values of such a
     key have a pane of their own, of the next number (so those of others are even): it isn't found
-    by the time of a value, so each of them comes to `take_apart`.
+    by the time of a value, so `apart` is asked about each of them.
     """
 
     told = ", in panes that they share"
@@ -181,23 +192,21 @@ class SharedPanes(Accumulators):
         entry.parts = _with(entry.parts, pane.number)
         return NO_ACC
 
-    def take_apart(self, pane: Pane, key: Any, entry: KeyEntry, value: Any) -> Sequence[int]:
+    def apart(
+        self, pane: Pane, key: Any, entry: KeyEntry
+    ) -> tuple[Sequence[int], Pane | None, Any]:
         assert isinstance(pane, SharedPane)  # noqa: S101
         new = pane.others(entry.open)
         refusing = [number for number in new if self._refuses(entry, number)]
         if len(refusing) == len(pane.windows):
-            return refusing
+            return refusing, None, NO_ACC
         own = self._pane(pane.number + 1)
-        folding = self._folding
-        if own.number in entry.parts:
-            acc = self._held(own, key)
-            own.rest.pop(key, None)
-            own.touched[key] = folding.folder(acc, value)
-        else:
+        if own.number not in entry.parts:
             entry.open = (*entry.open, *[number for number in new if number not in refusing])
             entry.parts = _with(entry.parts, own.number)
-            own.touched[key] = folding.first(value)
-        return refusing
+            return refusing, own, NO_ACC
+        acc = own.take(key)
+        return refusing, own, self._load(own, key) if acc is NO_ACC else acc
 
     def close(self, key: Any, entry: KeyEntry, numbers: Sequence[int]) -> list[Any]:
         parts = entry.parts

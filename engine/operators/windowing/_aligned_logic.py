@@ -328,7 +328,12 @@ class AlignedLogic(BatchTimes):
     def _take_apart(self, pane: Pane, key: Any, value: Any) -> None:
         """Take in a value that not all windows of a pane take."""
         entry = self._entry_of(key)
-        self._refuse(key, value, self._accs.take_apart(pane, key, entry, value))
+        refusing, own, acc = self._accs.apart(pane, key, entry)
+        self._refuse(key, value, refusing)
+        if own is not None:
+            folding = self._folding
+            new = folding.first(value) if acc is NO_ACC else folding.folder(acc, value)
+            own.touched[key] = new
         if entry.open:
             self._live[key] = entry
 

@@ -20,7 +20,12 @@ from engine.operators._shown import shown
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators._time_axis import EventTimes, TimeAxis
 from engine.operators.windowing._clocks import Clock, EventClock, SystemClock
-from engine.operators.windowing._engine_clocks import axis_of, stream_clocks_of, times_of
+from engine.operators.windowing._engine_clocks import (
+    axis_of,
+    picking,
+    stream_clocks_of,
+    times_of,
+)
 
 V_contra = TypeVar("V_contra", contravariant=True)
 
@@ -42,7 +47,10 @@ class ClockedKernel(KeyedKernel):
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
-        return self.logic(step, axis_of(self.clocks[0], step), [times_of(c) for c in self.clocks])
+        picks, times = picking(step.failures, [times_of(clock) for clock in self.clocks])
+        logic = self.logic(step, axis_of(self.clocks[0], step), times)
+        logic.picks = picks
+        return logic
 
     def stream_clocks(self) -> Sequence[StreamClock | None]:
         """The clock of each input, if the step has one watermark."""

@@ -209,6 +209,9 @@ class _Collected(CountedLogic[V, Any, "list[tuple[int, V]]"]):
         if self._into is dict and not is_pair(value):
             msg = "`collect_window` with `into=dict` needs `(key, value)` 2-tuples; got "
             raise UserCodeError(msg + shown(value), hint="make such tuples with `map_value`")
+        if self._into is not list:
+            # Now, while it is known whose fault it is, and not when the window closes.
+            hash(cast("Any", value)[0] if self._into is dict else value)
         self.values.append((self.number, value))
         return ()
 
@@ -230,10 +233,14 @@ class _CollectWork(LogicWork):
         super().__init__(functools.partial(_Collected, into), emits_values=False)
         self._into = into
 
+    @property
+    def all_or_nothing(self) -> bool:
+        return True
+
     def folding(self) -> Folding | None:
         if self._into is not list:
             return None
-        return Folding(_only, _appended, _migrate_values)
+        return Folding(_only, _appended, _migrate_values, all_or_nothing=True)
 
     def migrating(self, migrate: Migrate) -> Migrate:
         return _migrate_numbered(migrate)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from engine.clock import utc_now
 from engine.operators._event_time import EPOCH, MAX_US, MIN_US, span_us
-from engine.operators._kernels import StepContext, StreamClock
+from engine.operators._kernels import Failures, Picks, StepContext, StreamClock
 from engine.operators._keys import check_key, refuse_unkeyed
+from engine.operators._picking import Picker
 from engine.operators._time_axis import EventTimes, TimeAxis, seconds_of
 from engine.operators.windowing._clocks import Clock, EventClock, as_it_is
 
@@ -33,6 +34,32 @@ def times_of(clock: Clock[Any, Any]) -> EventTimes | None:
     return EventTimes(clock.ts_getter, span_us(clock.wait_for_system_duration))
 
 
+def picking(
+    failures: Failures | None, times: list[EventTimes | None]
+) -> tuple[Picks | None, list[EventTimes | None]]:
+    """What picks the records that have a key and a time, and how these say their times then.
+
+    Args:
+        failures: Takes the others; None if the step ends the run at an error.
+        times: For each input, how its records say their times.
+    """
+    if failures is None:
+        return None, times
+    picker = Picker(failures, [None if each is None else _teller(each) for each in times])
+    return picker.pick, [each and replace(each, getter=picker.next_time) for each in times]
+
+
+def _teller(times: EventTimes) -> Callable[[Any], datetime]:
+    """Gives the time of a record by its value, and makes sure that it is one."""
+
+    def tell(value: Any) -> datetime:
+        at = times.getter(value)
+        times.checked_us(at, value)
+        return at
+
+    return tell
+
+
 @dataclass(frozen=True, slots=True)
 class StreamTimes:
     """How the watermark of a step is told from the records of one input."""
@@ -46,8 +73,18 @@ class StreamTimes:
         return self.times.wait_us
 
     def latest_us(self, batch: list[Any]) -> int | None:
-        """The latest time in a batch."""
-        return max(times_of_batch(batch, self.times, 0), default=None)
+        """The latest time in a batch; records that have none are the step's business."""
+        try:
+            return max(times_of_batch(batch, self.times, 0), default=None)
+        except Exception:  # noqa: BLE001 - a user's function raises again where the step asks it
+            told = [self._us_of(record) for record in batch]
+            return max((us for us in told if us is not None), default=None)
+
+    def _us_of(self, record: Any) -> int | None:
+        try:
+            return times_of_batch([record], self.times, 0)[0]
+        except Exception:  # noqa: BLE001 - as above
+            return None
 
 
 def stream_clocks_of(clocks: Sequence[Clock[Any, Any]]) -> Sequence[StreamClock | None]:

@@ -427,6 +427,10 @@ class _JoinWork(LogicWork):
 
         super().__init__(build, emits_values=emit_mode != "final")
 
+    @property
+    def all_or_nothing(self) -> bool:
+        return True
+
     def migrating(self, migrate: Migrate) -> Migrate:
         return _migrate_numbered(migrate)
 

@@ -10,7 +10,7 @@ values whose time has come go into their windows, then windows merge, then windo
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias, cast
@@ -125,21 +125,24 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
 
     def on_batch(self, values: list[Any]) -> tuple[Sequence[Tagged], bool]:
         out: list[Tagged] = []
-        clock, waiting = self._clock, self._waiting
-        clock.before_batch()
+        self._clock.before_batch()
         for value in values:
-            at, watermark = self._judged(clock.on_item(value))
-            self._watermark = max(self._watermark, watermark)
-            if at < self._watermark:
-                out.extend((LATE, (n, value)) for n in self._windower.late_for(at))
-                continue
-            if self._closed:
-                refused = [n for n in self._windower.late_for(at) if n in self._closed]
-                out.extend((LATE, (n, value)) for n in refused)
-            heapq.heappush(waiting, (at, self._next_number(), value))
+            self._judge(value, out)
         self._touched_at = utc_now()
         self._advance(self._watermark, out)
         return out, self.RETAIN
+
+    def _judge(self, value: Any, out: list[Tagged]) -> None:
+        """Ask the clock about a value, which is late or queues."""
+        at, watermark = self._judged(self._clock.on_item(value))
+        self._watermark = max(self._watermark, watermark)
+        if at < self._watermark:
+            out.extend((LATE, (n, value)) for n in self._windower.late_for(at))
+            return
+        if self._closed:
+            refused = [n for n in self._windower.late_for(at) if n in self._closed]
+            out.extend((LATE, (n, value)) for n in refused)
+        heapq.heappush(self._waiting, (at, self._next_number(), value))
 
     def on_notify(self) -> tuple[Sequence[Tagged], bool]:
         out: list[Tagged] = []
@@ -213,25 +216,33 @@ class KeyWindows(StatefulBatchLogic[Any, Tagged, KeyState]):
     def _insert(self, at: datetime, value: Any, out: list[Tagged]) -> None:
         place = self._next_number()
         for window_id in self._windower.open_for(at):
-            if window_id in self._closed:
-                continue  # The value came out as late for it.
-            logic = self._logics.get(window_id)
-            if logic is None:
-                logic = self._logics[window_id] = self._built(None)
-            number_value(logic, place)
-            self._emit(window_id, logic, "on_value", logic.on_value(value), out)
+            # The value came out as late for those that are closed.
+            if window_id not in self._closed:
+                self._give(window_id, place, value, out)
+
+    def _give(self, window_id: int, place: int, value: Any, out: list[Tagged]) -> None:
+        """Give a value to a window."""
+        logic = self._logics.get(window_id)
+        if logic is None:
+            logic = self._logics[window_id] = self._built(None)
+        number_value(logic, place)
+        self._emit(window_id, logic, "on_value", logic.on_value(value), out)
 
     def _next_number(self) -> int:
         self._numbered += 1
         return self._numbered
 
     def _merge(self, out: list[Tagged]) -> None:
-        for original_id, target_id in self._windower.merged():
+        for original_id, target_id in self._merged():
             original = self._logics.pop(original_id)
             target = self._logics.get(target_id)
             if target is None:
                 target = self._logics[target_id] = self._built(None)
             self._emit(target_id, target, "on_merge", target.on_merge(original), out)
+
+    def _merged(self) -> Iterable[tuple[int, int]]:
+        """The windows that have become one since this was last asked."""
+        return self._windower.merged()
 
     def _close(self, watermark: datetime, out: list[Tagged]) -> None:
         reached = self._watermark

@@ -15,6 +15,7 @@ from engine.operators._keys import Key
 from engine.operators._state_options import check_state
 from engine.operators._stateful_batch import stateful_batch
 from engine.operators._stateful_batch_kernel import BuilderOfRun
+from engine.operators._stateful_going_on import KeyFailures
 from engine.operators._types import S, V, W
 from engine.operators._values import filter_map_value
 from engine.operators.windowing._clocks import Clock, EventClock
@@ -28,6 +29,7 @@ from engine.operators.windowing._key_windows import (
     Tagged,
     WindowStep,
 )
+from engine.operators.windowing._key_windows_going_on import KeyWindowsGoingOn
 from engine.operators.windowing._logic import WindowLogic
 from engine.operators.windowing._window_kernel import (
     WindowKernel,
@@ -169,8 +171,10 @@ class _Builder(BuilderOfRun):
 
     step: WindowStep
 
-    def for_run(self) -> Callable[[KeyState | None], KeyWindows]:
-        return functools.partial(KeyWindows, self.step, utc_now())
+    def for_run(self, failures: KeyFailures | None) -> Callable[[KeyState | None], KeyWindows]:
+        if failures is None:
+            return functools.partial(KeyWindows, self.step, utc_now())
+        return functools.partial(KeyWindowsGoingOn, self.step, utc_now(), failures)
 
 
 def _picker(wanted: int) -> Callable[[Tagged], tuple[int, Any] | None]:

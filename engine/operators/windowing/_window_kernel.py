@@ -15,9 +15,15 @@ from engine.operators._event_time import EPOCH, span_us
 from engine.operators._kernels import KeyedKernel, KeyedLogic, StepContext, StreamClock
 from engine.operators._state import KeyedState
 from engine.operators._state_options import DEFAULT_STATE, StateOptions, state_options
+from engine.operators.windowing._aligned_going_on import AlignedGoingOn
 from engine.operators.windowing._aligned_logic import AlignedLogic
 from engine.operators.windowing._clocks import EventClock, SystemClock
-from engine.operators.windowing._engine_clocks import axis_of, stream_clocks_of, times_of
+from engine.operators.windowing._engine_clocks import (
+    axis_of,
+    picking,
+    stream_clocks_of,
+    times_of,
+)
 from engine.operators.windowing._panes import PanedState
 from engine.operators.windowing._shapes import Aligned, Sessions, Shape
 from engine.operators.windowing._windowers import (
@@ -26,6 +32,7 @@ from engine.operators.windowing._windowers import (
     TumblingWindower,
     Windower,
 )
+from engine.operators.windowing._windows_going_on import WindowsGoingOn
 from engine.operators.windowing._windows_logic import WindowsLogic, WindowSpec
 from engine.operators.windowing._works import Folding, Migrate, Work
 
@@ -57,11 +64,19 @@ class WindowKernel(KeyedKernel):
 
     def start(self, step: StepContext) -> KeyedLogic:
         """Begin with no keys in memory."""
-        folding, shape = self._folding, self.spec.shape
+        folding, shape, failures = self._folding, self.spec.shape, step.failures
+        sides = max(1, self.spec.sides)
+        picks, (times, *_) = picking(failures, [times_of(self.clock)] * sides)
+        axis = axis_of(self.clock, step)
+        logic: KeyedLogic
         if folding is not None and isinstance(shape, Aligned):
-            axis, times = axis_of(self.clock, step), times_of(self.clock)
-            return AlignedLogic(step, axis, times, shape, folding, ordered=self.spec.ordered)
-        return WindowsLogic(step, axis_of(self.clock, step), times_of(self.clock), self.spec)
+            kind = AlignedLogic if failures is None else AlignedGoingOn
+            logic = kind(step, axis, times, shape, folding, ordered=self.spec.ordered)
+        else:
+            kind_of_any = WindowsLogic if failures is None else WindowsGoingOn
+            logic = kind_of_any(step, axis, times, self.spec)
+        logic.picks = picks
+        return logic
 
 
 def window_kernel(

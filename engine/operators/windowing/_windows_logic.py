@@ -128,23 +128,13 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         self._late.extend([(key, (number, value)) for number in ids])
 
     def settle(self, key: Any, entry: WindowsEntry, watermark_us: int, out: list[Any]) -> None:
-        emit = _Emitter(key, out, tells_causes=self._spec.tells_causes)
-        ready = self._ready(entry, watermark_us)
-        if self._sessions is None:
-            for at_us, met_us, value in ready:
-                entry.taken += 1
-                self._insert(entry, at_us, met_us, value, emit)
-        else:
-            meetings: list[tuple[OpenWindow, OpenWindow]] = []
-            for at_us, met_us, value in ready:
-                entry.taken += 1
-                session = self._session(entry, at_us, met_us, meetings)
-                if session is None:
-                    self._refuse_one(key, LATE_SESSION_ID, value)
-                else:
-                    self._add(entry, session, value, emit)
-            for into, other in meetings:
-                self._merge(into, other, emit)
+        emit = Emitter(key, out, tells_causes=self._spec.tells_causes)
+        insert = self._insert if self._sessions is None else self._insert_into_session
+        for at_us, met_us, value in self._ready(entry, watermark_us):
+            entry.taken += 1
+            insert(entry, at_us, met_us, value, emit)
+        for into, other in emit.meetings:
+            self._merge(into, other, emit)
         self._close(entry, watermark_us, emit)
 
     def _ready(self, entry: WindowsEntry, watermark_us: int) -> list[tuple[int, int, Any]]:
@@ -165,7 +155,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         return ready
 
     def _insert(
-        self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: _Emitter
+        self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: Emitter
     ) -> None:
         """Give a value to the aligned windows that it falls into."""
         shape, late_us = self._shape, self._spec.lateness_us or 0
@@ -180,6 +170,16 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
                 window = OpenWindow(number, shape.open_us(number), close_us, self._work.begin())
                 entry.windows[number] = window
             self._add(entry, window, value, emit)
+
+    def _insert_into_session(
+        self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: Emitter
+    ) -> None:
+        """Give a value to the session that it falls into."""
+        session = self._session(entry, at_us, met_us, emit.meetings)
+        if session is None:
+            self._refuse_one(emit.key, LATE_SESSION_ID, value)
+        else:
+            self._add(entry, session, value, emit)
 
     def _session(
         self,
@@ -227,7 +227,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         if self._late is not None:
             self._late.append((key, (number, value[1] if self._spec.sides else value)))
 
-    def _add(self, entry: WindowsEntry, window: OpenWindow, value: Any, emit: _Emitter) -> None:
+    def _add(self, entry: WindowsEntry, window: OpenWindow, value: Any, emit: Emitter) -> None:
         """Add a value to a window, and emit what that makes it emit."""
         work = self._work
         window.acc, emits = work.add(window.acc, value, entry.taken)
@@ -239,7 +239,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         window.fresh += 1
         self._trigger(window, emit)
 
-    def _trigger(self, window: OpenWindow, emit: _Emitter) -> None:
+    def _trigger(self, window: OpenWindow, emit: Emitter) -> None:
         """A window has changed: emit what it holds, if it is time for that."""
         trigger = self._spec.trigger
         if isinstance(trigger, OnUpdate):
@@ -252,7 +252,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
 
     # Windows
 
-    def _merge(self, into: OpenWindow, other: OpenWindow, emit: _Emitter) -> None:
+    def _merge(self, into: OpenWindow, other: OpenWindow, emit: Emitter) -> None:
         """Two sessions are one."""
         into.acc, emits = self._work.merge(into.acc, other.acc)
         if emits:
@@ -263,7 +263,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         else:
             self._trigger(into, emit)
 
-    def _close(self, entry: WindowsEntry, watermark_us: int, emit: _Emitter) -> None:
+    def _close(self, entry: WindowsEntry, watermark_us: int, emit: Emitter) -> None:
         """Close the windows whose time has come, in the order in which they were opened."""
         shape, late_us = self._shape, self._spec.lateness_us or 0
         reached_us = self.watermark_us(entry)
@@ -333,7 +333,7 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
             entry = self._state.get(key)
             window = None if entry is None else entry.windows.get(number)
             if window is not None and window.fresh and not window.fired:
-                _Emitter(key, out, tells_causes=True).result(window, self._work, "interval")
+                Emitter(key, out, tells_causes=True).result(window, self._work, "interval")
         return out
 
     # State
@@ -385,26 +385,28 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
         self._floor_number = max(self._floor_number, entry.next_number)
 
 
-class _Emitter:
+class Emitter:
     """Takes what the windows of one key emit."""
 
-    __slots__ = ("_out", "_tells_causes", "key")
+    __slots__ = ("_tells_causes", "key", "meetings", "out")
 
     def __init__(self, key: Any, out: list[Any], *, tells_causes: bool) -> None:
         self.key = key
+        self.out = out
+        self.meetings: list[tuple[OpenWindow, OpenWindow]] = []
+        """Sessions that have become one, and are to be merged: the one that stays comes first."""
         self._tells_causes = tells_causes
-        self._out = out
 
     def all(self, number: int, emits: Iterable[Any]) -> None:
         """Values that a window emits by itself."""
-        self._out.extend([(self.key, (number, emitted)) for emitted in emits])
+        self.out.extend([(self.key, (number, emitted)) for emitted in emits])
 
     def result(self, window: OpenWindow, work: Work, cause: Cause) -> None:
         """What a window holds, before it closes or after that."""
         window.fresh = 0
         for result in work.results(window.acc):
             # What the window holds may change yet.
-            self._out.append((self.key, (window.number, Emission(copy.copy(result), cause))))
+            self.out.append((self.key, (window.number, Emission(copy.copy(result), cause))))
 
     def closed(self, window: OpenWindow, work: Work) -> None:
         """What a window holds as it closes."""

@@ -49,6 +49,11 @@ class Folding:
     """Where windows share panes: makes what a window emits of what its panes hold, in their order.
 
     There is one at least. None of them is changed, or is what comes out and is changed later."""
+    check: Callable[[Any], Any] | None = None
+    """Raises for a value that can't be the first of a window, for steps that go on after errors: or
+    the first would be what all others are left out for."""
+    all_or_nothing: bool = False
+    """Whether the folder leaves what a window holds as it was where it raises."""
     arrivals: Arrivals | None = None
     """The numbers that it gives to values, to be saved; None if it gives none."""
 
@@ -58,6 +63,16 @@ class Work(ABC):
 
     emits_values = False
     """Whether it emits when it takes a value, so that values can't wait for a better moment."""
+
+    @property
+    def all_or_nothing(self) -> bool:
+        """Whether `add` leaves an accumulator as it was where it raises."""
+        return False
+
+    @property
+    def check(self) -> Callable[[Any], Any] | None:
+        """Raises for a value that can't be the first of a window; as in `Folding`."""
+        return None
 
     @abstractmethod
     def begin(self) -> Any:
@@ -164,7 +179,11 @@ class Extreme:
         def whole(accs: list[tuple[Any, int]]) -> Any:
             return pick([value for value, _ in sorted(accs, key=_arrival)], key=by)
 
-        return Folding(first, folder, _migrate_numbered, whole, arrivals)
+        return Folding(
+            *(first, folder, _migrate_numbered, whole, by),
+            all_or_nothing=True,
+            arrivals=arrivals,
+        )
 
 
 UNSET = None
@@ -178,8 +197,19 @@ class ReduceWork(Work):
     reducer: Callable[[Any, Any], Any]
     share_panes: bool = False
 
+    @property
+    def all_or_nothing(self) -> bool:
+        return isinstance(self.reducer, Extreme)
+
+    @property
+    def check(self) -> Callable[[Any], Any] | None:
+        return self.reducer.by if isinstance(self.reducer, Extreme) else None
+
     def folding(self) -> Folding:
-        return Folding(_itself, self.reducer)
+        reducer = self.reducer
+        if isinstance(reducer, Extreme):
+            return Folding(_itself, reducer, check=reducer.by, all_or_nothing=True)
+        return Folding(_itself, reducer)
 
     def sharing(self) -> Folding | None:
         reducer = self.reducer

@@ -1,8 +1,8 @@
 """What becomes of a message that can't be deserialized: an error to read, to raise, or to count.
 
-The kernels call these where a deserializer has raised, so nothing here costs a good message
-anything. A failure that is no message's fault, such as a schema registry that doesn't answer, ends
-the run in any case: the messages would all be thrown away for it.
+The kernels call these where a deserializer or serializer has raised, so nothing here costs a good
+message anything. A failure that is no message's fault, such as a schema registry that doesn't
+answer, ends the run in any case: the messages would all be thrown away for it.
 """
 
 from __future__ import annotations
@@ -141,12 +141,32 @@ def _refuse_outage(
 ) -> None:
     if isinstance(ex, MemoryError):
         raise ex
-    if any(map(_is_outage, _behind(ex))):
+    if any(_is_outage(cause) and not _is_unknown_schema(cause) for cause in _behind(ex)):
         msg = (
             f"what is needed to deserialize the {field} at {place_of(message)} can't be had: "
             f"{reason(ex)}"
         )
         raise ConnectorError(msg) from ex
+
+
+def explain_unserialized(field: MessageField, ex: Exception, topic: str | None) -> None:
+    """Say what may be missing for a message that could not be serialized; to be raised after that.
+
+    Raises:
+        ConnectorError: The message isn't to blame. Whatever the registry refuses is about the
+            schema, which is the serializer's and not the message's.
+    """
+    if any(map(_is_outage, _behind(ex))):
+        msg = (
+            f"what is needed to serialize the {field} of a message to topic {topic!r} can't be "
+            f"had: {reason(ex)}"
+        )
+        raise ConnectorError(msg) from ex
+    if topic is None:
+        ex.add_note(
+            "the message names no topic, and a serializer of the schema registry needs one: "
+            "give the step `topic=`"
+        )
 
 
 def _behind(ex: BaseException) -> Iterator[BaseException]:
@@ -168,12 +188,15 @@ def _is_outage(ex: BaseException) -> bool:
         return ex.errno is not None
     registry: Any = sys.modules.get("confluent_kafka.schema_registry.error")
     if registry is not None:
-        if isinstance(ex, registry.SchemaRegistryError):
-            # A schema that the registry doesn't have: the number in the message is wrong.
-            return getattr(ex, "http_status_code", None) != _NOT_FOUND
-        if isinstance(ex, getattr(registry, "OAuthTokenError", ())):
+        kinds = registry.SchemaRegistryError, getattr(registry, "OAuthTokenError", ())
+        if isinstance(ex, kinds):
             return True
     return any(
         kind.__name__ == "TransportError" and kind.__module__.startswith("httpx")
         for kind in type(ex).__mro__
     )
+
+
+def _is_unknown_schema(ex: BaseException) -> bool:
+    """Whether the registry says that there is no such schema: a number in a message is wrong."""
+    return getattr(ex, "http_status_code", None) == _NOT_FOUND

@@ -21,6 +21,7 @@ from engine.connectors.kafka.operators._errors import (
     as_failure,
     as_kafka_error,
     as_source_failure,
+    explain_unserialized,
 )
 from engine.dataflow import f_repr
 from engine.errors import UserCodeError
@@ -181,7 +182,8 @@ class SerializeKernel(RecordKernel):
         kind, topic = code.bind("context", _context), code.bind("topic", self.topic)
         context = f"{kind}({record}.topic or {topic}, {code.bind('field', field)}, {headers})"
         call = f"{code.bind('function', function)}({record}.{field.value}, {context})"
-        ex, explain = code.name("ex"), code.bind("explain", _note_on_topic)
+        explaining = functools.partial(explain_unserialized, field)
+        ex, explain = code.name("ex"), code.bind("explain", explaining)
         code.block("try:", f"{part} = {call}")
         where = f"{ex}, {record}.topic or {topic}"
         code.block(f"except Exception as {ex}:", f"{explain}({where})", "raise")
@@ -249,11 +251,3 @@ def _check_serialized(function: Callable[..., Any], made: object) -> None:
     if made is not None and not isinstance(made, bytes | str):
         msg = f"what {f_repr(function)} returns must be `bytes` or None; got {shown(made)}"
         raise UserCodeError(msg, function=function)
-
-
-def _note_on_topic(ex: Exception, topic: str | None) -> None:
-    if topic is None:
-        ex.add_note(
-            "the message names no topic, and a serializer of the schema registry needs one: "
-            "give the step `topic=`"
-        )

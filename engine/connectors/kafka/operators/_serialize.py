@@ -54,6 +54,8 @@ def serialize_key(
     Raises:
         UserCodeError: The serializer gave something else than bytes, or a record is no message;
             ends the run.
+        ConnectorError: What the serializer needs can't be had, such as a schema registry that
+            doesn't answer; ends the run, whatever is said about errors.
 
     >>> import engine.operators as op
     >>> from confluent_kafka.serialization import StringSerializer
@@ -101,6 +103,8 @@ def serialize_value(
     Raises:
         UserCodeError: The serializer gave something else than bytes, or a record is no message;
             ends the run.
+        ConnectorError: What the serializer needs can't be had, such as a schema registry that
+            doesn't answer; ends the run, whatever is said about errors.
 
     >>> import engine.operators as op
     >>> from engine.connectors.kafka import KafkaSinkMessage, operators as kop, serde
@@ -145,6 +149,7 @@ def serialize(
     Raises:
         UserCodeError: A serializer gave something else than bytes, or a record is no message; ends
             the run.
+        ConnectorError: What a serializer needs can't be had; ends the run likewise.
 
     >>> import engine.operators as op
     >>> from confluent_kafka.serialization import StringSerializer
