@@ -246,6 +246,7 @@ class TaskTable:
             if suspect is not None:
                 task.deaths = max(task.deaths, suspect.deaths)
                 task.alone = watch.goes_alone(suspect)
+                self.changed[task.number] = task
                 if (error := watch.verdict(suspect)) is not None:
                     task.tries = max(task.tries, suspect.deaths)
                     self._started += 1
