@@ -113,7 +113,7 @@ WORKLOADS = (
     TasksBeside(
         name="tasks-beside",
         title="W1 beside tasks that wait",
-        records=4_000_000,
-        records_quick=200_000,
+        records=10_000_000,
+        records_quick=500_000,
     ),
 )

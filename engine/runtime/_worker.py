@@ -377,7 +377,9 @@ class Worker:
         first_s = math.inf
         for node, senders in self._tasked:
             if not node.ended:
-                first_s = min(first_s, self._tend_one(node, senders))
+                # Asked first: a step that waits must cost the others nothing.
+                wait_s = node.wait_s(room=have_room(senders))
+                first_s = min(first_s, wait_s if wait_s > 0.0 else self._tend_one(node, senders))
         return first_s
 
     def _tend_one(self, node: TaskNode, senders: list[Sender]) -> float:
