@@ -185,7 +185,15 @@ class Wait:
     @property
     def over(self) -> bool:
         """Whether it can be answered."""
-        return self.failure is not None or not self.missing
+        return self.failure is not None or not self.missing or self.call.unwanted
+
+    def over_still(self) -> bool:
+        """As `over`; if what it had waited for must be made again, it goes on waiting."""
+        if self.failure is None:
+            self.missing = {child for child in self.children if child.state is not State.OVER}
+            for child in self.children:
+                self._note_failure(child)
+        return self.over
 
     def hears_of(self, child: GraphCall) -> bool:
         """One of them is over. Whether that is the end of the wait."""

@@ -181,6 +181,7 @@ class TaskGraphs(RunningExecutor):
         root = self._roots.pop(call_id, None)
         if root is not None:
             self._stop(root, at_once=True)
+            self._turn()
 
     def close(self, timeout_s: float) -> list[str]:
         """As in `RunningExecutor`."""
@@ -221,15 +222,9 @@ class TaskGraphs(RunningExecutor):
             needed = parent.children[number]
             child.uses.append(needed)
             needed.users_open += 1
-            if needed.state is not State.OVER:
-                needed.users.append(child)
-                child.missing += 1
-        failed = next((used for used in child.uses if used.has_failed), None)
         if (error := self._refused(child)) is not None:
             self._end(child, Kind.RAISED, error)
-        elif failed is not None:
-            self._fail_with(child, failed)
-        elif not child.missing:
+        elif self._has_all(child):
             self._admit(child)
         self._settle()
 
@@ -264,7 +259,7 @@ class TaskGraphs(RunningExecutor):
             self._leave_place(call)
             call.state = State.WAITING
             self._waiting += 1
-        if call.unwanted or wait.over:
+        if wait.over:
             self._going_on.append(wait)
             self._give_up_rest(wait)
             self._settle()
@@ -283,11 +278,12 @@ class TaskGraphs(RunningExecutor):
     def _take_completion(self, completion: Completion) -> None:
         call_id, kind, value = completion
         call = self._live.get(call_id)
-        if call is None:
-            return
-        self._note_began(call)
-        self._leave_executor(call)
-        if call.unwanted:
+        if call is not None:
+            self._note_began(call)
+            self._leave_executor(call)
+        if call is None or call.unwanted:
+            if kind is Kind.RETURNED:
+                self._executor.release(value)
             return
         if kind is Kind.RETURNED and not isinstance(value, Lost):
             call.state, call.kind, call.value = State.ENDING, kind, value
@@ -312,15 +308,23 @@ class TaskGraphs(RunningExecutor):
     def _make_again(self, call: GraphCall, lost: Lost) -> None:
         """Results that a subtask needs are gone: the subtasks that gave them run again."""
         gone = dict(lost.objects)
-        call.state = State.BLOCKED
         for used in call.uses:
             if used.number in gone:
                 self._run_again(used, gone[used.number])
+        if self._has_all(call):
+            self._admit(call)
+
+    def _has_all(self, call: GraphCall) -> bool:
+        """Whether all that a call needs is there. If not, it waits for that, or fails."""
+        for used in call.uses:
             if used.state is not State.OVER:
                 used.users.append(call)
                 call.missing += 1
-        if not call.missing:
-            self._admit(call)
+                call.state = State.BLOCKED
+            elif used.has_failed:
+                self._fail_with(call, used)
+                return False
+        return not call.missing
 
     def _run_again(self, lost: GraphCall, name: str) -> None:
         value: Any = lost.value
@@ -352,6 +356,9 @@ class TaskGraphs(RunningExecutor):
             self._end(call, call.kind, call.value)
 
     def _end(self, call: GraphCall, kind: Kind, value: Any) -> None:
+        if call.kind is Kind.RETURNED and kind is not Kind.RETURNED:
+            # It had returned, but fails with one of its subtasks.
+            self._executor.release(call.value)
         call.state, call.kind, call.value = State.OVER, kind, value
         self._ended.append((call, kind, value))
 
@@ -360,7 +367,7 @@ class TaskGraphs(RunningExecutor):
         ended = self._ended
         while ended:
             call, kind, value = ended.pop()
-            for child in call.children.values():
+            for child in list(call.children.values()):
                 self._let_go(child)
             call.children.clear()
             call.failed.clear()
@@ -440,7 +447,7 @@ class TaskGraphs(RunningExecutor):
         call.state = State.OVER
 
     def _stop_children(self, call: GraphCall, *, at_once: bool = False) -> None:
-        for child in call.children.values():
+        for child in list(call.children.values()):
             self._stop(child, at_once=at_once)
             self._let_go(child)
         call.children.clear()
@@ -468,16 +475,19 @@ class TaskGraphs(RunningExecutor):
         while self._going_on or self._ready or self._demanding:
             self._go_on()
             calls = list(self._beginning())
-            if not calls:
+            failed = bool(self._ended)
+            self._settle()
+            if calls:
+                self._executor.submit(calls)
+            elif not failed:
                 return
-            self._executor.submit(calls)
 
     def _go_on(self) -> None:
         later: list[Wait] = []
         while self._going_on:
             wait = self._going_on.popleft()
             call = wait.call
-            if call.waits.get(wait.number) is not wait:
+            if call.waits.get(wait.number) is not wait or not self._is_over(wait):
                 continue
             # An `async def` that waits for something else too isn't counted as running yet.
             if len(call.waits) == 1 and not self._may_go_on(call):
@@ -488,6 +498,14 @@ class TaskGraphs(RunningExecutor):
                 self._take_place(call)
             wait.answer()
         self._going_on.extend(later)
+
+    def _is_over(self, wait: Wait) -> bool:
+        """Whether all is still there that a call has waited for: it may have to be made again."""
+        if wait.over_still():
+            return True
+        for child in wait.missing:
+            child.waiters.append(wait)
+        return False
 
     def _may_go_on(self, call: GraphCall) -> bool:
         if self._running >= self._rules.max_in_flight:
@@ -530,7 +548,7 @@ class TaskGraphs(RunningExecutor):
         account, heap = self._rules.account, self._demanding
         while heap:
             call = heap[0][2]
-            if call.state is not State.READY:
+            if call.state is not State.READY or not self._has_all(call):
                 heappop(heap)
             elif call.may_wait and not self._has_place():
                 return None
@@ -549,7 +567,7 @@ class TaskGraphs(RunningExecutor):
         heap = self._ready
         while heap:
             call = heap[0][2]
-            if call.state is State.READY:
+            if call.state is State.READY and self._has_all(call):
                 if call.may_wait and not self._has_place():
                     return None
                 heappop(heap)

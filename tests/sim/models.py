@@ -16,6 +16,7 @@ from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queue
 from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
 from tests.sim.failures import check_failures
+from tests.sim.graphs import check_graphs
 from tests.sim.takeovers import check_takeovers
 from tests.sim.tasks import check_tasked_store
 from tests.sim.windows import check_windowed_store
@@ -32,6 +33,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "windows": check_windowed_store,
     "tasks": check_tasked_store,
     "failures": check_failures,
+    "graphs": check_graphs,
 }
 
 _AT_A_TIME = 20

@@ -20,6 +20,7 @@ SEEDS = {
     "clocked": 100,
     "windows": 100,
     "failures": 100,
+    "graphs": 200,
 }
 PARTS = 10
 

@@ -17,7 +17,7 @@ from engine.errors import UserCodeError
 from engine.operators.tasks import Call, Completion, Kind, RunningExecutor
 from engine.operators.tasks._context import WithContext
 from engine.operators.tasks._requests import Request
-from engine.runtime.executors._callers import AsyncInvoker
+from engine.runtime.executors._async_calls import AsyncInvoker
 from engine.runtime.executors._finished import Finished
 from engine.runtime.executors._loop import EventLoopThread
 

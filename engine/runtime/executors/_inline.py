@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from engine.operators.tasks import Call, Completion, Kind, RunningExecutor
+from engine.operators.tasks._callers import InlineInvoker
 from engine.operators.tasks._context import WithContext
-from engine.runtime.executors._callers import InlineInvoker
 from engine.runtime.executors._calling import RunCall
 from engine.runtime.executors._finished import Finished
 

@@ -31,6 +31,8 @@ from engine.dataflow._callable_name import f_repr
 from engine.errors import InternalError, WorkerProcessError
 from engine.operators.tasks import Call, Completion, Kind, ProcessExecutor, RunningExecutor
 from engine.operators.tasks._context import WithContext
+from engine.operators.tasks._objects import Objects
+from engine.operators.tasks._process_calls import ProcessInvoker
 from engine.operators.tasks._requests import Invocation, ObjectRef, Outcome, Request, Waits
 from engine.operators.tasks._shipping import shipped
 from engine.runtime.executors._child import (
@@ -43,9 +45,7 @@ from engine.runtime.executors._child import (
     main_of_this_process,
 )
 from engine.runtime.executors._finished import Finished
-from engine.runtime.executors._objects import Objects
 from engine.runtime.executors._process import PoolProcess
-from engine.runtime.executors._process_calls import ProcessInvoker
 from engine.runtime.executors._remote import Remote, died, how_it_ended
 
 _AT_ONCE_S = 0.002
@@ -372,13 +372,17 @@ class Pool(RunningExecutor):
                 continue  # All were failed meanwhile.
             if self._moved:
                 self._moved.pop(call_id, None)
+            if call_id in process.unwanted and not self.runs_graphs:
+                process.unwanted.discard(call_id)
+                continue
+            completion = self._remote.completion(call_id, kind, data)
+            value: Any = completion.value
+            if isinstance(value, ObjectRef):
+                self._objects.keep(value.name)
             if call_id in process.unwanted:
                 process.unwanted.discard(call_id)
+                self.release(value)
             else:
-                completion = self._remote.completion(call_id, kind, data)
-                value: Any = completion.value
-                if isinstance(value, ObjectRef):
-                    self._objects.keep(value.name)
                 yield completion
 
     def _take_back(self, process: PoolProcess, calls: list[Call]) -> None:
@@ -514,7 +518,11 @@ class Pool(RunningExecutor):
     def _end(self) -> None:
         until_s = self._closing_until_s or time.monotonic()
         for process in self._processes:
-            process.hang_up()
+            if process.ready:
+                process.hang_up()
+            else:
+                # It would load the user's modules first.
+                process.kill()
         for process in self._processes:
             # Half of the time for those that leave by themselves.
             half_s = (until_s - time.monotonic()) / 2

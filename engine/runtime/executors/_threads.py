@@ -23,9 +23,9 @@ from typing import Any
 from engine.dataflow._callable_name import f_repr
 from engine.errors import UserCodeError
 from engine.operators.tasks import Call, Completion, RunningExecutor, ThreadExecutor
+from engine.operators.tasks._callers import Answer, ThreadInvoker
 from engine.operators.tasks._context import WithContext
 from engine.operators.tasks._requests import Request
-from engine.runtime.executors._callers import Answer, ThreadInvoker
 from engine.runtime.executors._calling import RunCall
 from engine.runtime.executors._finished import Finished
 

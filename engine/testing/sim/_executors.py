@@ -55,6 +55,9 @@ class FakeExecutor(RunningExecutor):
             self._running[call] = until_s, argument
             self._began_s[call] = now_s
         self._wanted.update(call for call, _ in calls)
+        self._note_most()
+
+    def _note_most(self) -> None:
         self.most = max(self.most, len(self._wanted))
 
     def _draw_s(self) -> float:

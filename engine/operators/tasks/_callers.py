@@ -8,25 +8,21 @@ says.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import functools
 import inspect
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn, Protocol, TypeAlias, cast
 
 from engine.dataflow._callable_name import f_repr
 from engine.errors import SubtaskCancelledError, UserCodeError
-from engine.operators.tasks import Resources, TaskContext
-from engine.operators.tasks._context import NAME, takes_context
+from engine.operators.tasks._context import NAME, TaskContext, takes_context
 from engine.operators.tasks._executor import is_async
 from engine.operators.tasks._futures import Gathered, TaskFuture
 from engine.operators.tasks._requests import (
     DEPTH_MAX,
     Drops,
-    GivesUp,
     Invocation,
     Outcome,
     Request,
@@ -34,6 +30,7 @@ from engine.operators.tasks._requests import (
     Waits,
     Work,
 )
+from engine.operators.tasks._resources import Resources
 
 Ask: TypeAlias = Callable[[Request], None]
 Arguments: TypeAlias = tuple[tuple[Any, ...], Mapping[str, Any]]
@@ -50,7 +47,7 @@ def each_argument(arguments: Arguments, change: Callable[[Any], Any]) -> Argumen
     """Arguments with something in place of each, and of what lists, tuples and dicts hold."""
 
     def changed(argument: Any) -> Any:
-        kind: Any = type(argument)
+        kind = argument.__class__
         if kind is list or kind is tuple:
             return kind(map(change, argument))
         if kind is dict:
@@ -66,7 +63,7 @@ def futures_in(arguments: Arguments) -> list[TaskFuture[Any]]:
     args, kwargs = arguments
     found: list[TaskFuture[Any]] = []
     for argument in (*args, *kwargs.values()) if kwargs else args:
-        kind: Any = type(argument)
+        kind = argument.__class__
         if kind is TaskFuture:
             found.append(argument)
         elif kind is list or kind is tuple:
@@ -277,34 +274,6 @@ class _ThreadCaller(Caller):
         return results_of(answer.outcomes, takes_failures=takes_failures)
 
 
-class _AsyncCaller(Caller):
-    on_loop = True
-
-    async def _gathered(self, numbers: tuple[int, ...], *, takes_failures: bool) -> Any:
-        if not numbers:
-            return Gathered[Any]()
-        loop, wait = asyncio.get_running_loop(), self._next_wait()
-        there = loop.create_future()
-
-        def give(outcomes: list[Outcome] | None) -> None:
-            # A loop that is closed has nobody who waits.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(_set, there, outcomes)
-
-        self._ask(Waits(self._call_id, wait, numbers, takes_failures, give))
-        try:
-            outcomes = await there
-        except asyncio.CancelledError:
-            self._ask(GivesUp(self._call_id, wait))
-            raise
-        return results_of(outcomes, takes_failures=takes_failures)
-
-
-def _set(future: asyncio.Future[Any], outcomes: list[Outcome] | None) -> None:
-    if not future.done():
-        future.set_result(outcomes)
-
-
 class _InlineCaller(Caller):
     """Runs subtasks as they are submitted."""
 
@@ -450,37 +419,3 @@ class ThreadInvoker:
             return call(self._fn, invocation, caller)
         finally:
             caller.end()
-
-
-class AsyncInvoker:
-    """Calls what an invocation says on an event loop.
-
-    Args:
-        fn: The step's function, as a `WithContext`.
-        ask: Takes what calls ask of the worker.
-    """
-
-    def __init__(self, fn: Callable[[Any], Any], ask: Ask) -> None:
-        functools.update_wrapper(self, fn)
-        self._fn = fn
-        self._ask = ask
-
-    async def __call__(self, invocation: Invocation) -> Any:
-        """Call it."""
-        caller = None if invocation.context is None else _AsyncCaller(invocation, self._ask)
-        try:
-            awaitable = call(self._fn, invocation, caller)
-            if not inspect.isawaitable(awaitable):
-                raise self._not_async(invocation)
-            return await cast("Coroutine[Any, Any, Any]", awaitable)
-        finally:
-            if caller is not None:
-                caller.end()
-
-    def _not_async(self, invocation: Invocation) -> UserCodeError:
-        fn = self._fn if invocation.work is None else invocation.work.function
-        return UserCodeError(
-            f"{f_repr(fn)} returned nothing to await, and blocks the event loop",
-            function=fn,
-            hint="make it `async def`, or give the step executor='thread'",
-        )

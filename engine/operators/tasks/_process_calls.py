@@ -15,7 +15,9 @@ from typing import Any, Protocol, cast
 
 from engine.dataflow._callable_name import f_repr
 from engine.errors import UserCodeError
+from engine.operators.tasks._callers import Arguments, Caller, call, no_reply, results_of
 from engine.operators.tasks._futures import Gathered
+from engine.operators.tasks._objects import LostObjectError, ObjectWriter, read
 from engine.operators.tasks._requests import (
     Invocation,
     Lost,
@@ -27,8 +29,6 @@ from engine.operators.tasks._requests import (
     Work,
 )
 from engine.operators.tasks._shipping import shipped
-from engine.runtime.executors._callers import Arguments, Caller, call, no_reply, results_of
-from engine.runtime.executors._objects import LostObjectError, ObjectWriter, read
 
 _FUNCTIONS_MAX = 1_000
 """So many functions are remembered."""
