@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.errors import InternalError
-from engine.operators.tasks._resources import Resources
+from engine.operators.tasks._resources import PARTS, Resources
+from engine.runtime._counts import ResourceSnapshot
 
 
 class Ledger:
@@ -92,6 +93,14 @@ class Ledger:
     def taken(self) -> dict[str, int]:
         """How much of each is taken, in parts as above."""
         return {name: parts - self._free[name] for name, parts in self.offer.parts.items()}
+
+    def snapshot(self) -> dict[str, ResourceSnapshot]:
+        """What there is and what is taken, for metrics."""
+        taken = self.taken()
+        return {
+            name: ResourceSnapshot(parts / PARTS, taken[name] / PARTS)
+            for name, parts in self.offer.parts.items()
+        }
 
 
 class Account:

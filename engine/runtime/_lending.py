@@ -136,6 +136,10 @@ class Lending:
         able = able_workers(rules.resources, rules.placement, self._offers)
         return [WorkerIndex(worker) for worker in able]
 
+    def lent(self) -> dict[str, int]:
+        """How many calls other workers were given, by step."""
+        return {step_id: step.lent_count for step_id, step in self.steps.items()}
+
     def receive(self, sender: WorkerIndex, errands: Sequence[Errand]) -> None:
         """Take what another worker says, for the next turn."""
         self._inbox.extend((sender, errand) for errand in errands)

@@ -50,7 +50,7 @@ class Membership:
     source_timeout_s: float
     """For how long they ask sources again that can't be reached."""
     offers: tuple[Resources, ...]
-    """What each worker of the job offers to tasks."""
+    """What each worker of the job offers to tasks; empty if no task takes anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
 from engine.runtime._leader import Leader, Led
 from engine.runtime._membership import Membership, UnmetError
-from engine.runtime._offers import check_demands
+from engine.runtime._offers import check_demands, wants_offers
 from engine.runtime._outage import pause
 from engine.runtime._plan import Plan
 from engine.runtime._processes import Processes
@@ -107,7 +107,7 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
     """
     deaths, again = 0, False
     while team.gather():
-        offers = team.offers()
+        offers = team.offers() if wants_offers(planned) else ()
         check_demands(planned, offers)
         run = _Run(planned, team, options, offers, again=again)
         try:

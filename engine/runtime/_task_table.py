@@ -105,7 +105,7 @@ class TaskTable:
     """The tasks of one step on one worker.
 
     Args:
-        rules: What the user said.
+        rules: What the user said; of the rate, this worker's share.
         name: What ids of tasks begin with; no other table of the step has the same.
         chance: Gives random numbers from 0 to 1.
         encode: Makes bytes of a record; None if none is needed a second time.
@@ -296,7 +296,7 @@ class TaskTable:
     def _take_leave(self, now_s: float) -> bool:
         """Take what the next try needs, of the rate and of the worker's resources: both or none."""
         limiter, account = self._limiter, self._account
-        if limiter is not None and not limiter.has(now_s):
+        if self._held or (limiter is not None and not limiter.has(now_s)):
             return False
         if account is not None and not account.take(self._next_call, self._demand):
             return False

@@ -197,6 +197,8 @@ class Worker:
             watermarks=dict(self._watermarks()),
             tasks={node.step_id: node.table.snapshot() for node, _ in self._tasked},
             left_out=tally.left_out(),
+            resources=self.ledger.snapshot(),
+            lent={} if self.lending is None else self.lending.lent(),
         )
 
     def _watermarks(self) -> Iterator[tuple[str, WatermarkSnapshot]]:

@@ -138,7 +138,7 @@ class Gang:
             patience=Patience(tell=self._note),
             chance=self._random.random,
             executors=FakeExecutors(self._start_executor),
-            offers=options.offers,
+            offers=options.offers[: options.workers],
         )
         for i in range(options.workers):
             site = replace(site, index=WorkerIndex(i))

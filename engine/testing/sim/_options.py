@@ -42,7 +42,7 @@ class SimOptions:
     hangs: float = 0.0
     """What share of them never ends."""
     offers: tuple[Resources, ...] = ()
-    """What each worker offers to tasks; none of them anything if left out."""
+    """What each worker offers to tasks, from the first; none of them anything if left out."""
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     """What the wall clock shows at first."""
     steps_max: int = 1_000_000
