@@ -5,21 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from engine.operators.tasks import Call, Completion, Kind, RunningExecutor
+from engine.operators.tasks import Call, Completion, RunningExecutor
 from engine.operators.tasks._callers import InlineInvoker
 from engine.operators.tasks._context import WithContext
 from engine.runtime.executors._calling import RunCall
 from engine.runtime.executors._finished import Finished
 
-_OF_CALLS = (Exception, SystemExit, GeneratorExit)
-"""What a call raises by itself."""
-
 
 class Inline(RunningExecutor):
     """Runs calls as they are submitted, and their subtasks as those are.
 
-    What ends a run from outside, such as Ctrl-C, is for the job, not for the call that happens to
-    run: it passes through.
+    Ctrl-C is for the job, not for the call that happens to run: `KeyboardInterrupt` passes through.
     """
 
     places = 1
@@ -32,9 +28,8 @@ class Inline(RunningExecutor):
         """As in `RunningExecutor`, but it comes back only when they have ended."""
         for call in calls:
             completion = self._run(call)
-            value = completion.value
-            if completion.kind is Kind.RAISED and not isinstance(value, _OF_CALLS):
-                raise value
+            if isinstance(completion.value, KeyboardInterrupt):
+                raise completion.value
             self._finished.add(completion)
 
     def completions(self) -> list[Completion]:
