@@ -8,6 +8,7 @@ each record is in the output, among the dead letters or among those that were sk
 from __future__ import annotations
 
 import ast
+import functools
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,8 +24,13 @@ from tests.sim.crash_checks import positions_of, states_of
 from tests.sim.crash_job import ITEMS, CutSink, MarkedSink, Numbers, Outside
 from tests.sim.crash_world import Life
 from tests.sim.crashes import ROOT, CrashRun
+from tests.sim.failing_steps import WindowsOfJob, counted, recent
 
 KEEPER = "f.dead_letters"
+BESIDE = ("window", "recent")
+"""Steps that don't stand in line."""
+NAMES = ("window", "late", "recent")
+"""What these call what comes out of them."""
 
 
 def check_failures(seed: int) -> Counter[str]:
@@ -43,6 +49,7 @@ class Failing(Outside):
     curable: bool = False
     cured: bool = field(default=False)
     """No step raises any more."""
+    windows: WindowsOfJob | None = None
 
     def fate(self, value: int) -> str:
         """Which step raises for a value, if none is cured; "out" for none."""
@@ -55,6 +62,15 @@ class Failing(Outside):
     def bad(self, step: str, value: int) -> bool:
         """Whether a step raises for a value now."""
         return self.fate(value) == step and (step == "skipped" or not self.cured)
+
+    def bad_beside(self, step: str, value: int) -> bool:
+        """The same of a step that doesn't stand in line with the others."""
+        return not self.cured and is_bad_beside(step, value)
+
+
+def is_bad_beside(step: str, value: int) -> bool:
+    """Whether a value is bad for a step beside the line, where none comes that is bad early."""
+    return value % 4 != 1 and (value % 6 == 4 if step == "window" else value % 9 == 7)
 
 
 def flow_of(outside: Failing) -> Dataflow:
@@ -76,9 +92,16 @@ def flow_of(outside: Failing) -> Dataflow:
             raise ValueError(record)
         return record[0], record
 
-    s = op.map_value("early", op.input("in", flow, Numbers(outside)), early)
-    s = op.stateful_map("late", s, late)
-    op.output("files", op.map("skip", s, skipping).on_error("skip"), CutSink(outside))
+    first = op.map_value("early", op.input("in", flow, Numbers(outside)), early)
+    assert outside.windows is not None
+    beside = [
+        outside.windows.add(first, functools.partial(outside.bad_beside, "window")),
+        recent(first, functools.partial(outside.bad_beside, "recent")),
+    ]
+    s = op.stateful_map("late", first, late)
+    line = op.map("skip", s, skipping).on_error("skip")
+    aside = op.map("aside", op.merge("beside", *beside), lambda record: (record[0], record))
+    op.output("files", op.merge("all", line, aside), CutSink(outside))
     if outside.taken:
         letters = op.dead_letters("letters", flow)
         rows = op.map("row", letters, lambda letter: (letter.key, (letter.step_id, letter.record)))
@@ -102,6 +125,7 @@ class FailureRun(CrashRun):
         curable = not taken and rng.random() < 0.4
         outside = Failing(self._rng, [], self._chain.durable_epoch, weather, taken=taken)
         outside.curable = curable
+        outside.windows = WindowsOfJob(rng)
         return outside
 
     def _flow(self) -> Dataflow:
@@ -138,6 +162,11 @@ class FailureRun(CrashRun):
         read = [record for name, at in positions.items() for record in outside.parts[name][:at]]
         wanted = Counter(_name(key, v, outside.fate(v)) for key, v in read)
         wanted = Counter({name: n for name, n in wanted.items() if name[2] in ("early", "late")})
+        wanted += Counter(
+            _name(key, v, step) for key, v in read for step in BESIDE if is_bad_beside(step, v)
+        )
+        # Values of windows wait for their turn, or are late once they are put back.
+        found += Counter({n: c for n, c in (wanted - found).items() if n[2] == "window"})
         if outside.curable:
             assert found <= wanted, "a letter is there twice, or of a record that is none"
             return
@@ -148,7 +177,7 @@ class FailureRun(CrashRun):
     def _letters(self, recovery: JobStore) -> list[tuple[str, int, str]]:
         kept = states_of(recovery, KEEPER).values()
         records = [(ast.literal_eval(letter["shown"]), letter["step_id"]) for letter in kept]
-        return [_name(key, v, step_id.removeprefix("f.")) for (key, v), step_id in records]
+        return [_name(key, v, _step_of(step_id)) for (key, v), step_id in records]
 
     def _check_ended(self, recovery: JobStore) -> None:
         if not self._outside.taken:
@@ -163,32 +192,68 @@ class FailureRun(CrashRun):
         outside = self._outside
         left = (
             Counter(
-                _name(key, record[1], step_id.removeprefix("f."))
-                for key, (step_id, record) in outside.table
+                _name(key, record[1], _step_of(step_id)) for key, (step_id, record) in outside.table
             )
             if outside.taken
             else self._left
         )
         self.counts["letters"] += left.total()
-        out: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        out: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
         for file in outside.files.values():
             for key, pair in file.records:
                 out[key].append(pair)
         for key in {key for key, _ in ITEMS}:
-            self._check_key(key, [v for k, v in ITEMS if k == key], out[key], left)
+            values = [v for k, v in ITEMS if k == key]
+            line = [pair for pair in out[key] if pair[0] not in NAMES]
+            self._check_key(key, values, line, left)
+            came = {
+                name: [given for its_name, given in out[key] if its_name == name] for name in NAMES
+            }
+            for step, check in (("window", self._check_windows), ("recent", self._check_recent)):
+                kept = [name[1] for name in left.elements() if name[0] == key and name[2] == step]
+                early = {name[1] for name in left if name[0] == key and name[2] == "early"}
+                assert not early & {*kept}, f"{key}: {early} are letters of {step} too"
+                check(key, [v for v in values if v not in early], kept, came)
+
+    def _check_windows(
+        self, key: str, values: list[int], kept: list[int], came: dict[str, list[Any]]
+    ) -> None:
+        """Each value is in its windows, or late for them, or a letter: all of it or nothing."""
+        windows = self._outside.windows
+        assert windows is not None
+        inside = [v for some in came["window"] for v in some]
+        counts = Counter(inside + [v for some in came["late"] for v in some] + kept * windows.times)
+        assert counts == Counter(values * windows.times), f"{key}: {came}, letters {kept}"
+        if not self._outside.curable:
+            assert not any(is_bad_beside("window", v) for v in inside), f"{key}: {inside}"
+
+    def _check_recent(
+        self, key: str, values: list[int], kept: list[int], came: dict[str, list[Any]]
+    ) -> None:
+        """Each value is counted from the last long silence on, or is a letter."""
+        out = came["recent"]
+        assert sorted([v for _, v in out] + kept) == values, f"{key}: {out}, letters {kept}"
+        if not self._outside.curable:
+            wanted = counted([v for v in values if not is_bad_beside("recent", v)])
+            assert out == wanted, f"{key}: {out} in place of {wanted}"
 
     def _check_key(
         self, key: str, values: list[int], out: list[tuple[int, int]], left: Counter[Any]
     ) -> None:
         outside = self._outside
         expected = [v for v in values if outside.fate(v) != "skipped"]
-        lettered = [name[1] for name in left.elements() if name[0] == key]
+        lettered = [name[1] for name in left.elements() if name[0] == key and name[2] not in BESIDE]
         came = [value for _, value in out]
         assert sorted(came + lettered) == sorted(expected), f"{key}: {came}, letters {lettered}"
         if not outside.curable:
             counted = [v for v in values if outside.fate(v) in ("out", "skipped")]
             wanted = [p for p in enumerate(counted, 1) if outside.fate(p[1]) == "out"]
             assert out == wanted, f"{key} gave {out} in place of {wanted}"
+
+
+def _step_of(step_id: str) -> str:
+    """The user's step, of one that may be within it."""
+    return step_id.split(".")[1]
 
 
 def _name(key: str, value: int, step: str) -> tuple[str, int, str]:
