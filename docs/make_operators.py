@@ -48,6 +48,8 @@ lives (`ttl`), and what becomes of it when its form changes (`state_version`, `m
 [windows.md](windows.md). So have joins and order by the times of values:
 [time_joins.md](time_joins.md).
 
+**Tasks**, which are calls that take long, have a guide of their own: [tasks.md](tasks.md).
+
 **Errors.** A mistake in building a flow is a `TypeError` or a `ValueError`, raised where it stands.
 What goes wrong while a flow runs ends the run with an `EngineRuntimeError`, whose chain of causes
 ends in what was raised first; a function that gives its step something unusable is a
@@ -65,6 +67,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Several streams": ("branch", "merge", "redistribute"),
     "Records that steps have left out": ("dead_letters",),
     "Looking in": ("inspect", "inspect_debug", "raises"),
+    "Calls that take long": ("task",),
     "Keys": ("key_on", "key_rm"),
     "Values of keyed streams": ("map_value", "filter_value", "flat_map_value", "filter_map_value"),
     "Looking up": ("enrich_cached",),
@@ -91,6 +94,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 CLASSES: dict[str, tuple[str, ...]] = {
     "BranchOut": (),
     "DeadLetter": ("to_json",),
+    "TaskError": (),
+    "TaskOut": (),
     "StatefulLogic": ("on_item", "on_notify", "on_eof", "notify_at", "snapshot"),
     "StatefulBatchLogic": ("on_batch", "on_notify", "on_eof", "notify_at", "snapshot"),
     "TTL": (),

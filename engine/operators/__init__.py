@@ -44,6 +44,7 @@ from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
 from engine.operators._table_join import TableJoinMode, table_join
 from engine.operators._timeout import timeout
 from engine.operators._values import filter_map_value, filter_value, flat_map_value, map_value
+from engine.operators.tasks._task import TaskError, TaskOut, task
 
 __all__ = [
     "TTL",
@@ -58,6 +59,8 @@ __all__ = [
     "StatefulLogic",
     "TTLCache",
     "TableJoinMode",
+    "TaskError",
+    "TaskOut",
     "branch",
     "collect",
     "count_final",
@@ -95,5 +98,6 @@ __all__ = [
     "stateful_flat_map",
     "stateful_map",
     "table_join",
+    "task",
     "timeout",
 ]

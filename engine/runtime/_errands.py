@@ -7,7 +7,6 @@ edge of their own, like batches: handed over as they are within a process, pickl
 from __future__ import annotations
 
 import pickle
-import traceback
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -79,6 +78,9 @@ class _ArrivedError(Parcel):
 
 def _packed(error: BaseException) -> tuple[bytes, RemoteError]:
     kind = type(error)
+    # Only a failure has to load it.
+    import traceback  # noqa: PLC0415
+
     lines = "".join(traceback.format_exception(error))
     remote = RemoteError(f"{kind.__module__}.{kind.__qualname__}", _text(error), lines)
     try:

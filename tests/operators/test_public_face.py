@@ -49,6 +49,10 @@ SIGNATURES = {
     "stateful_flat_map": "up mapper [ttl] [state_version] [migrate]",
     "stateful_map": "up mapper [ttl] [state_version] [migrate]",
     "table_join": "stream table [how] [ttl] [state_version] [migrate]",
+    "task": (
+        "up fn [executor] [max_in_flight] [order] [timeout] [retry] [batch] [rate] [on_error] "
+        "[submit] [idempotency] [resources] [placement]"
+    ),
     "timeout": "up after [state_version] [migrate]",
 }
 OTHERS = {
@@ -64,6 +68,8 @@ OTHERS = {
     "TTL",
     "TTLCache",
     "TableJoinMode",
+    "TaskError",
+    "TaskOut",
     "helpers",
 }
 

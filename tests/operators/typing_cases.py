@@ -17,6 +17,7 @@ import engine.operators as op
 from engine.connectors import DynamicSink, DynamicSource, FixedPartitionedSink, Sink, Source
 from engine.dataflow import Dataflow, KeyedStream, Stream, operator
 from engine.operators.helpers import map_dict_value
+from engine.operators.tasks import Batching, TaskContext, TaskError
 from engine.testing import TestingSink, TestingSource
 
 if TYPE_CHECKING:
@@ -276,3 +277,48 @@ def own(step_id: str, up: Stream[int], n: int) -> Stream[str]:
 def of_my_own(s: Stream[int]) -> None:
     assert_type(own("own", s, 5), Stream[str])
     own("own", s)  # type: ignore
+
+
+def halved(n: int) -> float:
+    return n / 2
+
+
+async def halved_async(n: int) -> float:
+    return n / 2
+
+
+def all_halved(numbers: list[int]) -> list[float]:
+    return [n / 2 for n in numbers]
+
+
+async def all_halved_async(numbers: list[int]) -> list[float]:
+    return [n / 2 for n in numbers]
+
+
+def told(n: int, ctx: TaskContext) -> str:
+    return f"{ctx.task_id} {n}"
+
+
+async def told_async(n: int, ctx: TaskContext) -> str:
+    return f"{ctx.task_id} {n}"
+
+
+class Model:
+    async def score(self, n: int) -> float:
+        return n / 2
+
+
+def called(s: Stream[int]) -> None:
+    lists = Batching(size=10)
+    assert_type(op.task("plain", s, halved).ok, Stream[float])
+    assert_type(op.task("errors", s, halved).errors, Stream[TaskError[int]])
+    assert_type(op.task("async", s, halved_async).ok, Stream[float])
+    assert_type(op.task("method", s, Model().score, executor="async").ok, Stream[float])
+    assert_type(op.task("lists", s, all_halved, batch=lists).ok, Stream[float])
+    assert_type(op.task("async_lists", s, all_halved_async, batch=lists).ok, Stream[float])
+    assert_type(op.task("told", s, told, executor="process").ok, Stream[str])
+    assert_type(op.task("told_async", s, told_async, max_in_flight=9).ok, Stream[str])
+    assert_type(op.task("lambda", s, lambda n: f"{n}").ok, Stream[str])
+    op.task("wrong", s, str.upper)  # type: ignore
+    op.task("no_batch", s, all_halved)  # type: ignore
+    op.task("typo", s, halved, max_inflight=3)  # type: ignore

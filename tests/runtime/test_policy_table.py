@@ -17,15 +17,14 @@ import engine.operators.windowing as win
 from engine.connectors.kafka import KafkaSinkMessage, KafkaSourceMessage
 from engine.connectors.kafka import operators as kop
 from engine.dataflow import Dataflow, Stream
-from engine.operators import tasks
 from engine.runtime import plan
 from engine.testing import TestingSink, TestingSource, run_main
 from tests.operators.timed import at
 
 PAGE = (Path(__file__).parents[2] / "docs" / "errors.md").read_text(encoding="utf-8")
-ROW = r"^\| `((?:op|win|kop|tasks)\.\w+)` \| ([^|]+) \| ([^|]+) \|$"
+ROW = r"^\| `((?:op|win|kop)\.\w+)` \| ([^|]+) \| ([^|]+) \|$"
 ROWS = re.findall(ROW, PAGE, re.MULTILINE)
-MODULES = {"op": op, "win": win, "kop": kop, "tasks": tasks}
+MODULES = {"op": op, "win": win, "kop": kop}
 DAY = timedelta(days=1)
 
 RECORD, CALL, BATCH, NOTHING = "the record", "a key's values of one call", "the batch", "nothing"
@@ -198,7 +197,7 @@ CASES: dict[str, Case | None] = {
     "win.window": Case(
         lambda s: win.window("s", s, win.SystemClock(), ALL_TIME, Windowed).down, PAIRS
     ),
-    "tasks.task": Case(lambda s: tasks.task("s", s, six, executor="inline").ok, NUMBERS),
+    "op.task": Case(lambda s: op.task("s", s, six, executor="inline").ok, NUMBERS),
     "kop.deserialize": Case(
         lambda s: kop.deserialize("s", s, key_deserializer=parsed, val_deserializer=parsed).oks,
         READ,

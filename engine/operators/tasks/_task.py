@@ -6,11 +6,21 @@ import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Protocol,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+    overload,
+)
 
 from engine.dataflow import ErrorPolicy, Operator, Stream, operator
 from engine.dataflow._operator import new_stream
-from engine.operators.tasks._context import WithContext, takes_context
+from engine.operators.tasks._context import TaskContext, WithContext, takes_context
 from engine.operators.tasks._executor import AnyExecutor, check, executor_of, is_async
 from engine.operators.tasks._policies import (
     Batching,
@@ -25,6 +35,8 @@ from engine.operators.tasks._resources import Label, Resources
 
 X = TypeVar("X")
 Y = TypeVar("Y")
+X_contra = TypeVar("X_contra", contravariant=True)
+Y_co = TypeVar("Y_co", covariant=True)
 Submit = Literal["now", "after_commit"]
 
 
@@ -86,11 +98,80 @@ def _executor_for(fn: Callable[[Any], Any], named: str | AnyExecutor | None) -> 
     return executor_of(("async" if is_async(fn) else "thread") if named is None else named)
 
 
+class _Told(Protocol[X_contra, Y_co]):
+    """A function that is told of its task."""
+
+    def __call__(self, record: X_contra, /, *, ctx: TaskContext) -> Y_co: ...
+
+
+class _Options(TypedDict, total=False):
+    """What `task` may be told besides `batch`."""
+
+    executor: Literal["inline", "async", "thread", "process"] | AnyExecutor | None
+    max_in_flight: int
+    order: Order
+    timeout: timedelta | None
+    retry: Retry | None
+    rate: Rate | None
+    on_error: ErrorPolicy | None
+    submit: Submit
+    idempotency: Callable[[Any], str] | None
+    resources: Resources | None
+    placement: Placement
+
+
+# One for each kind of function: from a union of them, type checkers can't tell what it gives.
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[list[X]], Coroutine[Any, Any, list[Y]]]
+    | _Told[list[X], Coroutine[Any, Any, list[Y]]],
+    *,
+    batch: Batching,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[list[X]], list[Y]] | _Told[list[X], list[Y]],
+    *,
+    batch: Batching,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[X], Coroutine[Any, Any, Y]] | _Told[X, Coroutine[Any, Any, Y]],
+    *,
+    batch: None = None,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: Callable[[X], Y],
+    *,
+    batch: None = None,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
+@overload
+def task(
+    step_id: str,
+    up: Stream[X],
+    fn: _Told[X, Y],
+    *,
+    batch: None = None,
+    **options: Unpack[_Options],
+) -> TaskOut[X, Y]: ...
 @operator(core=True, kernel=_kernel)
 def task(  # noqa: PLR0913 - all but three have a default
     step_id: str,
-    up: Stream[X],
-    fn: Callable[[X], Y] | Callable[[X], Coroutine[Any, Any, Y]] | Callable[[list[X]], list[Y]],
+    up: Stream[Any],
+    fn: Callable[..., Any],
     *,
     executor: Literal["inline", "async", "thread", "process"] | AnyExecutor | None = None,
     max_in_flight: int = 256,
@@ -104,7 +185,7 @@ def task(  # noqa: PLR0913 - all but three have a default
     idempotency: Callable[[Any], str] | None = None,
     resources: Resources | None = None,
     placement: Placement = "worker",
-) -> TaskOut[X, Y]:
+) -> TaskOut[Any, Any]:
     """Call a function for each record, apart from the flow, which goes on meanwhile.
 
     For calls that take long: a service over the network, a model, a blocking client, a computation.
@@ -182,11 +263,11 @@ def task(  # noqa: PLR0913 - all but three have a default
 
     >>> import engine.operators as op
     >>> from engine.dataflow import Dataflow
-    >>> from engine.operators.tasks import Retry, task
+    >>> from engine.operators.tasks import Retry
     >>> from engine.testing import TestingSink, TestingSource, run_main
     >>> flow, lengths, failed = Dataflow("doc"), [], []
     >>> words = op.input("in", flow, TestingSource(["one", "three", 4]))
-    >>> measured = task("measure", words, len, executor="thread", retry=Retry(attempts=2))
+    >>> measured = op.task("measure", words, len, executor="thread", retry=Retry(attempts=2))
     >>> op.output("out", measured.ok, TestingSink(lengths))
     >>> op.output("failed", measured.errors, TestingSink(failed))
     >>> run_main(flow)
