@@ -137,6 +137,15 @@ def test_text_on_processes_finds_the_extremes():
     ]
 
 
+def test_fan_out_counts_the_words_of_each_book():
+    """Each book comes to the sums of all its chapters, in the order of the books."""
+    assert run_flow("examples.fan_out:flow") == [
+        "Sense And Sensibility: marianne (566), dashwood (252), jennings (235)",
+        "Pride And Prejudice: elizabeth (635), catherine (126), gardiner (97)",
+        "Emma: knightley (389), woodhouse (315), churchill (224)",
+    ]
+
+
 def test_enrich_reviews_keeps_the_order_though_the_service_is_busy_at_times():
     """Every review has its mood, and none is given up."""
     assert run_flow("examples.enrich_reviews:flow") == [

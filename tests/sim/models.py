@@ -18,6 +18,7 @@ from tests.sim.crashes import check_clocked_store, check_store
 from tests.sim.failures import check_failures
 from tests.sim.graphs import check_graphs
 from tests.sim.placement import check_placed_store
+from tests.sim.subtasks import check_subtasks
 from tests.sim.takeovers import check_takeovers
 from tests.sim.tasks import check_tasked_store
 from tests.sim.windows import check_windowed_store
@@ -36,6 +37,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "placement": check_placed_store,
     "failures": check_failures,
     "graphs": check_graphs,
+    "subtasks": check_subtasks,
 }
 
 _AT_A_TIME = 20

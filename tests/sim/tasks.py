@@ -15,10 +15,10 @@ from random import Random
 from typing import Any
 
 import engine.operators as op
-from engine.dataflow import Dataflow
+from engine.dataflow import Dataflow, Stream
 from engine.errors import WorkerProcessError
 from engine.operators import DeadLetter
-from engine.operators.tasks import Batching, Exponential, Rate, Retry, task
+from engine.operators.tasks import Batching, Exponential, Rate, Retry, TaskOut, task
 from engine.runtime import Plan, plan
 from engine.runtime._recovery import JobStore
 from engine.testing.sim._gang import Gang
@@ -190,7 +190,7 @@ class TaskedRun(CrashRun):
     def _flow(self) -> Dataflow:
         flow, outside = Dataflow("f"), self._tasked
         s = op.input("in", flow, TaskedNumbers(outside))
-        called = task("call", s, outside.call, **outside.params)
+        called = self._called(s)
         rows = called.ok
         if outside.reads_errors:
             failed = op.map("failed", called.errors, lambda e: (e.record[0], ("err", e.record[1])))
@@ -205,6 +205,9 @@ class TaskedRun(CrashRun):
             shown = op.map("show", rows, lambda kv: (kv[0], kv))
             op.output("files", shown, CutSink(outside))
         return flow
+
+    def _called(self, records: Stream[Any]) -> TaskOut[Any, Any]:
+        return task("call", records, self._tasked.call, **self._tasked.params)
 
     def _open(self, life: Life) -> None:
         super()._open(life)

@@ -21,6 +21,7 @@ SEEDS = {
     "windows": 100,
     "failures": 100,
     "graphs": 200,
+    "subtasks": 50,
 }
 PARTS = 10
 

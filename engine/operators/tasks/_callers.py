@@ -19,7 +19,7 @@ from engine.dataflow._callable_name import f_repr
 from engine.errors import SubtaskCancelledError, UserCodeError
 from engine.operators.tasks._context import NAME, TaskContext, takes_context
 from engine.operators.tasks._executor import is_async
-from engine.operators.tasks._futures import Gathered, TaskFuture
+from engine.operators.tasks._futures import TaskFuture
 from engine.operators.tasks._requests import (
     DEPTH_MAX,
     Drops,
@@ -49,7 +49,8 @@ def each_argument(arguments: Arguments, change: Callable[[Any], Any]) -> Argumen
     def changed(argument: Any) -> Any:
         kind = argument.__class__
         if kind is list or kind is tuple:
-            return kind(map(change, argument))
+            same_kind: Any = kind(map(change, argument))
+            return same_kind
         if kind is dict:
             return {name: change(value) for name, value in argument.items()}
         return change(argument)
@@ -214,7 +215,7 @@ def _slot_or_same(argument: Any) -> Any:
     return Slot(argument.number) if type(argument) is TaskFuture else argument
 
 
-def results_of(outcomes: list[Outcome] | None, *, takes_failures: bool) -> Gathered[Any]:
+def results_of(outcomes: list[Outcome] | None, *, takes_failures: bool) -> list[Any]:
     """What `gather` gives.
 
     Raises:
@@ -228,7 +229,7 @@ def results_of(outcomes: list[Outcome] | None, *, takes_failures: bool) -> Gathe
         for returned, value in outcomes:
             if not returned:
                 raise value
-    return Gathered([value for _, value in outcomes])
+    return [value for _, value in outcomes]
 
 
 class Answer:
@@ -266,7 +267,7 @@ class _ThreadCaller(Caller):
 
     def _gathered(self, numbers: tuple[int, ...], *, takes_failures: bool) -> Any:
         if not numbers:
-            return Gathered[Any]()
+            return []
         answer = Answer()
         wait = self._next_wait()
         self._ask(Waits(self._call_id, wait, numbers, takes_failures, answer.give))

@@ -248,7 +248,7 @@ def executor_of(named: str | AnyExecutor) -> AnyExecutor:
     return named
 
 
-def check(executor: AnyExecutor, fn: Callable[[Any], Any], step_id: str) -> None:
+def check(executor: AnyExecutor, fn: Callable[..., Any], step_id: str) -> None:
     """See, as the flow is built, whether an executor can run a function.
 
     Raises:

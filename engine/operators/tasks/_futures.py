@@ -102,16 +102,11 @@ class TaskFuture(Generic[T]):
 
 
 class Gathered(list[T]):
-    """Results of subtasks, in the order in which they were asked for.
+    """To type checkers: results of subtasks, in the order in which they were asked for.
 
-    In a plain function it is a list. In an `async def` it must be awaited, and gives that list.
+    In a plain function it is a `list`. In an `async def` it must be awaited, and gives that list.
     """
 
     def __await__(self) -> Generator[Any, None, list[T]]:
-        """The list.
-
-        Raises:
-            UserCodeError: In a plain function, where it is there already.
-        """
-        msg = "`gather` of a plain function gives the results themselves: there is nothing to await"
-        raise UserCodeError(msg)
+        """The list."""
+        raise NotImplementedError

@@ -16,7 +16,6 @@ from typing import Any, Protocol, cast
 from engine.dataflow._callable_name import f_repr
 from engine.errors import UserCodeError
 from engine.operators.tasks._callers import Arguments, Caller, call, no_reply, results_of
-from engine.operators.tasks._futures import Gathered
 from engine.operators.tasks._objects import LostObjectError, ObjectWriter, read
 from engine.operators.tasks._requests import (
     Invocation,
@@ -193,7 +192,7 @@ class _ProcessCaller(Caller):
 
     def _gathered(self, numbers: tuple[int, ...], *, takes_failures: bool) -> Any:
         if not numbers:
-            return Gathered[Any]()
+            return []
         while True:
             request = Waits(self._call_id, self._next_wait(), numbers, takes_failures, no_reply)
             outcomes: list[tuple[bool, Any]] | None = self._process.wait(request)

@@ -94,7 +94,7 @@ def _kernel(step: Operator, _workers: int) -> TaskKernel:
     return TaskKernel(called, executor, rules, params["on_error"], takes, params["idempotency"])
 
 
-def _executor_for(fn: Callable[[Any], Any], named: str | AnyExecutor | None) -> AnyExecutor:
+def _executor_for(fn: Callable[..., Any], named: str | AnyExecutor | None) -> AnyExecutor:
     return executor_of(("async" if is_async(fn) else "thread") if named is None else named)
 
 
@@ -195,7 +195,8 @@ def task(  # noqa: PLR0913 - all but three have a default
     **Types.** `fn` gets a record and gives a result, which goes on as it is: None too, and a list
     isn't spread. With `batch` it gets a list of records, and must return a list with one result
     for each of them, in their order. If `fn` has a parameter ``ctx``, it gets a `TaskContext` by
-    that name: its task's id and key, and which try it is. With `order="key"` records must be
+    that name: its task's id and key, which try it is, and `TaskContext.submit`, by which a task
+    may have subtasks. With `order="key"` records must be
     `(key, value)` pairs, of which `fn` gets the whole; it should return a pair if what follows
     needs keys.
 

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 from engine.dataflow._callable_name import f_repr
 from engine.errors import UserCodeError
-from engine.operators.tasks import Gathered
 from engine.operators.tasks._callers import Ask, Caller, call, results_of
 from engine.operators.tasks._requests import GivesUp, Invocation, Outcome, Waits
 
@@ -21,7 +20,7 @@ class _AsyncCaller(Caller):
 
     async def _gathered(self, numbers: tuple[int, ...], *, takes_failures: bool) -> Any:
         if not numbers:
-            return Gathered[Any]()
+            return []
         loop, wait = asyncio.get_running_loop(), self._next_wait()
         there = loop.create_future()
 

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
+from engine.operators.tasks._context import WithContext
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime import (
     CaughtUp,
@@ -37,6 +38,7 @@ from engine.runtime import (
 )
 from engine.runtime._errands import ERRANDS
 from engine.testing.sim._executors import FakeExecutor, FakeExecutors
+from engine.testing.sim._graph_executor import FakeGraphExecutor
 from engine.testing.sim._options import SimOptions, SimResult, SimulationError
 from engine.testing.sim._world import FakeClock, FakeNetwork, Line
 
@@ -153,7 +155,8 @@ class Gang:
 
     def _start_executor(self, function: Callable[[Any], Any]) -> FakeExecutor:
         options = self._options
-        executor = FakeExecutor(
+        kind = FakeGraphExecutor if isinstance(function, WithContext) else FakeExecutor
+        executor = kind(
             function,
             self._clock,
             self._random,
