@@ -185,6 +185,7 @@ class LentStep(RunningExecutor):
         if call_id in self._waiting:
             del self._waiting[call_id]
             self._place()
+            self._begin_all()
         elif call_id in self._here:
             self._give_up(self._here.pop(call_id))
         elif call_id in self._lent:

@@ -1,7 +1,6 @@
 """Prints which seed catches which mutant first, and how: `python -m tests.sim.mutants_table`.
 
-With this one keeps up the seeds that `CRASH_MUTANTS`, `CLOCK_MUTANTS`, `WINDOW_MUTANTS`,
-`FAILURE_MUTANTS`, `GRAPH_MUTANTS` and `MUTANTS` say.
+With this one keeps up the seeds that all of these mutants say.
 """
 
 from __future__ import annotations
@@ -15,7 +14,18 @@ from tests.sim.failure_mutants import FAILURE_MUTANTS
 from tests.sim.graph_mutants import GRAPH_MUTANTS
 from tests.sim.mutant import SEEDS, Catch, Mutant, catch
 from tests.sim.mutants import MUTANTS
+from tests.sim.placement_mutants import PLACEMENT_MUTANTS
 from tests.sim.window_mutants import WINDOW_MUTANTS
+
+ALL_MUTANTS = (
+    *CRASH_MUTANTS,
+    *CLOCK_MUTANTS,
+    *WINDOW_MUTANTS,
+    *FAILURE_MUTANTS,
+    *GRAPH_MUTANTS,
+    *PLACEMENT_MUTANTS,
+    *MUTANTS,
+)
 
 
 def lines(catches: Iterable[tuple[Mutant, Catch | None]]) -> list[str]:
@@ -35,14 +45,7 @@ def _tell(line: str) -> None:
 def main() -> int:
     _tell(lines([])[0])
     survivors = 0
-    for mutant in (
-        *CRASH_MUTANTS,
-        *CLOCK_MUTANTS,
-        *WINDOW_MUTANTS,
-        *FAILURE_MUTANTS,
-        *GRAPH_MUTANTS,
-        *MUTANTS,
-    ):
+    for mutant in ALL_MUTANTS:
         caught = catch(mutant, range(SEEDS))
         survivors += caught is None
         _tell(lines([(mutant, caught)])[1])

