@@ -10,7 +10,7 @@ import pytest
 from tests.sim.models import SeedError, run_many, run_seeds, told
 
 SEEDS = {
-    "store": 360,
+    "store": 300,
     "takeovers": 40,
     "outcome": 220,
     "cuts": 220,
@@ -20,6 +20,7 @@ SEEDS = {
     "clocked": 100,
     "windows": 100,
     "failures": 100,
+    "tasks": 150,
 }
 PARTS = 10
 
