@@ -257,9 +257,14 @@ class TaskNode(Node):
         table.epoch = epoch + 1
         keys: list[Any] = []
         stored: list[Any] = []
+        limited = self._kernel.rules.timeout_s < math.inf
+        calls = {task.number: call for call, task in table.running()} if limited else {}
         for task in table.changed.values():
+            left_s = task.left_s
+            if task.number in calls:
+                left_s = self._left_s(task, calls[task.number])
             keys.append(self._row_key(task))
-            stored.append((self._row(task),))
+            stored.append((self._row(task, left_s),))
             task.saved = True
         gone = [self._row_key(task) for task in table.gone]
         table.changed.clear()
@@ -272,12 +277,17 @@ class TaskNode(Node):
             task.home = part_key(key, int(task.task_id.rsplit("-", 1)[1]))
         return task.home
 
-    def _row(self, task: Task) -> _Row:
-        state, left_s, timeout_s = task.state, task.left_s, self._kernel.rules.timeout_s
-        if state is State.RUNNING and timeout_s < math.inf:
-            limit_s = timeout_s if left_s is None else left_s
-            left_s = max(0.0, task.started_s + limit_s - self._now_s())
-        result = b""
+    def _left_s(self, task: Task, call: int) -> float | None:
+        """How much time a try has left; None for all of it."""
+        began_s = self._executor.started_s(call)
+        if began_s is None:
+            # It waits for its place, which doesn't count.
+            return task.left_s
+        limit_s = self._kernel.rules.timeout_s if task.left_s is None else task.left_s
+        return max(0.0, began_s + limit_s - self._now_s())
+
+    def _row(self, task: Task, left_s: float | None) -> _Row:
+        state, result = task.state, b""
         if state in OVER:
             try:
                 result = pickle.dumps(task.result, 5)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from heapq import heappop, heappush
 from typing import Any, Final, cast
@@ -472,6 +472,10 @@ class TaskTable:
         if not self._waiting or self._started >= rules.max_in_flight:
             return False
         return not rules.after_commit or self._waiting[0].epoch <= self.durable
+
+    def running(self) -> Iterable[tuple[int, Task]]:
+        """The calls that were submitted and haven't ended, each with its task."""
+        return self._running.items()
 
     @property
     def uncommitted(self) -> bool:

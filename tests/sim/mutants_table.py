@@ -15,6 +15,7 @@ from tests.sim.graph_mutants import GRAPH_MUTANTS
 from tests.sim.mutant import SEEDS, Catch, Mutant, catch
 from tests.sim.mutants import MUTANTS
 from tests.sim.placement_mutants import PLACEMENT_MUTANTS
+from tests.sim.task_mutants import TASK_MUTANTS
 from tests.sim.window_mutants import WINDOW_MUTANTS
 
 ALL_MUTANTS = (
@@ -24,6 +25,7 @@ ALL_MUTANTS = (
     *FAILURE_MUTANTS,
     *GRAPH_MUTANTS,
     *PLACEMENT_MUTANTS,
+    *TASK_MUTANTS,
     *MUTANTS,
 )
 

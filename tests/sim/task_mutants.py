@@ -211,6 +211,18 @@ def _a_death_is_not_the_records_fault(patch: Patch) -> None:
     patch.setattr(_failures, "_RECORDS_FAULT", (UserCodeError,))
 
 
+def _a_moment_left_stays_a_moment(patch: Patch) -> None:
+    """A try that is cut short by a restart has what it had left, though a failure ends the run."""
+    resumed = TaskNode._task
+
+    def keep(self: TaskNode, key: Any, row: Any) -> Task:
+        task = resumed(self, key, row)
+        task.left_s = row[4]
+        return task
+
+    patch.setattr(TaskNode, "_task", keep)
+
+
 def _no_limiter_waits(patch: Patch) -> None:
     take = _Limiter.take
 
@@ -235,27 +247,28 @@ def _lists_do_not_linger(patch: Patch) -> None:
 TASK_MUTANTS = [
     Mutant(function.__name__.strip("_").replace("_", " "), function, check_tasked_store, seed)
     for function, seed in (
-        (_running_tasks_not_saved, 0),
-        (_waiting_tasks_not_saved, 0),
-        (_finished_tasks_not_saved, 0),
+        (_running_tasks_not_saved, 3),
+        (_waiting_tasks_not_saved, 1),
+        (_finished_tasks_not_saved, 70),
         (_emitted_tasks_not_deleted, 0),
-        (_a_list_that_is_not_full_lost, 0),
-        (_late_results_taken, 0),
+        (_a_list_that_is_not_full_lost, 6),
+        (_late_results_taken, 1),
         (_ended_before_its_tasks, 0),
-        (_ids_begin_again, 0),
+        (_ids_begin_again, 1),
         (_no_order, 0),
-        (_tasks_of_keys_stay_with_workers, 0),
+        (_tasks_of_keys_stay_with_workers, 5),
         (_more_than_the_limit, 0),
         (_credit_given_back_at_once, 0),
-        (_called_before_its_epoch_is_durable, 0),
+        (_called_before_its_epoch_is_durable, 1),
         (_tasks_not_awaited_to_be_ready_for_more, 0),
-        (_tries_begin_again, 0),
-        (_more_taken_in_at_each_start, 0),
-        (_results_of_others_take_room, 0),
-        (_what_failed_once_fails_for_ever, 0),
-        (_a_list_that_was_called_gets_more, 0),
-        (_a_death_is_not_the_records_fault, 0),
+        (_tries_begin_again, 1),
+        (_more_taken_in_at_each_start, 1),
+        (_results_of_others_take_room, 25),
+        (_what_failed_once_fails_for_ever, 41),
+        (_a_list_that_was_called_gets_more, 49),
+        (_a_death_is_not_the_records_fault, 8),
+        (_a_moment_left_stays_a_moment, 0),
         (_no_limiter_waits, 0),
-        (_lists_do_not_linger, 0),
+        (_lists_do_not_linger, 4),
     )
 ]

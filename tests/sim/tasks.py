@@ -184,7 +184,7 @@ class TaskedRun(CrashRun):
             call_max=longest,
             deaths=self._deaths,
             hangs=self._hangs,
-            steps_max=10 * options.steps_max,
+            steps_max=4 * options.steps_max,
         )
 
     def _flow(self) -> Dataflow:
