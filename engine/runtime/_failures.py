@@ -13,7 +13,13 @@ from types import TracebackType
 from typing import Any, TypeAlias
 
 from engine.connectors import AbortExecution
-from engine.errors import DeserializationError, EngineError, UserCodeError
+from engine.errors import (
+    DeserializationError,
+    EngineError,
+    RemoteError,
+    UserCodeError,
+    WorkerProcessError,
+)
 from engine.operators._dead_letters import DeadLetter
 from engine.operators._kernels import Progress
 from engine.operators._keys import is_pair
@@ -23,7 +29,7 @@ from engine.runtime._ids import StageIndex, WorkerIndex
 from engine.runtime._nodes import Push
 from engine.runtime._planned_step import PlannedStep
 
-_RECORDS_FAULT = (UserCodeError, DeserializationError)
+_RECORDS_FAULT = (UserCodeError, DeserializationError, RemoteError, WorkerProcessError)
 """Errors of the engine that are about a record; the others are about the run."""
 _TELL_EVERY_S = 10.0
 

@@ -40,7 +40,7 @@ class FakeTime:
         self.now_s += seconds
 
     def wake(self) -> None:
-        """Nobody waits while something happens."""
+        """Nothing waits for long."""
 
     def utc(self) -> datetime:
         return datetime.fromtimestamp(self.now_s, UTC)
