@@ -70,6 +70,12 @@ def picks_of(state: KeyedState, failures: Failures | None, sides: int = 1) -> Pi
         return None
     if not isinstance(state, ExpiringState) or state.event_time is None:
         return Picker(failures, [None] * sides).pick
-    picker = Picker(failures, [state.event_us] * sides)
-    state.told_us = picker.next_time
+    picker, saw = Picker(failures, [state.time_us] * sides), state.saw
+
+    def told_us(value: object) -> int:
+        at_us: int = picker.next_time(value)
+        saw(at_us)
+        return at_us
+
+    state.told_us = told_us
     return picker.pick

@@ -452,10 +452,12 @@ class _GoingOn(KeyedLogic):
         time_us = None if expiring is None else expiring.arrival_us()
         emitted: list[Any] = []
         for its_key, new in batch:
-            at_us, stamp_us = 0, None
+            at_us = 0
+            age: tuple[int | None, int | None] = None, None
             window = before = state.get(its_key)
             if expiring is not None and time_us is not None:
-                at_us, stamp_us = time_us(new), expiring.stamps.get(its_key)
+                age = expiring.stamps.get(its_key), expiring.latest_us
+                at_us = time_us(new)
                 window = expiring.arrive(its_key, at_us)
             window = Window() if window is None else window
             try:
@@ -463,7 +465,7 @@ class _GoingOn(KeyedLogic):
             except Exception as ex:
                 if not self._failures.take(ex, (its_key, new)):
                     raise
-                state.put_back(its_key, before, stamp_us)
+                state.put_back(its_key, before, *age)
             else:
                 state.put(its_key, window)
         return emitted

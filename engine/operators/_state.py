@@ -190,15 +190,18 @@ class KeyedState:
         """Set the state of a key that was looked up before; it counts as touched."""
         self.touched[key] = state
 
-    def put_back(self, key: Any, state: Any, stamp_us: int | None) -> None:
+    def put_back(
+        self, key: Any, state: Any, stamp_us: int | None, latest_us: int | None = None
+    ) -> None:
         """Go back to what a key had when a record came that is left out.
 
         Args:
             key: The key.
             state: The state that was looked up for the record; None for none.
             stamp_us: When the key's last record before came, where states have a time to live.
+            latest_us: The latest time that had been seen, where that is by event time.
         """
-        del stamp_us
+        del stamp_us, latest_us
         if state is None:
             self.touched.pop(key, None)
         else:

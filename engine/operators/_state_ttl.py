@@ -106,6 +106,17 @@ class ExpiringState(KeyedState):
             self.latest_us = at_us
         return at_us
 
+    def time_us(self, value: Any) -> int:
+        """As `event_us`, of a record that may be left out: it doesn't count as seen."""
+        latest_us = self.latest_us
+        at_us = self.event_us(value)
+        self.latest_us = latest_us
+        return at_us
+
+    def saw(self, at_us: int) -> None:
+        """A record of that time was seen after all."""
+        self.latest_us = max(self.latest_us, at_us)
+
     def arrival_us(self) -> Callable[[Any], int]:
         """What gives the time of each record of the batch that has come, by its value."""
         if self.event_time is not None:
@@ -133,9 +144,13 @@ class ExpiringState(KeyedState):
 
     # What differs from states that live for ever.
 
-    def put_back(self, key: Any, state: Any, stamp_us: int | None) -> None:
-        """As in `KeyedState`; so is the time of the key's last record."""
+    def put_back(
+        self, key: Any, state: Any, stamp_us: int | None, latest_us: int | None = None
+    ) -> None:
+        """As in `KeyedState`, with the key's age."""
         super().put_back(key, state, stamp_us)
+        if latest_us is not None:
+            self.latest_us = latest_us
         if stamp_us is None:
             self.stamps.pop(key, None)
         else:

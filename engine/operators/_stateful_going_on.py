@@ -96,7 +96,7 @@ class ObjectsGoingOn(RunningObjects):
         """Give a key's values to its object."""
         for some in [[value] for value in values] if self._singly else [values]:
             logic = self._state.get(key)
-            emitted += self._tried(key, logic, self._before(key, logic), some)
+            self._try(key, logic, self._before(key, logic), some, emitted)
 
     def _before(self, key: Any, logic: Any) -> _Before:
         image = None if logic is None else image_of(logic.snapshot())
@@ -105,20 +105,27 @@ class ObjectsGoingOn(RunningObjects):
     def _stamp_us(self, key: Any) -> int | None:  # noqa: ARG002 - for those with a time to live
         return None
 
-    def _tried(self, key: Any, logic: Any, before: _Before, values: list[Any]) -> list[Any]:
-        """What an object gives for values; nothing if it raises, and the key has what it had."""
-        emitted: list[Any] = []
+    def _try(
+        self, key: Any, logic: Any, before: _Before, values: list[Any], emitted: list[Any]
+    ) -> bool:
+        """Give values to an object; if it raises they are left out, and the key has what it had.
+
+        Returns:
+            Whether it took them.
+        """
+        new: list[Any] = []
         try:
             if logic is None:
                 logic = self._begin(key)
             # The object may change the list that it is given.
-            self._after(key, logic, logic.on_batch(values.copy()), emitted)
+            self._after(key, logic, logic.on_batch(values.copy()), new)
         except Exception as ex:
             if not self._failures.take_all(ex, [(key, value) for value in values]):
                 raise
             self._put_back(key, before)
-            return []
-        return emitted
+            return False
+        emitted += new
+        return True
 
     def _put_back(self, key: Any, before: _Before) -> None:
         logic = before.logic
@@ -148,15 +155,19 @@ class ExpiringObjectsGoingOn(ObjectsGoingOn, ExpiringObjects):
                 before = self._before(key, ages.get(key))
                 logic = self._living(key, at_us, emitted)
             end = self._end_of(key, timed, begin)
-            emitted += self._tried(key, logic, before, [value for _, value in timed[begin:end]])
+            part = timed[begin:end]
+            taken = self._try(key, logic, before, [value for _, value in part], emitted)
+            if taken and ages.event_time is not None:
+                ages.saw(max(time_us for time_us, _ in part))
             begin = end
 
     def _timed(self, key: Any, values: list[Any]) -> list[tuple[int, Any]]:
         """A key's values with their times; one that has none is left out."""
-        time_us, timed = self._ages.arrival_us(), list[tuple[int, Any]]()
+        ages, timed = self._ages, list[tuple[int, Any]]()
+        now_us = None if ages.event_time is not None else ages.now_us()
         for value in values:
             try:
-                timed.append((time_us(value), value))
+                timed.append((ages.time_us(value) if now_us is None else now_us, value))
             except Exception as ex:
                 if not self._failures.take(ex, (key, value)):
                     raise

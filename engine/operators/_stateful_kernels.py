@@ -88,15 +88,19 @@ class StatefulFlatMapKernel(_KeyedRecordKernel):
 
 def _write_undo(code: RecordCode, key: str, state: str, states: KeyedState) -> None:
     """Write lines that note what a key has, and go back to that where a record is left out."""
-    held, stamp = code.name("held"), "None"
+    held, before = code.name("held"), "None"
     # As `image_of` does, which would be a call per record for states that are numbers or text.
     changeless, image = code.bind("changeless", CHANGELESS), code.bind("image", image_of)
     code.line(f"{held} = {state} if {state}.__class__ in {changeless} else {image}({state})")
     if isinstance(states, ExpiringState):
-        stamp = code.name("stamp")
-        code.line(f"{stamp} = {code.bind('stamp_of', states.stamps.get)}({key})")
+        before = code.name("stamp")
+        code.line(f"{before} = {code.bind('stamp_of', states.stamps.get)}({key})")
+        if states.event_time is not None:
+            latest = code.name("latest")
+            code.line(f"{latest} = {code.bind('states', states)}.latest_us")
+            before = f"{before}, {latest}"
     put_back, old = code.bind("put_back", states.put_back), code.bind("restored", restored)
-    code.resume_guard(f"{put_back}({key}, {old}({held}), {stamp})")
+    code.resume_guard(f"{put_back}({key}, {old}({held}), {before})")
 
 
 def write_arrival(

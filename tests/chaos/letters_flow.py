@@ -1,7 +1,8 @@
 """The flow of the tests that kill runs with dead letters: numbers, some of which are bad.
 
-``LETTERS`` says where letters go: a file of JSON lines, or the store. ``CURED`` says that nothing
-is bad any more. The input is slow, so that there is something to kill.
+``LETTERS`` says where letters go: a file of JSON lines, or the store; or that the first step calls
+its function as tasks, with two tries each. ``CURED`` says that nothing is bad any more. The input
+is slow, so that there is something to kill.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from engine.clock import utc_now
 from engine.connectors import FixedPartitionedSource, StatefulSourcePartition
 from engine.connectors.files import FileSink
 from engine.dataflow import Dataflow
+from engine.operators.tasks import Exponential, Retry, task
 
 HERE = Path(os.environ["DRILL_FOLDER"])
 CURED = "CURED" in os.environ
@@ -64,7 +66,12 @@ def late(count: int | None, number: int) -> tuple[int, str]:
 
 
 flow = Dataflow("letters", on_error="dead_letter")
-numbers = op.map("early", op.input("in", flow, Numbers()), early)
+source = op.input("in", flow, Numbers())
+if os.environ["LETTERS"] == "tasks":
+    tries = Retry(2, Exponential(timedelta(milliseconds=1)))
+    numbers = task("early", source, early, executor="thread", order="none", retry=tries).ok
+else:
+    numbers = op.map("early", source, early)
 counted = op.stateful_map("late", numbers, late)
 op.output("out", counted, FileSink(HERE / "out.txt"))
 if os.environ["LETTERS"] == "file":

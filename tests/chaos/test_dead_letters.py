@@ -117,13 +117,43 @@ def test_what_is_put_back_comes_out_once(tmp_path: Path):
     job.finish()
     assert len(job.kept()) == len(BAD)
     job.dlq("replay", "--all")
+    kill_soon(job, rng, cured=True)
+    job.finish(cured=True)
+    assert job.out() == list(NUMBERS)
+    assert job.kept() == []
+
+
+def test_what_is_put_back_before_a_task_becomes_one_task(tmp_path: Path):
+    """Its letters say how often it was tried since; it comes out once, killed or not."""
+    job, rng = Job(tmp_path, "tasks"), random.Random(3)
     for _ in range(KILLS):
-        process = job.start(cured=True)
+        job.kill_at_work(rng)
+    job.finish()
+    first = tries_of(job.kept())
+    # Once it is put back it is tried anew, and fails again.
+    job.dlq("replay", "--all", "--step", "letters.early")
+    kill_soon(job, rng)
+    job.finish()
+    kept = job.kept()
+    assert tries_of(kept) == first == {number: 2 if number % 6 == 5 else 1 for number in BAD}
+    assert len(kept) == len(BAD)
+    job.dlq("replay", "--all")
+    kill_soon(job, rng, cured=True)
+    job.finish(cured=True)
+    assert job.out() == list(NUMBERS)
+    assert job.kept() == []
+
+
+def kill_soon(job: Job, rng: random.Random, *, cured: bool = False) -> None:
+    """Start it a few times, and kill it at the very start, when letters leave the store."""
+    for _ in range(KILLS):
+        process = job.start(cured=cured)
         try:
             process.wait(rng.uniform(0.3, 1.2))
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    job.finish(cured=True)
-    assert job.out() == list(NUMBERS)
-    assert job.kept() == []
+
+
+def tries_of(letters: list[dict[str, Any]]) -> dict[int, int]:
+    return {number_of(letter): letter["attempts"] for letter in letters}

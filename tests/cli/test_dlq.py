@@ -9,13 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import engine.operators as op
+import engine.operators.windowing as win
 from engine._cli.dlq_command import main
 from engine.dataflow import Dataflow
 from engine.errors import CorruptStoreError, FlowError, InconsistentPartitionsError
@@ -143,6 +144,45 @@ def test_what_is_put_back_goes_through_its_step_once(
     job.run()
     assert job.out == [2, 3, "infinite"]
     assert not has_requests(RealDisk(), job.root)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_record_of_a_join_comes_back_by_its_own_input(
+    workers: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """And so into a window's step, which has a clock for each of its inputs."""
+    cured, out = False, list[Any]()
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+
+    def time_of(value: tuple[str, int]) -> datetime:
+        if value[1] == 2 and not cured:
+            raise ValueError(value)
+        return start + timedelta(seconds=value[1])
+
+    def run_join() -> None:
+        flow = Dataflow("flow", on_error="dead_letter")
+        clock = win.EventClock(time_of, timedelta(seconds=60))
+        sides = [
+            op.input(name, flow, TestingSource([("k", (name, 1)), ("k", (name, 2))]))
+            for name in ("left", "right")
+        ]
+        second = timedelta(seconds=0)
+        joined = win.interval_join("j", clock, *sides, second, second)
+        op.output("out", joined.down, TestingSink(out))
+        recovery = RecoveryConfig(tmp_path / "store", create=True)
+        run_flow(flow, RunOptions(timedelta(0), workers=workers, recovery=recovery))
+
+    run_join()
+    assert out == [("k", (("left", 1), ("right", 1)))]
+    said = run(capsys, "ls", tmp_path / "store", "--json")[1]
+    ports = {json.loads(line)["record"]: json.loads(line)["port"] for line in said.splitlines()}
+    assert ports == {"('k', ('left', 2))": 0, "('k', ('right', 2))": 1}
+    run(capsys, "replay", tmp_path / "store", "--all")
+    cured = True
+    out.clear()
+    run_join()
+    assert out == [("k", (("left", 2), ("right", 2)))]
+    assert run(capsys, "ls", tmp_path / "store")[1] == "0 dead letters\n"
 
 
 def test_what_is_dropped_is_gone_with_the_next_start(job: Job, capsys: pytest.CaptureFixture[str]):

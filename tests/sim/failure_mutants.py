@@ -103,7 +103,7 @@ def _a_value_that_is_left_out_stretches_its_session(patch: Patch) -> None:
 def _a_key_is_as_young_as_the_value_that_it_went_on_without(patch: Patch) -> None:
     put_back = ExpiringState.put_back
 
-    def keep_age(self: ExpiringState, key: Any, state: Any, _stamp_us: int | None) -> None:
+    def keep_age(self: ExpiringState, key: Any, state: Any, *_: int | None) -> None:
         put_back(self, key, state, self.stamps.get(key))
 
     patch.setattr(ExpiringState, "put_back", keep_age)

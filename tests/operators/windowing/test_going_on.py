@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ import engine.operators as op
 import engine.operators.windowing as win
 from engine.dataflow import Dataflow, Stream
 from engine.errors import EngineRuntimeError
+from engine.recovery import RecoveryConfig
+from engine.runtime import RunOptions, run_flow
 from engine.testing import TestingSink, TestingSource, run_main
 from tests.operators.timed import Timeline
 from tests.operators.windowing.runs import (
@@ -441,3 +444,25 @@ def test_a_merger_that_raises_ends_the_run():
     op.output("out", made.down, TestingSink(out))
     with pytest.raises(EngineRuntimeError, match=r"flow\.w"):
         run_main(flow)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_policy_comes_and_goes_between_two_runs(name: str, tmp_path: Path):
+    """What is saved is the same with one as without."""
+    items = [
+        *[("a", (1.0, 1)), ("a", (2.0, 2)), TestingSource.ABORT()],
+        *[("a", (3.0, 5)), ("a", (4.0, 7)), ("a", (5.0, 3)), TestingSource.ABORT()],
+        ("a", (6.0, 4)),
+    ]
+    source, out = TestingSource(items, 1), list[Any]()
+    recovery = RecoveryConfig(tmp_path, create=True)
+    for policy in ("fail", "skip", "fail"):
+        flow = Dataflow("flow", on_error=policy)  # type: ignore[arg-type] # one of the policies
+        stream = op.input("in", flow, source)
+        made = STEPS[name](stream, CLOCK, tumbling(50), False)
+        op.output("out", made.down, TestingSink(out))
+        run_flow(flow, RunOptions(timedelta(0), recovery=recovery))
+    bad = [(3.0, 5)] if name == "collect" else []
+    good = [(1.0, 1), (2.0, 2), *bad, (5.0, 3), (6.0, 4)]
+    _, (number, last) = out[-1]
+    assert (number, getattr(last, "value", last)) == (0, good)
