@@ -48,9 +48,10 @@ def each_argument(arguments: Arguments, change: Callable[[Any], Any]) -> Argumen
 
     def changed(argument: Any) -> Any:
         kind = argument.__class__
-        if kind is list or kind is tuple:
-            same_kind: Any = kind(map(change, argument))
-            return same_kind
+        if kind is list:
+            return list(map(change, argument))
+        if kind is tuple:
+            return tuple(map(change, argument))
         if kind is dict:
             return {name: change(value) for name, value in argument.items()}
         return change(argument)
