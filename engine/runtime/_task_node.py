@@ -325,8 +325,9 @@ class TaskNode(Node):
         """Whether nobody takes a task that has failed so."""
         if self._errors is not None:
             return False
-        known = self._failures is not None and isinstance(error, Exception)
-        return not (known and is_records_fault(error))
+        if self._failures is None or not isinstance(error, Exception):
+            return True
+        return not is_records_fault(error)
 
 
 def _order_of(task: Task) -> tuple[int, str]:

@@ -251,7 +251,6 @@ def test_a_list_that_others_come_behind_does_not_gather_any_more():
     assert [task.records for _, task in table.next_calls(0.0)] == [[(None, 0)]]
 
 
-
 @given(
     _steps(),
     st.sampled_from(["input", "key", "none"]),

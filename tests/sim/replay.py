@@ -1,7 +1,7 @@
 """Shows what a seed does: `python -m tests.sim.replay MODEL SEED`.
 
-For the models "store", "takeovers", "clocked", "windows" and "tasks" it tells what was drawn and happened,
-and at a failure what was said last.
+For the models "store", "takeovers", "clocked", "windows" and "tasks" it tells what was drawn and
+happened, and at a failure what was said last.
 """
 
 from __future__ import annotations

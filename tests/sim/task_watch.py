@@ -78,7 +78,7 @@ class TaskWatch:
         for task in node.table._tasks.values():
             saved = known.saved[task.task_id, node.table.durable]
             now = task.tries, task.deaths
-            assert now in saved, f"{task.task_id} has {now} tries and deaths, was saved with {saved}"
+            assert now in saved, f"{task.task_id} has {now} tries and deaths, not {saved}"
         most = rules.max_in_flight + room
         if rules.batch is not None:
             most *= rules.batch.size

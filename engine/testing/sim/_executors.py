@@ -96,7 +96,9 @@ class FakeExecutor(RunningExecutor):
         _, argument = self._running.pop(call)
         self._wanted.discard(call)
         if self._rng.random() < self._deaths:
-            self._ended.append(Completion(call, Kind.DIED, WorkerProcessError("its process has died")))
+            self._ended.append(
+                Completion(call, Kind.DIED, WorkerProcessError("its process has died"))
+            )
             return
         try:
             completion = Completion(call, Kind.RETURNED, self._function(argument))
