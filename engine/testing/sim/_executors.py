@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
@@ -22,6 +23,7 @@ class FakeExecutor(RunningExecutor):
         deaths: In what share of the calls the process dies.
         hangs: What share of the calls never ends.
         longest_s: How long calls take at most.
+        places: How many can run at the same time.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class FakeExecutor(RunningExecutor):
         deaths: float,
         hangs: float,
         longest_s: float,
+        places: float,
     ) -> None:
         self.most = 0
         """The most calls that were under way."""
@@ -42,6 +45,9 @@ class FakeExecutor(RunningExecutor):
         self._deaths = deaths
         self._hangs = hangs
         self._longest_s = longest_s
+        self._places = places
+        self._queue: deque[Call] = deque()
+        """Calls that wait for a place."""
         self._running: dict[int, tuple[float, Any]] = {}
         self._wanted: set[int] = set()
         """Those of them that weren't cancelled."""
@@ -49,13 +55,21 @@ class FakeExecutor(RunningExecutor):
         self._ended: list[Completion] = []
 
     def submit(self, calls: Sequence[Call]) -> None:
+        self._queue.extend(calls)
+        self._wanted.update(call for call, _ in calls)
+        self.most = max(self.most, len(self._wanted))
+        self._begin()
+
+    def _begin(self) -> None:
+        """Calls that wait begin as places get free."""
         rng, now_s = self._rng, self._clock.monotonic_s()
-        for call, argument in calls:
+        while self._queue and len(self._running) < self._places:
+            call, argument = self._queue.popleft()
+            if call not in self._wanted:
+                continue
             until_s = math.inf if rng.random() < self._hangs else now_s + self._draw_s()
             self._running[call] = until_s, argument
             self._began_s[call] = now_s
-        self._wanted.update(call for call, _ in calls)
-        self.most = max(self.most, len(self._wanted))
 
     def _draw_s(self) -> float:
         return self._longest_s * self._rng.random() ** 3
@@ -75,6 +89,7 @@ class FakeExecutor(RunningExecutor):
         # It may end all the same.
         if self._rng.random() < 0.5:
             self._running.pop(call_id, None)
+            self._begin()
         elif call_id in self._running:
             until_s = self._clock.monotonic_s() + self._draw_s()
             self._running[call_id] = until_s, self._running[call_id][1]
@@ -95,6 +110,7 @@ class FakeExecutor(RunningExecutor):
         call = self._rng.choice(ready)
         _, argument = self._running.pop(call)
         self._wanted.discard(call)
+        self._begin()
         if self._rng.random() < self._deaths:
             self._ended.append(
                 Completion(call, Kind.DIED, WorkerProcessError("its process has died"))

@@ -158,6 +158,7 @@ class Gang:
             deaths=options.deaths,
             hangs=options.hangs,
             longest_s=options.call_max.total_seconds(),
+            places=options.places,
         )
         self.executors.append(executor)
         return executor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 from engine.errors import EngineError
 from engine.runtime import CHANNEL_BYTES_MAX, DEFAULT_EPOCH_INTERVAL
@@ -40,6 +41,8 @@ class SimOptions:
     """In what share of these calls the process dies that runs it."""
     hangs: float = 0.0
     """What share of them never ends."""
+    places: float = inf
+    """How many of them run at the same time, for each step on each worker; the others wait."""
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     """What the wall clock shows at first."""
     steps_max: int = 1_000_000
