@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.errors import WorkerProcessError
 from engine.operators.tasks import AnyExecutor, Call, Completion, Kind, RunningExecutor
+from engine.testing.sim._options import SimOptions
 from engine.testing.sim._world import FakeClock
 
 
@@ -20,10 +21,7 @@ class FakeExecutor(RunningExecutor):
         function: What to call.
         clock: Simulated time.
         rng: Draws how long calls take, and how they end.
-        deaths: In what share of the calls the process dies.
-        hangs: What share of the calls never ends.
-        longest_s: How long calls take at most.
-        places: How many can run at the same time.
+        options: Within which bounds.
     """
 
     def __init__(
@@ -31,21 +29,16 @@ class FakeExecutor(RunningExecutor):
         function: Callable[[Any], Any],
         clock: FakeClock,
         rng: Random,
-        *,
-        deaths: float,
-        hangs: float,
-        longest_s: float,
-        places: float,
+        options: SimOptions,
     ) -> None:
         self.most = 0
         """The most calls that were under way."""
         self._function = function
         self._clock = clock
         self._rng = rng
-        self._deaths = deaths
-        self._hangs = hangs
-        self._longest_s = longest_s
-        self._places = places
+        self._deaths, self._hangs = options.deaths, options.hangs
+        self._longest_s = options.call_max.total_seconds()
+        self._places = options.places
         self._queue: deque[Call] = deque()
         """Calls that wait for a place."""
         self._running: dict[int, tuple[float, Any]] = {}

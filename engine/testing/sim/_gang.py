@@ -150,16 +150,7 @@ class Gang:
             self._queues += [channel.items for channel in worker.channels.values()]
 
     def _start_executor(self, function: Callable[[Any], Any]) -> FakeExecutor:
-        options = self._options
-        executor = FakeExecutor(
-            function,
-            self._clock,
-            self._random,
-            deaths=options.deaths,
-            hangs=options.hangs,
-            longest_s=options.call_max.total_seconds(),
-            places=options.places,
-        )
+        executor = FakeExecutor(function, self._clock, self._random, self._options)
         self.executors.append(executor)
         return executor
 
