@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -21,6 +21,7 @@ from engine.operators.tasks._context import WithContext
 from engine.runtime._ledger import Ledger
 from engine.runtime._task_graph import GraphRules, TaskGraphs
 from engine.testing.sim._graph_executor import FakeGraphExecutor
+from engine.testing.sim._options import SimOptions
 from engine.testing.sim._world import FakeClock
 
 STEPS_MAX = 20_000
@@ -217,9 +218,7 @@ class GraphsRun:
             WithContext(run_program),
             self._clock,
             rng,
-            deaths=self._deaths,
-            hangs=0.0,
-            longest_s=rng.choice((0.01, 1.0)),
+            SimOptions(deaths=self._deaths, call_max=timedelta(seconds=rng.choice((0.01, 1.0)))),
         )
         self.account = SimpleAccount(Ledger(OFFER))
         rules = GraphRules(self._limit, 3, self.account, OFFER)

@@ -211,16 +211,15 @@ def _a_death_is_not_the_records_fault(patch: Patch) -> None:
     patch.setattr(_failures, "_RECORDS_FAULT", (UserCodeError,))
 
 
-def _a_moment_left_stays_a_moment(patch: Patch) -> None:
-    """A try that is cut short by a restart has what it had left, though a failure ends the run."""
-    resumed = TaskNode._task
+def _waiting_for_a_place_counts(patch: Patch) -> None:
+    """What a try has left is reckoned from when it was submitted."""
 
-    def keep(self: TaskNode, key: Any, row: Any) -> Task:
-        task = resumed(self, key, row)
-        task.left_s = row[4]
-        return task
+    def left_s(self: TaskNode, task: Task, call: int) -> float:
+        del call
+        limit_s = self._kernel.rules.timeout_s if task.left_s is None else task.left_s
+        return max(0.0, task.started_s + limit_s - self._now_s())
 
-    patch.setattr(TaskNode, "_task", keep)
+    patch.setattr(TaskNode, "_left_s", left_s)
 
 
 def _no_limiter_waits(patch: Patch) -> None:
@@ -267,7 +266,7 @@ TASK_MUTANTS = [
         (_what_failed_once_fails_for_ever, 41),
         (_a_list_that_was_called_gets_more, 49),
         (_a_death_is_not_the_records_fault, 8),
-        (_a_moment_left_stays_a_moment, 0),
+        (_waiting_for_a_place_counts, 0),
         (_no_limiter_waits, 0),
         (_lists_do_not_linger, 4),
     )

@@ -26,10 +26,11 @@ BURST_S = 0.1
 class Known:
     """What is known of tasks from all lives of a job."""
 
-    saved: dict[tuple[str, int], set[tuple[int, int]]] = field(
+    saved: dict[tuple[str, int], set[tuple[int, int, bool]]] = field(
         default_factory=lambda: defaultdict(set)
     )
-    """By id and epoch: with how many tries and deaths it was saved, by whichever life."""
+    """By id and epoch: with how many tries and deaths it was saved, by whichever life, and whether
+    some of its time was gone."""
     records: dict[str, tuple[Any, ...]] = field(default_factory=dict[str, tuple[Any, ...]])
     ids: dict[tuple[Any, ...], str] = field(default_factory=dict[tuple[Any, ...], str])
 
@@ -75,11 +76,10 @@ class TaskWatch:
         self._note(restored, -math.inf)
         for task in node.table._tasks.values():
             saved = known.saved[task.task_id, node.table.durable]
-            now = task.tries, task.deaths
+            now = task.tries, task.deaths, task.left_s is not None
             watch = node.table._watch
             if watch is None or watch.suspect(task.encoded) is None:
-                told = f"{task.task_id} has {now} tries and deaths, was saved with {saved}"
-                assert now in saved, told
+                assert now in saved, f"{task.task_id} has {now}, not {saved}"
         most = rules.max_in_flight + room
         if rules.batch is not None:
             most *= rules.batch.size
@@ -109,11 +109,7 @@ class TaskWatch:
 
         def saved(epoch: int) -> StateChanges:
             for task in table._tasks.values():
-                # One that runs is tried again.
-                tries = task.tries - (task.state is State.RUNNING)
-                self._known.saved[task.task_id, epoch].add((tries, task.deaths))
-                if task.state is State.FAILED and self._node._ends_run(task.result):
-                    self._known.saved[task.task_id, epoch].add((tries - 1, task.deaths))
+                self._save(task, epoch)
             return barrier(epoch)
 
         node.barrier = saved  # type: ignore[method-assign]
@@ -134,6 +130,22 @@ class TaskWatch:
         for record in records:
             assert record not in self._came, f"{record} came twice"
             self._came[record] = len(self._came), now_s
+
+    def _save(self, task: Task, epoch: int) -> None:
+        node, rules = self._node, self._rules
+        known = self._known.saved[task.task_id, epoch]
+        again = task.state is State.FAILED and node._ends_run(task.result)
+        # One that runs is tried again.
+        tries = task.tries - (task.state is State.RUNNING or again)
+        spent = task.left_s is not None
+        calls = {its.number: call for call, its in node.table.running()}
+        if task.number in calls and rules.timeout_s < math.inf:
+            spent = spent or node._executor.started_s(calls[task.number]) is not None
+        if node._ends_run(TimeoutError()):
+            spent = False
+        known.add((tries, task.deaths, spent))
+        # What hasn't changed isn't saved again.
+        known |= self._known.saved[task.task_id, epoch - 1] if task.saved else set()
 
     def _begins(self, task: Task, now_s: float) -> None:
         rules = self._rules

@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from math import inf
 from random import Random
 from typing import Any
 
@@ -184,6 +185,7 @@ class TaskedRun(CrashRun):
             call_max=longest,
             deaths=self._deaths,
             hangs=self._hangs,
+            places=self._drawn.choice((1, 3, inf, inf)),
             steps_max=4 * options.steps_max,
         )
 

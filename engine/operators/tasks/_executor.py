@@ -248,6 +248,16 @@ def executor_of(named: str | AnyExecutor) -> AnyExecutor:
     return named
 
 
+def executor_name(executor: AnyExecutor) -> str:
+    """What a user may call it; of a user's own, its class.
+
+    >>> executor_name(ThreadExecutor(threads=4))
+    'thread'
+    """
+    names: dict[type, str] = {kind: name for name, kind in _BY_NAME.items()}
+    return names.get(type(executor), type(executor).__name__)
+
+
 def check(executor: AnyExecutor, fn: Callable[..., Any], step_id: str) -> None:
     """See, as the flow is built, whether an executor can run a function.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
 from engine.errors import WorkerProcessError
 from engine.operators.tasks import AnyExecutor, Call, Completion, Kind, RunningExecutor
+from engine.testing.sim._options import SimOptions
 from engine.testing.sim._world import FakeClock
 
 
@@ -19,9 +21,7 @@ class FakeExecutor(RunningExecutor):
         function: What to call.
         clock: Simulated time.
         rng: Draws how long calls take, and how they end.
-        deaths: In what share of the calls the process dies.
-        hangs: What share of the calls never ends.
-        longest_s: How long calls take at most.
+        options: Within which bounds.
     """
 
     def __init__(
@@ -29,19 +29,18 @@ class FakeExecutor(RunningExecutor):
         function: Callable[[Any], Any],
         clock: FakeClock,
         rng: Random,
-        *,
-        deaths: float,
-        hangs: float,
-        longest_s: float,
+        options: SimOptions,
     ) -> None:
         self.most = 0
         """The most calls that were under way."""
         self._function = function
         self._clock = clock
         self._rng = rng
-        self._deaths = deaths
-        self._hangs = hangs
-        self._longest_s = longest_s
+        self._deaths, self._hangs = options.deaths, options.hangs
+        self._longest_s = options.call_max.total_seconds()
+        self._places = options.places
+        self._queue: deque[Call] = deque()
+        """Calls that wait for a place."""
         self._running: dict[int, tuple[float, Any]] = {}
         self._wanted: set[int] = set()
         """Those of them that weren't cancelled."""
@@ -49,13 +48,21 @@ class FakeExecutor(RunningExecutor):
         self._ended: list[Completion] = []
 
     def submit(self, calls: Sequence[Call]) -> None:
+        self._queue.extend(calls)
+        self._wanted.update(call for call, _ in calls)
+        self._note_most()
+        self._begin()
+
+    def _begin(self) -> None:
+        """Calls that wait begin as places get free."""
         rng, now_s = self._rng, self._clock.monotonic_s()
-        for call, argument in calls:
+        while self._queue and len(self._running) < self._places:
+            call, argument = self._queue.popleft()
+            if call not in self._wanted:
+                continue
             until_s = math.inf if rng.random() < self._hangs else now_s + self._draw_s()
             self._running[call] = until_s, argument
             self._began_s[call] = now_s
-        self._wanted.update(call for call, _ in calls)
-        self._note_most()
 
     def _note_most(self) -> None:
         self.most = max(self.most, len(self._wanted))
@@ -78,6 +85,7 @@ class FakeExecutor(RunningExecutor):
         # It may end all the same.
         if self._rng.random() < 0.5:
             self._running.pop(call_id, None)
+            self._begin()
         elif call_id in self._running:
             until_s = self._clock.monotonic_s() + self._draw_s()
             self._running[call_id] = until_s, self._running[call_id][1]
@@ -103,6 +111,7 @@ class FakeExecutor(RunningExecutor):
         call = self._rng.choice(ready)
         _, argument = self._running.pop(call)
         self._wanted.discard(call)
+        self._begin()
         if self._rng.random() < self._deaths:
             died = WorkerProcessError("its process has died")
             self._ended.append(Completion(call, Kind.DIED, died))

@@ -154,16 +154,8 @@ class Gang:
             self._queues += [channel.items for channel in worker.channels.values()]
 
     def _start_executor(self, function: Callable[[Any], Any]) -> FakeExecutor:
-        options = self._options
         kind = FakeGraphExecutor if isinstance(function, WithContext) else FakeExecutor
-        executor = kind(
-            function,
-            self._clock,
-            self._random,
-            deaths=options.deaths,
-            hangs=options.hangs,
-            longest_s=options.call_max.total_seconds(),
-        )
+        executor = kind(function, self._clock, self._random, self._options)
         self.executors.append(executor)
         return executor
 

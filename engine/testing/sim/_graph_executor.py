@@ -21,6 +21,7 @@ from engine.operators.tasks._requests import (
     Waits,
 )
 from engine.testing.sim._executors import FakeExecutor
+from engine.testing.sim._options import SimOptions
 from engine.testing.sim._world import FakeClock
 
 
@@ -33,9 +34,7 @@ class FakeGraphExecutor(FakeExecutor):
         function: What to call, as a `WithContext`.
         clock: Simulated time.
         rng: Draws everything.
-        deaths: In what share of the steps the process dies.
-        hangs: What share of the steps never ends.
-        longest_s: How long a step takes at most.
+        options: Within which bounds.
     """
 
     runs_graphs = True
@@ -45,12 +44,11 @@ class FakeGraphExecutor(FakeExecutor):
         function: Callable[[Any], Any],
         clock: FakeClock,
         rng: Random,
-        *,
-        deaths: float,
-        hangs: float,
-        longest_s: float,
+        options: SimOptions,
     ) -> None:
-        super().__init__(function, clock, rng, deaths=deaths, hangs=hangs, longest_s=longest_s)
+        super().__init__(function, clock, rng, options)
+        # Those that wait for subtasks have given theirs back.
+        self._places = math.inf
         self.places = rng.choice((None, 1, 2, 5))
         self.stops = rng.random() < 0.5
         self.objects: dict[str, Any] = {}

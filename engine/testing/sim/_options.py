@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 
 from engine.errors import EngineError
 from engine.operators.tasks import Resources
@@ -43,6 +44,8 @@ class SimOptions:
     """What share of them never ends."""
     offers: tuple[Resources, ...] = ()
     """What each worker offers to tasks, from the first; none of them anything if left out."""
+    places: float = inf
+    """How many of them run at the same time, for each step on each worker; the others wait."""
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     """What the wall clock shows at first."""
     steps_max: int = 1_000_000
