@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.dataflow import Dataflow
+from engine.operators.tasks._executor import executor_name
+from engine.operators.tasks._task import TaskKernel
 from engine.runtime import clocks_of, plan, reasons, runs_of
 
 _ONE_WORKER = "One worker keeps all records, so there are no exchanges."
@@ -55,6 +57,17 @@ class RenderedWatermark:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderedTasks:
+    """How a step runs its tasks, on each worker."""
+
+    step_id: str
+    executor: str
+    """``inline``, ``async``, ``thread``, ``process``, or the class of a user's own."""
+    max_in_flight: int
+    order: str
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedPlan:
     """A flow as planned for a number of workers."""
 
@@ -64,6 +77,7 @@ class RenderedPlan:
     stages: list[RenderedStage]
     edges: list[RenderedEdge]
     watermarks: list[RenderedWatermark]
+    tasks: list[RenderedTasks]
 
 
 def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
@@ -101,5 +115,15 @@ def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
         )
         for clock in clocks_of(planned)
     ]
+    tasks = [
+        RenderedTasks(
+            step.inner_id,
+            executor_name(step.kernel.executor),
+            step.kernel.rules.max_in_flight,
+            step.kernel.rules.order,
+        )
+        for step in planned.steps
+        if isinstance(step.kernel, TaskKernel)
+    ]
     note = _MANY_WORKERS if workers > 1 else _ONE_WORKER
-    return RenderedPlan(flow.flow_id, workers, note, stages, edges, watermarks)
+    return RenderedPlan(flow.flow_id, workers, note, stages, edges, watermarks, tasks)

@@ -565,6 +565,8 @@ class _StageBuilder:
         room = channel_room(site.credit, site.channel_bytes, channels)
         sender = Sender(crossing.edge_id, site.index, ordered, owners, site.network, room)
         sender.producer = self._plan.steps[crossing.edge.producer].step_id
+        if site.store is not None and self._plan.has_tasks(crossing.to_stage):
+            sender.spend_all()
         return sender
 
     def _partition_owners(self, edge: PlannedEdge) -> Callable[[Any], int]:
@@ -593,5 +595,7 @@ class _StageBuilder:
         for node, _ in self._running.tasks:
             # It takes whatever comes: a barrier must never wait behind a batch.
             entry.tasks, entry.senders = node, []
+            if self._site.store is not None:
+                entry.owe_all(self._site.credit, self._site.network, self._site.index)
         self._clocks.way_in(crossing, entry)
         return entry

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from heapq import heappop, heappush
 from typing import Any, Final, cast
@@ -466,6 +466,10 @@ class TaskTable:
             return False
         return not rules.after_commit or self._waiting[0].epoch <= self.durable
 
+    def running(self) -> Iterable[tuple[int, Task]]:
+        """The calls that were submitted and haven't ended, each with its task."""
+        return self._running.items()
+
     @property
     def uncommitted(self) -> bool:
         """Whether there are tasks that the end of the open epoch must come before."""
@@ -500,7 +504,10 @@ class TaskTable:
             task.number = number
             self._tasks[number] = task
             self._line_up(task)
-            if task.state is State.GATHERING and self._gathering is None:
+            # Others would wait for it if they came behind it. And where ids are safe keys, it may
+            # have been called with the records that it had.
+            gathers = task is tasks[-1] and not self._rules.after_commit
+            if task.state is State.GATHERING and gathers:
                 self._gathering = task
                 task.started_s = now_s
             elif task.state not in OVER:

@@ -10,6 +10,7 @@ from tests.sim.failure_mutants import FAILURE_MUTANTS
 from tests.sim.mutant import SEEDS, Catch, Mutant, catch
 from tests.sim.mutants import MUTANTS
 from tests.sim.placement_mutants import PLACEMENT_MUTANTS
+from tests.sim.task_mutants import TASK_MUTANTS
 from tests.sim.window_mutants import WINDOW_MUTANTS
 
 
@@ -21,6 +22,7 @@ from tests.sim.window_mutants import WINDOW_MUTANTS
         *WINDOW_MUTANTS,
         *FAILURE_MUTANTS,
         *PLACEMENT_MUTANTS,
+        *TASK_MUTANTS,
         *MUTANTS,
     ],
     ids=str,
