@@ -132,6 +132,10 @@ def diagram_of_plan(plan: RenderedPlan) -> Diagram:
     for tasks in plan.tasks:
         said = f"{tasks.executor}: up to {tasks.max_in_flight} in flight, order: {tasks.order}"
         lines.setdefault(tasks.step_id, []).append(said)
+        if tasks.resources:
+            lines[tasks.step_id].append(f"takes {tasks.resources}")
+        if tasks.placement != "worker":
+            lines[tasks.step_id].append(f"runs on workers with room: {tasks.placement}")
     children: list[Node | Group] = [
         Group(
             f"stage{stage.index}",

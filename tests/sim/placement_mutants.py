@@ -141,15 +141,15 @@ def _taken_beyond_the_offer(patch: Patch) -> None:
 PLACEMENT_MUTANTS = [
     Mutant(function.__name__.strip("_").replace("_", " "), function, check_placed_store, seed)
     for function, seed in (
-        (_guests_take_nothing, 0),
-        (_not_given_back_when_given_up, 0),
-        (_not_given_back_by_tables, 2),
-        (_given_back_as_it_begins, 1),
-        (_labels_not_looked_at, 3),
-        (_stale_ends_taken, 1),
+        (_guests_take_nothing, 8),
+        (_not_given_back_when_given_up, 9),
+        (_not_given_back_by_tables, 3),
+        (_given_back_as_it_begins, 2),
+        (_labels_not_looked_at, 6),
+        (_stale_ends_taken, 18),
         (_what_runs_given_back_at_a_recall, 58),
-        (_nobody_leaves_the_line, 13),
+        (_nobody_leaves_the_line, 54),
         (_the_end_not_waited_for, 0),
-        (_taken_beyond_the_offer, 7),
+        (_taken_beyond_the_offer, 3),
     )
 ]

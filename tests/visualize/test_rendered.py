@@ -7,7 +7,7 @@ from typing import Any
 
 import engine.operators as op
 from engine.dataflow import Dataflow
-from engine.operators.tasks import Executor, task
+from engine.operators.tasks import Executor, Label, Resources, task
 from engine.testing import TestingSink, TestingSource
 from engine.visualize import (
     RenderedDataflow,
@@ -169,14 +169,21 @@ def test_the_plan_says_how_tasks_are_run():
     flow = Dataflow("tasked")
     s = op.input("in", flow, TestingSource([]))
     asked = task("ask", s, str, executor="thread", max_in_flight=9, order="none")
-    op.output("out", task("own", asked.ok, str, executor=_Own()).ok, TestingSink([]))
+    take = Resources(cpu=2, memory=10**9)
+    owned = task("own", asked.ok, str, executor=_Own(), resources=take, placement=Label("gpu"))
+    op.output("out", owned.ok, TestingSink([]))
     found = json.loads(to_json(flow, workers=2))["tasks"]
     first = {"step_id": "tasked.ask", "executor": "thread", "max_in_flight": 9, "order": "none"}
+    first |= {"resources": "", "placement": "worker"}
     own = {"step_id": "tasked.own", "executor": "_Own", "max_in_flight": 256, "order": "input"}
+    own |= {"resources": "cpu=2,memory=1GB", "placement": "gpu"}
     assert found == [first, own]
     told = "thread: up to 9 in flight, order: none"
     assert f"ask<br>(task)<br>{told}" in to_mermaid(flow, workers=2)
     assert told in to_plantuml(flow, workers=2)
+    drawn = to_plantuml(flow, workers=2)
+    assert "takes cpu=2,memory=1GB" in drawn
+    assert "runs on workers with room: gpu" in drawn
 
 
 class _Own(Executor):
