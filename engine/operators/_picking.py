@@ -42,9 +42,12 @@ class Picker:
         picked: list[Any] = []
         for record in batch:
             try:
-                refuse_unkeyed(record)
-                check_key(record[0])
-                time = None if tell is None else tell(record[1])
+                if record.__class__ is not tuple or len(record) != 2:
+                    refuse_unkeyed(record)
+                its_key, new = record
+                if its_key.__class__ is not str:
+                    check_key(its_key)
+                time = None if tell is None else tell(new)
             except Exception as ex:
                 if not self._failures.take(ex, record, port=port):
                     raise

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from engine.operators._images import image_of, restored
+from engine.operators._images import CHANGELESS, image_of, restored
 from engine.operators._kernels import StepContext
 from engine.operators._time_axis import EventTimes, TimeAxis
 from engine.operators.windowing._accumulators import REFUSED
@@ -56,6 +56,13 @@ class AlignedGoingOn(AlignedLogic):
 
     def _fold_one(self, panes: list[Pane], key: Any, value: Any) -> None:
         """Give a value to some windows, to all of them or none."""
+        if len(panes) == 1:
+            # As it is mostly, and then the key is mostly there.
+            pane = panes[0]
+            acc = pane.touched.get(key, NO_ACC)
+            if acc is not NO_ACC:
+                self._fold_into(pane, key, acc, value)
+                return
         first, folder, check = self._folding.first, self._folding.folder, self._folding.check
         entry = self._entry_of(key)
         opened, parts = entry.open, entry.parts
@@ -79,6 +86,18 @@ class AlignedGoingOn(AlignedLogic):
         for (pane, _), acc in zip(takers, accs, strict=True):
             if acc is not NO_ACC:
                 pane.touched[key] = acc
+
+    def _fold_into(self, pane: Pane, key: Any, acc: Any, value: Any) -> None:
+        """Give a value to the windows of one pane, which holds something of its key."""
+        folding = self._folding
+        keeps = folding.all_or_nothing or acc.__class__ in CHANGELESS
+        image = acc if keeps else image_of(acc)
+        try:
+            pane.touched[key] = folding.folder(acc, value)
+        except Exception as ex:
+            if not self._failures.take(ex, (key, value), waited=self._ordered):
+                raise
+            pane.touched[key] = restored(image)
 
     def _takers(
         self, panes: list[Pane], key: Any, entry: KeyEntry, value: Any

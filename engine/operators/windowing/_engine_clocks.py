@@ -51,10 +51,12 @@ def picking(
 
 def _teller(times: EventTimes) -> Callable[[Any], datetime]:
     """Gives the time of a record by its value, and makes sure that it is one."""
+    getter = times.getter
 
     def tell(value: Any) -> datetime:
-        at = times.getter(value)
-        times.checked_us(at, value)
+        at = getter(value)
+        if at.__class__ is not datetime or at.tzinfo is not UTC:
+            times.checked_us(at, value)
         return at
 
     return tell
