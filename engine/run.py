@@ -94,6 +94,7 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         recovery=command.recovery,
         tell=tell,
         source_timeout=command.source_timeout,
+        resources=command.resources,
     )
     signals = StopSignals(request_drain, command.drain_timeout.total_seconds())
     try:

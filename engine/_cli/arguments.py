@@ -24,6 +24,7 @@ _UNIT_BYTES = {
     **{f"{unit}b": 1000 ** (i + 1) for i, unit in enumerate("kmg")},
     **{f"{unit}ib": 1024 ** (i + 1) for i, unit in enumerate("kmg")},
 }
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 _SIZE_MIN = 1_000_000
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, None: 1.0, "m": 60.0, "h": 3600.0}
 _HELP_WIDTH = 96
@@ -152,6 +153,41 @@ datetime.timedelta(seconds=1, microseconds=500000))
     except OverflowError:
         msg = "is too long a duration"
         raise ValueError(msg) from None
+
+
+def resources(text: str) -> dict[str, float]:
+    """Amounts by name; those of memory may have a unit of bytes.
+
+    Raises:
+        ValueError: It isn't that.
+
+    >>> resources("cpu=2, gpu=0.5, memory=4GB")
+    {'cpu': 2.0, 'gpu': 0.5, 'memory': 4000000000}
+    """
+    found: dict[str, float] = {}
+    for pair in filter(None, map(str.strip, text.split(","))):
+        name, equals, amount = (part.strip() for part in pair.partition("="))
+        if not equals or not _NAME.fullmatch(name):
+            msg = f"{pair!r} is not `NAME=NUMBER` (several are divided by commas)"
+            raise ValueError(msg)
+        if name in found:
+            msg = f"{name!r} is there twice"
+            raise ValueError(msg)
+        found[name] = _amount(name, amount)
+    if not found:
+        msg = "must be at least one `NAME=NUMBER`"
+        raise ValueError(msg)
+    return found
+
+
+def _amount(name: str, text: str) -> float:
+    match = _SIZE.fullmatch(text)
+    if match is None or (match["unit"] and name != "memory"):
+        kind = "a number of bytes, such as 4GB" if name == "memory" else "a number"
+        msg = f"`{name}` must be {kind}, not {text!r}"
+        raise ValueError(msg)
+    number = float(match["number"]) * _UNIT_BYTES[match["unit"].lower()]
+    return int(number) if name == "memory" else number
 
 
 def size(text: str) -> int:

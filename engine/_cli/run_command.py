@@ -17,6 +17,7 @@ from engine._cli.arguments import (
     count,
     duration,
     index,
+    resources,
     settings_of,
     size,
 )
@@ -27,6 +28,7 @@ from engine.runtime import (
     Address,
     Layout,
     TlsFiles,
+    check_offer,
     secret_of,
 )
 
@@ -51,6 +53,14 @@ exit codes:
   141  nobody reads standard output any more
   143  SIGTERM, and the drain was not over in time
 """
+
+
+def _offer(text: str) -> dict[str, float]:
+    """What workers offer, by name; a ValueError if they can't."""
+    said = resources(text)
+    check_offer(said)
+    return said
+
 
 SETTINGS = (
     Setting(
@@ -167,6 +177,16 @@ SETTINGS = (
         "port 0 is any that is free",
     ),
     Setting(
+        "resources",
+        ("--resources",),
+        "ENGINE_RESOURCES",
+        _offer,
+        None,
+        "NAME=N,...",
+        "what each worker of this process offers to tasks, such as cpu=2,gpu=1,memory=4GB; by "
+        "default its share of this machine's processors (cpu) and memory",
+    ),
+    Setting(
         "source_timeout",
         ("--source-timeout",),
         "ENGINE_SOURCE_TIMEOUT",
@@ -210,6 +230,8 @@ class RunCommand:
     drain_timeout: timedelta
     recovery: RecoveryConfig | None
     metrics: Address | None
+    resources: Mapping[str, float] | None
+    """What each worker offers to tasks, as far as it is said."""
     verbose: bool
 
 
@@ -238,6 +260,7 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
         given["drain_timeout"].value,
         _recovery(given),
         given["metrics"].value,
+        given["resources"].value,
         arguments.verbose,
     )
 

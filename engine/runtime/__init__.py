@@ -17,6 +17,7 @@ from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFi
 from engine.runtime._leader import Drain
 from engine.runtime._messages import CaughtUp, Command, Decision, LinkEpoch, Report, Watermark
 from engine.runtime._monitoring import monitoring
+from engine.runtime._offers import check_demands, check_offer
 from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Patience
 from engine.runtime._plan import (
     Plan,
@@ -73,7 +74,9 @@ __all__ = [
     "Worker",
     "WorkerIndex",
     "WorkerSite",
+    "check_demands",
     "check_kept",
+    "check_offer",
     "clocks_of",
     "closing",
     "deal_partitions",

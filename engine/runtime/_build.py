@@ -26,6 +26,7 @@ from engine.operators._kernels import (
 from engine.operators._keys import refuse_unkeyed
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
+from engine.operators.tasks._resources import Resources
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners, Owners
 from engine.runtime._build_clocks import ClockBuilder
@@ -34,7 +35,11 @@ from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
+from engine.runtime._graph_rules import graph_rules
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._ledger import Account, Ledger
+from engine.runtime._lending import Lending
+from engine.runtime._lent_step import LentStep, RunsAccount
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
@@ -65,7 +70,7 @@ from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode,
 from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
-from engine.runtime._task_graph import GraphRules, TaskGraphs
+from engine.runtime._task_graph import TaskGraphs
 from engine.runtime._task_node import TaskNode, TaskSite
 from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
 from engine.runtime._watermarks import step_row
@@ -103,6 +108,12 @@ class WorkerSite:
     """Gives random numbers from 0 to 1."""
     executors: StartsExecutors = field(default_factory=RealExecutors)
     """Starts what runs tasks."""
+    offers: tuple[Resources, ...] = ()
+    """What each worker of the job offers to tasks; none of them anything if left out."""
+    ledger: Ledger = field(default_factory=lambda: Ledger(Resources()))
+    """Of this worker, which makes it of its offer."""
+    lending: Lending | None = None
+    """The worker makes it, if calls of a step may go to other workers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,17 +459,25 @@ class _StageBuilder:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
         worker = site.index, site.count
-        table = task_table(kernel, worker, site.chance, step_id, store)
         executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
+        own = site.ledger.account()
+        account: Account | None = own
+        lends = site.lending is not None and kernel.rules.placement != "worker"
+        runs = RunsAccount() if lends else None
         if executor.runs_graphs:
-            rules = GraphRules(kernel.rules.max_in_flight, kernel.rules.retry.deaths)
+            rules = graph_rules(kernel.rules, site.ledger, runs or own)
             executor = TaskGraphs(executor, rules, site.clock.monotonic_s)
+        if site.lending is not None and runs is not None:
+            # It takes what calls need where they run.
+            executor = runs.step = LentStep(step_id, kernel, executor, site.lending)
+            account = None
+        table = task_table(kernel, worker, site.chance, account, (step_id, store))
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)
         letters = list(self._letters_of(step))
         now_s, home = site.clock.monotonic_s, home_of(*worker)
-        spot = TaskSite(step_id, now_s, home, failures, letters)
+        spot = TaskSite(step_id, now_s, home, site.ledger, failures, letters)
         node = TaskNode(spot, kernel, table, executor, (downs[0], errors), inputs)
         self._running.tasks.append((node, self._reach[step.index]))
         if store is not None:

@@ -19,6 +19,7 @@ from typing import Any
 from engine._version import __version__
 from engine.dataflow import Dataflow, fingerprint
 from engine.errors import ClusterError, LinkError, WorkerDiedError
+from engine.operators.tasks._resources import Resources
 from engine.runtime._crew import Counted, CrewEvent, Left, Reported
 from engine.runtime._door import PROOF_S_MAX, Answer, Door, LaterError
 from engine.runtime._ids import WorkerIndex
@@ -220,7 +221,8 @@ class _Follower:
     def _join(self, door: Door) -> Wire | None:
         """Connect to the leader, as soon as it is there; None if we are to drain before."""
         options, pause_s = self._options, _FIRST_TRY_S
-        hello = Hello(Purpose.JOIN, self._cluster.process, self._facts)
+        offer = options.offer(self._cluster.workers_each)
+        hello = Hello(Purpose.JOIN, self._cluster.process, self._facts, offer=offer)
         while not options.drain.requested:
             try:
                 stream = door.connect(0, hello, time.monotonic() + PROOF_S_MAX)
@@ -296,6 +298,7 @@ class _Remote:
         process: Its number.
         name: What to call it in messages.
         wire: The connection to it.
+        offer: What each of its workers offers to tasks.
         changed: Is called when it is idle, or gone.
         drain: Is called when it wants the job to drain.
     """
@@ -305,10 +308,12 @@ class _Remote:
         process: int,
         name: str,
         wire: Wire,
+        offer: Resources,
         changed: Callable[[], None],
         drain: Callable[[], None],
     ) -> None:
         self.process = process
+        self.offer = offer
         self.gone: str | None = None
         """Why, if it is."""
         self.idle = True
@@ -427,14 +432,15 @@ class _Gathering:
                 service.serve()
             leader.close()
 
-        self._remotes[0] = self._remote(0, ours)
+        offer = self._options.offer(self._cluster.workers_each)
+        self._remotes[0] = self._remote(0, ours, offer)
         threading.Thread(target=serve, name="engine-member", daemon=True).start()
 
-    def _remote(self, process: int, stream: Stream) -> _Remote:
+    def _remote(self, process: int, stream: Stream, offer: Resources) -> _Remote:
         address = self._cluster.addresses[process]
         wire = Wire(stream, SILENT_S_MAX if process > 0 else None)
         name = f"process {process} ({address})"
-        return _Remote(process, name, wire, self._see_change, self._request_drain)
+        return _Remote(process, name, wire, offer, self._see_change, self._request_drain)
 
     def _see_change(self) -> None:
         with self._changed:
@@ -474,7 +480,8 @@ class _Gathering:
             if self._closed.is_set() or (before is not None and before.gone is None):
                 stream.close()
                 return
-            self._remotes[hello.process] = self._remote(hello.process, stream)
+            offer = hello.offer or Resources()
+            self._remotes[hello.process] = self._remote(hello.process, stream, offer)
         self._see_change()
 
     # As in `Team`
@@ -503,6 +510,11 @@ class _Gathering:
             if remote is None or remote.gone is not None or not remote.idle:
                 names.append(f"process {process} at {address}")
         return ", ".join(names)
+
+    def offers(self) -> tuple[Resources, ...]:
+        """What each worker offers, as its process has said when it joined."""
+        remotes = [self._remotes[process] for process in range(len(self._cluster.addresses))]
+        return tuple(r.offer for r in remotes for _ in range(self._cluster.workers_each))
 
     def led(
         self,

@@ -101,6 +101,14 @@ class TasksSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceSnapshot:
+    """What a worker has of one resource."""
+
+    offered: float
+    taken: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSnapshot:
     """What one worker has done since it began."""
 
@@ -126,6 +134,10 @@ class WorkerSnapshot:
     """By step; of those with tasks."""
     left_out: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """How many records steps have gone on without after errors, by step and policy."""
+    resources: dict[str, ResourceSnapshot] = field(default_factory=dict[str, ResourceSnapshot])
+    """By name; only where tasks take any."""
+    lent: dict[str, int] = field(default_factory=dict[str, int])
+    """How many calls of tasks other workers were given to run, by step."""
 
     @property
     def backlog(self) -> bool:

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 
 from engine.connectors import Lag
 from engine.runtime._counts import (
+    ResourceSnapshot,
     StateSnapshot,
     StepSnapshot,
     TasksSnapshot,
@@ -222,6 +223,28 @@ _OF_TASKS: tuple[_Described[TasksSnapshot], ...] = (
         lambda tasks: tasks.limited_s,
     ),
 )
+_OF_LENT: tuple[_Described[int], ...] = (
+    _Described(
+        "engine_task_calls_lent",
+        CounterMetricFamily,
+        "Calls of tasks of the step that the worker has given to others to run.",
+        lambda count: count,
+    ),
+)
+_OF_RESOURCES: tuple[_Described[ResourceSnapshot], ...] = (
+    _Described(
+        "engine_resources_offered",
+        GaugeMetricFamily,
+        "How much of the resource the worker offers to tasks.",
+        lambda resource: resource.offered,
+    ),
+    _Described(
+        "engine_resources_taken",
+        GaugeMetricFamily,
+        "How much of it tasks have taken.",
+        lambda resource: resource.taken,
+    ),
+)
 _OF_POLICIES: tuple[_Described[int], ...] = (
     _Described(
         "engine_items_left_out",
@@ -339,6 +362,7 @@ class JobCollector:
                 for step_id, its_tasks in snapshot.tasks.items()
             )
             yield of_tasks.family(["step_id", "worker_index"], tasks)
+        yield from _lent_and_taken(workers)
         for of_policy in _OF_POLICIES:
             left_out = (
                 ([step_id, name, policy], count)
@@ -358,6 +382,24 @@ class JobCollector:
             yield of_worker.family(["worker_index"], (([name], heard) for name, heard in workers))
         for of_job in _OF_JOB:
             yield of_job.family([], iter([((), self._monitor)]))
+
+
+def _lent_and_taken(workers: list[tuple[str, tuple[WorkerSnapshot, float]]]) -> Iterator[Metric]:
+    """What tasks take of workers, and which of them they ask."""
+    for of_lent in _OF_LENT:
+        lent = (
+            ([step_id, name], count)
+            for name, (snapshot, _) in workers
+            for step_id, count in snapshot.lent.items()
+        )
+        yield of_lent.family(["step_id", "worker_index"], lent)
+    for of_resource in _OF_RESOURCES:
+        resources = (
+            ([resource, name], amounts)
+            for name, (snapshot, _) in workers
+            for resource, amounts in snapshot.resources.items()
+        )
+        yield of_resource.family(["resource", "worker_index"], resources)
 
 
 def exposition(monitor: Monitor) -> bytes:

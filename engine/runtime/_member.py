@@ -166,6 +166,7 @@ class Member:
             *(WorkerIndex(0), what.workers, clock, NoNetwork(), CHANNEL_BATCHES_MAX, what.job),
             state_bytes_max=bytes_max,
             patience=Patience(what.source_timeout_s, self._tell),
+            offers=what.offers,
         )
         sites = [
             replace(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from engine.connectors import AbortExecution
 from engine.errors import LinkError
+from engine.operators.tasks._resources import Resources
 from engine.recovery import RecoveryConfig
 from engine.runtime._build import Deal
 from engine.runtime._ids import WorkerIndex
@@ -48,6 +49,8 @@ class Membership:
     """The workers count what they do."""
     source_timeout_s: float
     """For how long they ask sources again that can't be reached."""
+    offers: tuple[Resources, ...]
+    """What each worker of the job offers to tasks; empty if no task takes anything."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from typing import Any, Final
 import msgpack as untyped_msgpack  # type: ignore[import-untyped]
 
 from engine.errors import LinkError
+from engine.operators.tasks._resources import Resources, resources_of
 
 _msgpack: Any = untyped_msgpack
 
@@ -106,6 +107,8 @@ class Hello:
     sender: int = 0
     """The worker of the process that speaks, if two workers are to be linked."""
     receiver: int = 0
+    offer: Resources | None = None
+    """What each of its workers offers to tasks; of one that wants to join."""
 
 
 class Unproved(LinkError):  # noqa: N818 - a LinkError by its place in the tree
@@ -144,6 +147,7 @@ def hello_frame(secret: bytes, hello: Hello, theirs: bytes, ours: bytes) -> byte
             *(int(hello.purpose), hello.process, hello.run, hello.generation),
             *(hello.sender, hello.receiver, facts.version, facts.flow_id, facts.fingerprint),
             *(facts.processes, facts.workers_each, facts.saves),
+            {} if hello.offer is None else hello.offer.parts,
         ]
     )
     mac = _mac(secret, b"hello", theirs, ours, body)
@@ -173,13 +177,15 @@ def hello_of(secret: bytes, head: bytes, rest: bytes, ours: bytes) -> Hello:
     if not hmac.compare_digest(_mac(secret, b"hello", ours, theirs, body), mac):
         msg = "it does not know the cluster's secret"
         raise Unproved(msg)
-    fields = _msgpack.unpackb(body, max_str_len=BODY_MAX, max_array_len=32)
+    fields = _msgpack.unpackb(body, max_str_len=BODY_MAX, max_array_len=32, max_map_len=32)
     return _hello_of(fields)
 
 
 def _hello_of(fields: list[Any]) -> Hello:
-    purpose, process, run, generation, sender, receiver, *facts = fields
-    return Hello(Purpose(purpose), process, JobFacts(*facts), run, generation, sender, receiver)
+    purpose, process, run, generation, sender, receiver, *facts, parts = fields
+    offer = resources_of(parts) if purpose == Purpose.JOIN else None
+    run_of = run, generation, sender, receiver
+    return Hello(Purpose(purpose), process, JobFacts(*facts), *run_of, offer)
 
 
 def answer_frame(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +18,7 @@ from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
 from engine.errors import FlowError, LinkError, StoreError, WorkerDiedError
 from engine.operators._kernels import OutputKernel
+from engine.operators.tasks._resources import Resources
 from engine.recovery import RecoveryConfig
 from engine.runtime._build import Deal, WorkerSite, deal_partitions
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
@@ -29,7 +30,9 @@ from engine.runtime._discovery import Discovery, discovering
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._leader import Drain, Leader
+from engine.runtime._machine import this_machine
 from engine.runtime._messages import LinkEpoch, NewParts
+from engine.runtime._offers import check_demands, offer_of, wants_offers
 from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Asking, Patience
 from engine.runtime._plan import Plan, plan
 from engine.runtime._planned_letters import keeper_of
@@ -76,6 +79,20 @@ class RunOptions:
     """Takes lines about the run that people may want to read."""
     source_timeout: timedelta = DEFAULT_SOURCE_TIMEOUT
     """For how long a source that can't be reached is asked again."""
+    resources: Mapping[str, float] | None = None
+    """What each worker of this process offers to tasks; what isn't in it is its share of the
+    machine's processors (``cpu``) and memory (``memory``, bytes)."""
+
+    def offer(self, share: int) -> Resources:
+        """What each worker of this process offers.
+
+        Args:
+            share: How many workers share this machine.
+
+        Raises:
+            ValueError: Something is wrong with what it was told to.
+        """
+        return offer_of(this_machine(), share, self.resources)
 
     @property
     def patience(self) -> Patience:
@@ -102,6 +119,7 @@ def run_flow(flow: Dataflow, options: RunOptions | None = None) -> None:
         msg = f"the epoch interval must not be negative; got {options.epoch_interval}"
         raise ValueError(msg)
     planned = plan_run(flow, options.workers, options)
+    check_demands(planned, _offers(planned, options))
     with contextlib.suppress(AbortExecution):
         # First of all, so that what fails here has not even claimed the store.
         deal = deal_partitions(planned, options.asking())
@@ -230,6 +248,12 @@ def _run_on(
         _drive(worker, coordinator, options, recovery, discovery)
 
 
+def _offers(planned: Plan, options: RunOptions) -> tuple[Resources, ...]:
+    """What each worker offers, if that is of any importance: none of them anything if not."""
+    workers = planned.workers
+    return (options.offer(workers) if wants_offers(planned) else Resources(),) * workers
+
+
 def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> list[WorkerSite]:
     job = Job(options.entropy.token()) if recovery is None else recovery.job
     bytes_max = None if options.recovery is None else options.recovery.state_memory
@@ -238,6 +262,7 @@ def _sites(planned: Plan, options: RunOptions, recovery: JobStore | None) -> lis
         state_bytes_max=bytes_max,
         patience=options.patience,
         wake=options.waiter.wake,
+        offers=_offers(planned, options),
     )
     stores = [None] * planned.workers if recovery is None else recovery.workers
     return [

@@ -9,6 +9,7 @@ from typing import Protocol
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
 from engine.errors import LinkError, StoreInUseError, WorkerDiedError
+from engine.operators.tasks._resources import Resources
 from engine.runtime._build import deal_partitions
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._crew import CrewEvent
@@ -17,6 +18,7 @@ from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
 from engine.runtime._leader import Leader, Led
 from engine.runtime._membership import Membership, UnmetError
+from engine.runtime._offers import check_demands, wants_offers
 from engine.runtime._outage import pause
 from engine.runtime._plan import Plan
 from engine.runtime._processes import Processes
@@ -36,6 +38,10 @@ class Team(Protocol):
         """Wait until a run can begin; False if the job is to drain before."""
         ...
 
+    def offers(self) -> tuple[Resources, ...]:
+        """What each worker offers to tasks, once all have gathered."""
+        ...
+
     def led(
         self,
         member: Callable[[list[WorkerIndex]], Membership],
@@ -53,12 +59,18 @@ class Team(Protocol):
 class _SpawnedTeam:
     """Processes of this machine, started for each run."""
 
-    def __init__(self, launch: Launch) -> None:
+    def __init__(self, launch: Launch, options: RunOptions) -> None:
         self._launch = launch
+        self._options = options
 
     def gather(self) -> bool:
         """As in `Team`."""
         return True
+
+    def offers(self) -> tuple[Resources, ...]:
+        """As in `Team`."""
+        workers = self._launch.layout.workers
+        return (self._options.offer(workers),) * workers
 
     def led(
         self,
@@ -76,7 +88,8 @@ def run_processes(flow: Dataflow, launch: Launch, options: RunOptions) -> None:
         FlowError: The flow can't run.
         BaseException: As `supervise`.
     """
-    supervise(flow, plan_run(flow, launch.layout.workers, options), options, _SpawnedTeam(launch))
+    planned = plan_run(flow, launch.layout.workers, options)
+    supervise(flow, planned, options, _SpawnedTeam(launch, options))
 
 
 def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) -> None:
@@ -86,6 +99,7 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
     not more than some times without an epoch in between.
 
     Raises:
+        FlowError: Tasks need more than the workers offer.
         EngineRuntimeError: The run ended because of an error.
         StoreError: The recovery store can't be used.
         WorkerDiedError: A process died, and there is nothing to go back to; or they keep dying.
@@ -93,7 +107,9 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
     """
     deaths, again = 0, False
     while team.gather():
-        run = _Run(planned, team, options, again=again)
+        offers = team.offers() if wants_offers(planned) else ()
+        check_demands(planned, offers)
+        run = _Run(planned, team, options, offers, again=again)
         try:
             with contextlib.suppress(AbortExecution):
                 run.run(flow)
@@ -128,8 +144,17 @@ def supervise(flow: Dataflow, planned: Plan, options: RunOptions, team: Team) ->
 class _Run:
     """One generation."""
 
-    def __init__(self, planned: Plan, team: Team, options: RunOptions, *, again: bool) -> None:
+    def __init__(
+        self,
+        planned: Plan,
+        team: Team,
+        options: RunOptions,
+        offers: tuple[Resources, ...],
+        *,
+        again: bool,
+    ) -> None:
         self._planned = planned
+        self._offers = offers
         self._team = team
         self._options = options
         self._again = again
@@ -162,6 +187,7 @@ class _Run:
                     *(workers, mine, job, deal, interval_s == 0, options.recovery, start),
                     options.monitor is not None,
                     options.patience.timeout_s,
+                    self._offers,
                 )
 
             leader = Leader(

@@ -19,6 +19,7 @@ from engine.operators.tasks._executor import Call, Kind, RunningExecutor
 from engine.operators.tasks._task import TaskError, TaskKernel
 from engine.runtime._failure import name_of
 from engine.runtime._failures import StepFailures
+from engine.runtime._ledger import Ledger
 from engine.runtime._nodes import Aside, Node, Target, push_asides
 from engine.runtime._task_table import OVER, State, Task, TaskTable
 
@@ -34,6 +35,8 @@ class TaskSite:
     """A clock that never goes back."""
     home: str
     """A key that this worker owns: rows under it come back to it, if there are as many workers."""
+    ledger: Ledger
+    """Of the worker."""
     failures: StepFailures | None
     """What takes the records of tasks that have failed; None where that ends the run."""
     letters: Sequence[Aside]
@@ -124,6 +127,8 @@ class TaskNode(Node):
         worked = self._hear(now_s)
         for call in table.timed_out(now_s, executor.started_s):
             executor.cancel(call)
+            # It has given back its resources, for which others may wait.
+            worked = True
         if room and table.has_over:
             self._emit(table.take_over())
             worked = True

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Protocol
 
 from engine.errors import UserCodeError
 from engine.operators._shown import shown
 from engine.operators.tasks._executor import AnyExecutor, ProcessExecutor, RunningExecutor
+from engine.operators.tasks._policies import Rate
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._ledger import Account
 from engine.runtime._ports import log
 from engine.runtime._store import Store
 from engine.runtime._task_table import TaskTable
@@ -30,8 +33,8 @@ def task_table(
     kernel: TaskKernel,
     worker: tuple[WorkerIndex, int],
     chance: Callable[[], float],
-    step_id: str,
-    store: Store | None,
+    account: Account | None,
+    saving: tuple[str, Store | None],
 ) -> TaskTable:
     """The table of a step with tasks on one worker.
 
@@ -39,9 +42,10 @@ def task_table(
         kernel: The step.
         worker: Its number, and how many there are.
         chance: Gives random numbers from 0 to 1.
-        step_id: Its id.
-        store: Where tasks are saved; None if they aren't.
+        account: What its tries take resources by; None if that is somebody else's business.
+        saving: The step's id, and where its tasks are saved; None if they aren't.
     """
+    step_id, store = saving
     index, workers = worker
     rules, watch = kernel.rules, None
     again = store is not None or rules.retry.attempts > 1
@@ -49,7 +53,9 @@ def task_table(
     if store is not None and not isinstance(kernel.executor, ProcessExecutor):
         records = rules.max_in_flight * (1 if rules.batch is None else rules.batch.size)
         watch = store.call_watch(step_id, records, rules.retry.deaths)
-    return TaskTable(rules, str(index), chance, encode=encode, share=1 / workers, watch=watch)
+    if rules.rate is not None:
+        rules = replace(rules, rate=Rate(rules.rate.count / workers, rules.rate.per))
+    return TaskTable(rules, str(index), chance, encode=encode, account=account, watch=watch)
 
 
 def _encoded(record: Any) -> bytes:

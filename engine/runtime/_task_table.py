@@ -18,8 +18,10 @@ from typing import Any, Final, cast
 
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.tasks._policies import TaskRules
+from engine.operators.tasks._resources import Resources
 from engine.runtime._call_watch import CallWatch
 from engine.runtime._counts import TasksSnapshot
+from engine.runtime._ledger import Account
 
 _BITS: Final = 64
 _BURST_S: Final = 0.1
@@ -103,11 +105,11 @@ class TaskTable:
     """The tasks of one step on one worker.
 
     Args:
-        rules: What the user said.
+        rules: What the user said; of the rate, this worker's share.
         name: What ids of tasks begin with; no other table of the step has the same.
-        share: The share of the rate that is this worker's, from 0 to 1.
         chance: Gives random numbers from 0 to 1.
         encode: Makes bytes of a record; None if none is needed a second time.
+        account: What tries take their resources by; None if that is somebody else's business.
         watch: Looks after calls that may end the process; None if they can't, or nobody could go on
             after that. Only with `encode`.
     """
@@ -119,7 +121,7 @@ class TaskTable:
         chance: Callable[[], float],
         *,
         encode: Callable[[Any], bytes] | None = None,
-        share: float = 1.0,
+        account: Account | None = None,
         watch: CallWatch | None = None,
     ) -> None:
         self.next_id = 0
@@ -162,8 +164,8 @@ class TaskTable:
         self._done = self._failed = self._again = 0
         self._durations = [0] * _BITS
         self._duration_s = 0.0
-        rate = None if rules.rate is None else rules.rate.per_s * share
-        self._limiter = None if rate is None else _Limiter(rate)
+        self._limiter = None if rules.rate is None else _Limiter(rules.rate.per_s)
+        self._account = account if rules.resources is not None else None
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -268,26 +270,35 @@ class TaskTable:
         ):
             self._close_list()
         while self._resting and self._resting[0][0] <= now_s:
-            if not self._may_run(self._tasks[self._resting[0][1]]):
-                return
-            if self._limiter is not None and not self._limiter.take(now_s):
+            if not self._may_run(self._tasks[self._resting[0][1]], now_s):
                 return
             yield self._begin(self._tasks[heappop(self._resting)[1]], now_s)
         while self._waiting and self._started < rules.max_in_flight:
             task = self._waiting[0]
             if rules.after_commit and task.epoch > self.durable:
                 return
-            if not self._may_run(task):
-                return
-            if self._limiter is not None and not self._limiter.take(now_s):
+            if not self._may_run(task, now_s):
                 return
             self._started += 1
             yield self._begin(self._waiting.popleft(), now_s)
 
-    def _may_run(self, task: Task) -> bool:
-        """Whether it can run beside what runs."""
+    def _may_run(self, task: Task, now_s: float) -> bool:
+        """Whether a try may begin now: if so, it has its part of rate and resources."""
         self._held = self._alone is not None or (task.alone and bool(self._running))
-        return not self._held
+        limiter, account = self._limiter, self._account
+        if self._held or (limiter is not None and not limiter.has(now_s)):
+            return False
+        if account is not None and not account.take(self._next_call, self._demand):
+            return False
+        if limiter is not None:
+            limiter.take()
+        return True
+
+    @property
+    def _demand(self) -> Resources:
+        demand = self._rules.resources
+        assert demand is not None  # noqa: S101 - or there is no account
+        return demand
 
     def _begin(self, task: Task, now_s: float) -> tuple[int, Task]:
         task.state, task.started_s = State.RUNNING, now_s
@@ -328,6 +339,8 @@ class TaskTable:
         """The task of a call that has ended; None if the call was given up."""
         task = self._running.pop(call, None)
         if task is not None:
+            if self._account is not None:
+                self._account.give_back(call)
             took_s = now_s - task.started_s
             self._durations[min(int(took_s * 1e6).bit_length(), _BITS - 1)] += 1
             self._duration_s += took_s
@@ -421,14 +434,17 @@ class TaskTable:
             heappop(ends)
         due_s = ends[0][0] if ends else math.inf
         ready_s = self._resting[0][0] if self._resting else math.inf
-        batch, gathering = self._rules.batch, self._gathering
-        if batch is not None and gathering is not None:
-            ready_s = min(ready_s, gathering.started_s + batch.linger.total_seconds())
         if self._can_begin():
             ready_s = -math.inf
+        if ready_s < math.inf and self._account is not None and not self._account.has(self._demand):
+            # Whoever gives something back has the worker look again.
+            ready_s = math.inf
         if self._held:
             # Until a try ends.
             ready_s = math.inf
+        batch, gathering = self._rules.batch, self._gathering
+        if batch is not None and gathering is not None:
+            ready_s = min(ready_s, gathering.started_s + batch.linger.total_seconds())
         if self._limiter is not None and ready_s < math.inf:
             ready_s = max(ready_s, self._limiter.next_s)
         return min(due_s, ready_s)
@@ -503,8 +519,8 @@ class _Limiter:
         """How long someone has waited for one."""
         self._since_s: float | None = None
 
-    def take(self, now_s: float) -> bool:
-        """Take one, if there is one."""
+    def has(self, now_s: float) -> bool:
+        """Whether there is one; if not, `next_s` says when."""
         if now_s > self._at_s:
             passed_s = now_s - self._at_s
             self._tokens = min(self._most, self._tokens + passed_s * self._per_s)
@@ -517,9 +533,12 @@ class _Limiter:
         if self._since_s is not None:
             self.waited_s += now_s - self._since_s
             self._since_s = None
-        self._tokens -= 1.0
-        self.next_s = now_s if self._tokens >= 1.0 else now_s + (1.0 - self._tokens) / self._per_s
         return True
+
+    def take(self) -> None:
+        """Take one that is there."""
+        self._tokens -= 1.0
+        self.next_s = self._at_s + max(0.0, 1.0 - self._tokens) / self._per_s
 
 
 def _length(result: object) -> int | None:

@@ -15,9 +15,13 @@ from dataclasses import replace
 from typing import Any
 
 from engine.errors import InternalError
+from engine.operators.tasks._resources import Resources
 from engine.runtime._build import Deal, WorkerSite, build_stages
 from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
+from engine.runtime._errands import ERRANDS
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
+from engine.runtime._ledger import Ledger
+from engine.runtime._lending import Lending
 from engine.runtime._memory import StateMemory
 from engine.runtime._messages import (
     CaughtUp,
@@ -34,6 +38,7 @@ from engine.runtime._messages import (
     Watermark,
 )
 from engine.runtime._nodes import KeyedNode
+from engine.runtime._offers import lends
 from engine.runtime._plan import Plan
 from engine.runtime._ports import Network
 from engine.runtime._source_node import SourceNode
@@ -68,7 +73,16 @@ class Worker:
         self.stopped = False
         self.reports: deque[Report] = deque()
         self.network = _Loopback(self, site.network)
-        self.stages = build_stages(plan, deal, replace(site, network=self.network))
+        offers = site.offers or (Resources(),) * site.count
+        self.ledger = Ledger(offers[site.index])
+        self.lending: Lending | None = None
+        """Calls that other workers run for this one, and that it runs for them."""
+        if site.count > 1 and lends(plan):
+            self.lending = Lending(
+                site.index, offers, self.ledger, self.network, site.clock.monotonic_s
+            )
+        site = replace(site, network=self.network, ledger=self.ledger, lending=self.lending)
+        self.stages = build_stages(plan, deal, site)
         self.channels = {
             (channel.edge, channel.sender): channel
             for stage in self.stages
@@ -114,6 +128,10 @@ class Worker:
 
     def receive(self, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
         """Queue what came over the network."""
+        if edge == ERRANDS:
+            assert self.lending is not None  # noqa: S101 - all workers have the same plan
+            self.lending.receive(sender, item)
+            return
         channel = self.channels[edge, sender]
         kind = item.__class__
         if kind is Watermark:
@@ -179,6 +197,8 @@ class Worker:
             watermarks=dict(self._watermarks()),
             tasks={node.step_id: node.table.snapshot() for node, _ in self._tasked},
             left_out=tally.left_out(),
+            resources=self.ledger.snapshot(),
+            lent={} if self.lending is None else self.lending.lent(),
         )
 
     def _watermarks(self) -> Iterator[tuple[str, WatermarkSnapshot]]:
@@ -227,8 +247,7 @@ class Worker:
 
     def _timed_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
         """What time alone brings about, with the seconds until then."""
-        if self._publishing is not None:
-            yield self._ask_sinks_at_s - self._time_s(), self._publish_some
+        yield from self._outer_actions()
         if self._awaited or not self._final:
             yield from self._tasks_actions()
         if self._final:
@@ -243,6 +262,13 @@ class Worker:
         for source, senders in () if self._hold or self._crowded else self._sources:
             if not source.ended and have_room(senders):
                 yield source.wait_s(), functools.partial(self._poll_one, source, senders)
+
+    def _outer_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
+        """Of those, what has to do with others: sinks that haven't published, lent calls."""
+        if self._publishing is not None:
+            yield self._ask_sinks_at_s - self._time_s(), self._publish_some
+        if self.lending is not None:
+            yield self.lending.wait_s(), self.lending.turn
 
     def _tasks_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
         for node, senders in self._tasked:
@@ -274,8 +300,10 @@ class Worker:
     def _look_around(self) -> float:
         """Do what nobody sends; in how many seconds there is something of it to do again."""
         wait_s = math.inf
+        if self.lending is not None:
+            wait_s = self.lending.turn()
         if self._tasked and (self._awaited or not self._final):
-            wait_s = self._tend()
+            wait_s = min(wait_s, self._tend())
         if self._final:
             return wait_s
         if self._timed:
@@ -503,6 +531,8 @@ class Worker:
             node.on_commit(position)
         for tasks, _ in self._tasked:
             tasks.table.committed(epoch)
+        if self._final and self.lending is not None:
+            self.lending.end()
         self._hold = False
         self.reports.append(Published(epoch))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import timedelta
 
 from engine.dataflow import Dataflow
@@ -26,6 +27,7 @@ def run_main(
     recovery_config: RecoveryConfig | None = None,
     metrics: str | None = None,
     source_timeout: timedelta = DEFAULT_SOURCE_TIMEOUT,
+    resources: Mapping[str, float] | None = None,
 ) -> None:
     """Run a flow with one worker on the calling thread until its input ends.
 
@@ -40,11 +42,14 @@ def run_main(
             ``HOST:PORT``. Nowhere if left out.
         source_timeout: For how long a source that can't be reached (`UnavailableError`) is asked
             again, 60 seconds if left out.
+        resources: What the worker offers to tasks, by name (``gpu``, or whatever tasks ask for).
+            What isn't in it is the machine's: its processors (``cpu``) and its memory (``memory``,
+            in bytes).
 
     Raises:
         EngineRuntimeError: The run ended because of an error; the chain of `__cause__` ends in
             the exception that was raised first.
-        FlowError: The flow has no input or no output.
+        FlowError: The flow has no input or no output, or a task takes more than the worker offers.
         MetricsAddressError: Metrics can't be served there.
         StoreError: The recovery store can't be used. It is left as it was.
 
@@ -57,7 +62,9 @@ def run_main(
     >>> out
     [1, 2]
     """
-    _run(flow, _options(epoch_interval, recovery_config, 1, source_timeout), metrics)
+    options = _options(epoch_interval, recovery_config, 1, source_timeout)
+    options.resources = resources
+    _run(flow, options, metrics)
 
 
 def cluster_main(  # noqa: PLR0913 - options by name, as users know them
@@ -70,6 +77,7 @@ def cluster_main(  # noqa: PLR0913 - options by name, as users know them
     worker_count_per_proc: int = 1,
     metrics: str | None = None,
     source_timeout: timedelta = DEFAULT_SOURCE_TIMEOUT,
+    resources: Mapping[str, float] | None = None,
 ) -> None:
     """Run a flow as one process of a cluster, or in several workers of this process.
 
@@ -89,9 +97,12 @@ def cluster_main(  # noqa: PLR0913 - options by name, as users know them
         worker_count_per_proc: Workers in each process.
         metrics: As in `run_main`.
         source_timeout: As in `run_main`. Process 0 says it for all of them.
+        resources: As in `run_main`, of each worker of this process; what isn't in it is its share
+            of the machine.
 
     Raises:
         ValueError: The number of workers or of the process makes no sense, or there is no secret.
+        FlowError: As in `run_main`; the workers of all processes count.
         ClusterError: This process can't be part of the cluster, or the job has failed and process 0
             has the reason.
         EngineRuntimeError: As in `run_main`.
@@ -103,6 +114,7 @@ def cluster_main(  # noqa: PLR0913 - options by name, as users know them
         msg = f"proc_id must be the number of one of {len(addresses)} addresses; got {proc_id!r}"
         raise ValueError(msg)
     options = _options(epoch_interval, recovery_config, worker_count_per_proc, source_timeout)
+    options.resources = resources
     if len(addresses) < 2:
         _run(flow, options, metrics)
         return

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import engine
 from engine import __main__ as top
 from engine import run, visualize
-from engine._cli.arguments import UsageError, addresses, count, duration, index
+from engine._cli.arguments import UsageError, addresses, count, duration, index, resources
 from engine._cli.exits import Exit
 from engine._cli.run_command import SETTINGS, parse_run_command
 from engine.runtime import Layout, TlsFiles
@@ -58,7 +58,7 @@ def test_a_duration_has_an_end():
 @given(st.text())
 def test_no_text_breaks_a_value(text: str):
     """Each kind of value takes a text or refuses it with a `ValueError`, and nothing else."""
-    for kind in (duration, count, index, addresses):
+    for kind in (duration, count, index, addresses, resources):
         with contextlib.suppress(ValueError):
             kind(text)
 
@@ -80,6 +80,43 @@ def test_addresses_have_host_and_port(text: str):
 def test_addresses_are_divided_by_semicolons():
     """Spaces around them and an IPv6 host are fine."""
     assert addresses("a:1; [::1]:2;") == ["a:1", "[::1]:2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("gpu=1", {"gpu": 1}),
+        ("cpu=0.5, licence_a=3,", {"cpu": 0.5, "licence_a": 3}),
+        ("memory=1.5GiB", {"memory": 1_610_612_736}),
+        ("memory=100", {"memory": 100}),
+        ("cpu=0", {"cpu": 0}),
+    ],
+)
+def test_what_workers_offer(text: str, wanted: dict[str, float]):
+    """Names and amounts; memory may have a unit."""
+    assert parse_run_command(["flows", "--resources", text], {}).resources == wanted
+    assert parse_run_command(["flows"], {"ENGINE_RESOURCES": text}).resources == wanted
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cpu",
+        "=1",
+        "cpu=",
+        "cpu=-1",
+        "cpu=4GB",
+        "memory=x",
+        "a b=1",
+        "cpu=1,cpu=2",
+        ",",
+        "cpu=" + "9" * 30,
+    ],
+)
+def test_what_workers_can_not_offer(text: str):
+    """It is refused as the command line is read."""
+    with pytest.raises(UsageError, match="--resources"):
+        parse_run_command(["flows", "--resources", text], {})
 
 
 def test_what_is_left_out_has_a_default():

@@ -14,9 +14,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import engine.operators as op
 from engine.connectors import Lag
 from engine.dataflow import Dataflow
-from engine.operators.tasks import task
+from engine.operators.tasks import Resources, task
 from engine.runtime import RunOptions, run_flow
-from engine.runtime._counts import StateSnapshot, StepSnapshot, WatermarkSnapshot
+from engine.runtime._counts import ResourceSnapshot, StateSnapshot, StepSnapshot, WatermarkSnapshot
 from engine.runtime._exposition import exposition
 from engine.runtime._monitor import Monitor
 from engine.testing import TestingSink, TestingSource
@@ -25,6 +25,7 @@ from tests.runtime.test_monitor import Watched, said
 from tests.runtime.watermarked import watermarked
 from tests.tidy.tree import ROOT
 
+LABELS = {"step_id", "worker_index", "partition", "on_error", "resource", "le"}
 ROW = re.compile(r"^\| `(engine_\w+)` \| (\w+) \|([^|]*)\| .+ \|$", re.MULTILINE)
 
 
@@ -59,7 +60,9 @@ def ran(workers: int = 1) -> Monitor:
     counted = op.stateful_map("n", keyed, lambda _, n: (1, n)).on_error("skip")
     op.output("out", counted, TestingSink([]))
     op.output("marked", watermarked("mark", keyed), TestingSink([]))
-    op.output("called", task("call", keyed, str, executor="inline").ok, TestingSink([]))
+    take = Resources(cpu=0.1)
+    called = task("call", keyed, str, executor="inline", resources=take, placement="any")
+    op.output("called", called.ok, TestingSink([]))
     monitor = Monitor(time.monotonic_s)
     run_flow(flow, RunOptions(workers=workers, monitor=monitor))
     return monitor
@@ -83,6 +86,8 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
             lags=lags,
             watermarks=marks,
             left_out={("flow.step", "skip"): 3},
+            lent={"flow.step": 5},
+            resources={"gpu": ResourceSnapshot(2.0, 0.25)},
         )
     )
     watched.time.now_s += 2.0
@@ -107,6 +112,9 @@ def test_what_was_counted_is_shown_with_its_step_and_worker():
     }
     left_out = values(families["engine_items_left_out"], "_total")
     assert left_out == {("skip", "flow.step", "0"): 3.0}
+    assert values(families["engine_task_calls_lent"], "_total") == {labels: 5.0}
+    assert values(families["engine_resources_offered"]) == {("gpu", "0"): 2.0}
+    assert values(families["engine_resources_taken"]) == {("gpu", "0"): 0.25}
     assert values(families["engine_busy_seconds"], "_total") == {("0",): 8.5}
     assert values(families["engine_exchange_sent_bytes"], "_total") == {("0",): 9.0}
     assert values(families["engine_report_age_seconds"]) == {("0",): 2.0}
@@ -175,7 +183,7 @@ def test_names_and_units_are_as_prometheus_has_them():
         if family.type == "counter":
             assert f"{family.name}_total" in text
         for sample in family.samples:
-            assert set(sample.labels) <= {"step_id", "worker_index", "partition", "on_error", "le"}
+            assert set(sample.labels) <= LABELS
             assert sample.timestamp is None
             assert math.isfinite(sample.value)
             assert sample.value >= 0.0

@@ -11,6 +11,7 @@ import pytest
 import engine.operators as op
 from engine.dataflow import Dataflow
 from engine.errors import LinkError, WorkerDiedError
+from engine.operators.tasks import Resources
 from engine.recovery import RecoveryConfig
 from engine.runtime import Drain, RunOptions, WorkerIndex, plan
 from engine.runtime._crew import Left
@@ -54,6 +55,9 @@ class Team:
 
     def gather(self) -> bool:
         return True
+
+    def offers(self) -> tuple[Resources, ...]:
+        return (Resources(cpu=1),)
 
     def led(self, member: Any, hear: Callable[[Any], None]) -> Team:
         member([WorkerIndex(0)])

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.operators.tasks import Batching, Exponential, Rate, Retry
+from engine.operators.tasks import Batching, Exponential, Rate, Resources, Retry
 from engine.operators.tasks._policies import TaskRules
 from engine.recovery._running_calls import CallRows, Suspect, mark_of
 from engine.runtime._call_watch import CallWatch
+from engine.runtime._ledger import Ledger
 from engine.runtime._task_table import State, Task, TaskTable
 
 SECOND = timedelta(seconds=1)
@@ -394,3 +395,58 @@ def test_lists_are_suspect_with_any_of_their_records():
     table.admit([1, 2, 3, 4], 0.0)
     assert list(begun(table)) == [1]
     assert begun(table) == {}
+
+
+def table_with(ledger: Ledger, **rules: Any) -> TaskTable:
+    """A table whose tries take from a ledger."""
+    return TaskTable(TaskRules(**rules), "0", lambda: 0.5, account=ledger.account())
+
+
+def test_tries_begin_as_there_is_room_for_them():
+    """What a try has taken it gives back when it ends, however it ends."""
+    ledger, one = Ledger(Resources(cpu=2)), Resources(cpu=1)
+    table = table_with(ledger, resources=one, retry=Retry(2, NO_JITTER), timeout_s=9.0)
+    table.admit(["a", "b", "c", "d"], 0.0)
+    calls = begun(table)
+    assert list(calls) == ["a", "b"]
+    assert table.next_due_s() == 9.0, "there is nothing to do until something ends"
+    table.raised(calls["a"], ValueError(), 0.0)
+    assert table.next_due_s() == -math.inf
+    assert list(begun(table)) == ["c"]
+    table.died(calls["b"], ValueError(), 0.0)
+    assert list(begun(table)) == ["d"]
+    assert table.timed_out(9.0, began)
+    assert ledger.taken() == {"cpu": 0}
+    assert list(begun(table, 20.0)) == ["a", "b"], "and so do second tries"
+
+
+def test_tables_of_one_worker_take_turns():
+    """A table with many small tasks doesn't keep another from what it needs."""
+    ledger = Ledger(Resources(cpu=2))
+    small = table_with(ledger, resources=Resources(cpu=1))
+    large = table_with(ledger, resources=Resources(cpu=2))
+    small.admit(list(range(9)), 0.0)
+    large.admit(["large"], 0.0)
+    calls = begun(small)
+    assert begun(large) == {}
+    small.returned(calls[0], None, 0.0)
+    calls.update(begun(small))
+    assert 2 in calls, "it has waited longer for one more"
+    for record in (1, 2):
+        small.returned(calls[record], None, 0.0)
+        assert begun(small) == {}
+    assert small.next_due_s() == math.inf
+    assert large.next_due_s() == -math.inf
+    assert list(begun(large)) == ["large"]
+
+
+def test_the_rate_is_not_spent_on_what_finds_no_room():
+    """A try that waits for resources begins as soon as they are there."""
+    ledger, one = Ledger(Resources(cpu=1)), Resources(cpu=1)
+    table = table_with(ledger, resources=one, rate=Rate(1, per=SECOND))
+    table.admit(["a", "b"], 0.0)
+    calls = begun(table, 0.0)
+    for now_s in (1.0, 2.0, 3.0):
+        assert begun(table, now_s) == {}
+    table.returned(calls["a"], None, 3.0)
+    assert list(begun(table, 3.0)) == ["b"]

@@ -17,6 +17,7 @@ from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
 from tests.sim.failures import check_failures
 from tests.sim.graphs import check_graphs
+from tests.sim.placement import check_placed_store
 from tests.sim.subtasks import check_subtasks
 from tests.sim.takeovers import check_takeovers
 from tests.sim.tasks import check_tasked_store
@@ -33,6 +34,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "clocked": check_clocked_store,
     "windows": check_windowed_store,
     "tasks": check_tasked_store,
+    "placement": check_placed_store,
     "failures": check_failures,
     "graphs": check_graphs,
     "subtasks": check_subtasks,

@@ -10,12 +10,21 @@ from tests.sim.failure_mutants import FAILURE_MUTANTS
 from tests.sim.graph_mutants import GRAPH_MUTANTS
 from tests.sim.mutant import SEEDS, Catch, Mutant, catch
 from tests.sim.mutants import MUTANTS
+from tests.sim.placement_mutants import PLACEMENT_MUTANTS
 from tests.sim.window_mutants import WINDOW_MUTANTS
 
 
 @pytest.mark.parametrize(
     "mutant",
-    [*CRASH_MUTANTS, *CLOCK_MUTANTS, *WINDOW_MUTANTS, *FAILURE_MUTANTS, *GRAPH_MUTANTS, *MUTANTS],
+    [
+        *CRASH_MUTANTS,
+        *CLOCK_MUTANTS,
+        *WINDOW_MUTANTS,
+        *FAILURE_MUTANTS,
+        *GRAPH_MUTANTS,
+        *PLACEMENT_MUTANTS,
+        *MUTANTS,
+    ],
     ids=str,
 )
 def test_a_broken_engine_is_caught(mutant: Mutant, catches: list[tuple[Mutant, Catch]]):

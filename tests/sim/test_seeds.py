@@ -22,6 +22,7 @@ SEEDS = {
     "failures": 100,
     "graphs": 200,
     "subtasks": 50,
+    "placement": 60,
 }
 PARTS = 10
 

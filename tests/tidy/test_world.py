@@ -16,6 +16,7 @@ from tests.tidy.tree import PythonFile, imports_of, python_files
 DECIDING = ("engine/dataflow/", "engine/operators/", "engine/recovery/", "engine/runtime/")
 EDGES = {
     "engine/runtime/_ports.py": "binds clock and waiting to this machine",
+    "engine/runtime/_machine.py": "asks how large this machine is",
     "engine/runtime/_crew.py": "runs workers in threads",
     "engine/runtime/_mesh.py": "binds a worker's network to sockets",
     "engine/runtime/_processes.py": "spawns processes and listens to them",

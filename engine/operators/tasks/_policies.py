@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeAlias
+
+from engine.operators.tasks._resources import Label, Resources
 
 
 def check_span(name: str, span: object) -> None:
@@ -177,6 +179,7 @@ class Rate:
 
 
 Order = Literal["input", "key", "none"]
+Placement: TypeAlias = Literal["worker", "any"] | Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,3 +194,7 @@ class TaskRules:
     rate: Rate | None = None
     after_commit: bool = False
     """Whether a task is submitted only once the epoch of its records is durable."""
+    resources: Resources | None = None
+    """What each of its tries takes of the worker that runs it."""
+    placement: Placement = "worker"
+    """Which worker that may be."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 PARTS: Final = 10_000
 """Amounts are counted in whole parts of one, so that what is given back is what was taken."""
+_PARTS_MAX: Final = (1 << 63) - 1
 
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
@@ -27,7 +29,7 @@ class Resources:
     Raises:
         TypeError: An amount is no number.
         ValueError: An amount is negative, or no finite number, or is so small that it would be
-            counted as nothing (less than a ten-thousandth).
+            counted as nothing (less than a ten-thousandth), or so large that it can't be counted.
 
     >>> Resources(cpu=1, gpu=0.25)
     Resources(cpu=1, gpu=0.25)
@@ -66,10 +68,20 @@ def _parts(name: str, amount: object) -> int:
         msg = f"`{name}` of `Resources` must be zero or more, not {amount!r}"
         raise ValueError(msg)
     parts = round(amount * PARTS)
+    if parts > _PARTS_MAX:
+        msg = f"`{name}={amount!r}` of `Resources` is too much"
+        raise ValueError(msg)
     if not parts:
         msg = f"`{name}={amount!r}` of `Resources` is too little: {1 / PARTS} is the least"
         raise ValueError(msg)
     return parts
+
+
+def resources_of(parts: Mapping[str, int]) -> Resources:
+    """Resources of so many parts of each."""
+    resources = Resources()
+    resources.parts = dict(parts)
+    return resources
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ from engine.operators.tasks._executor import AnyExecutor, check, executor_of, is
 from engine.operators.tasks._policies import (
     Batching,
     Order,
+    Placement,
     Rate,
     Retry,
     TaskRules,
     check_span,
 )
+from engine.operators.tasks._resources import Label, Resources
 
 X = TypeVar("X")
 Y = TypeVar("Y")
@@ -71,6 +73,8 @@ def _kernel(step: Operator, _workers: int) -> TaskKernel:
         params["batch"],
         params["rate"],
         params["submit"] == "after_commit",
+        params["resources"],
+        params["placement"],
     )
     fn, takes = params["fn"], takes_context(params["fn"])
     executor = _executor_for(fn, params["executor"])
@@ -103,6 +107,8 @@ def task(  # noqa: PLR0913 - all but three have a default
     on_error: ErrorPolicy | None = None,
     submit: Submit = "now",
     idempotency: Callable[[Any], str] | None = None,
+    resources: Resources | None = None,
+    placement: Placement = "worker",
 ) -> TaskOut[X, Y]:
     """Call a function for each record, apart from the flow, which goes on meanwhile.
 
@@ -162,6 +168,11 @@ def task(  # noqa: PLR0913 - all but three have a default
             same in all its calls. It costs up to one epoch of delay.
         idempotency: Makes a key of a record (of a list, with `batch`), by which a service knows a
             call again: `TaskContext.idempotency_key`, which is the task's id if this is left out.
+        resources: What a try takes of the worker that runs it, and gives back when it is over. It
+            waits while there is too little, which doesn't count for `timeout`. Nothing if left out.
+        placement: Which worker runs a try: ``"worker"``, the one that has the record; ``"any"``,
+            the least loaded one that has the resources free; or a `Label`, those that offer
+            something of that name.
 
     Returns:
         The streams `ok`, of results, and `errors`, of `TaskError`. A branch that isn't used costs
@@ -198,6 +209,9 @@ def task(  # noqa: PLR0913 - all but three have a default
     _check_type("retry", retry, Retry, step_id)
     _check_type("batch", batch, Batching, step_id)
     _check_type("rate", rate, Rate, step_id)
+    _check_type("resources", resources, Resources, step_id)
+    if not isinstance(placement, Label):
+        _check_choice("placement", placement, ("worker", "any"), step_id)
     if idempotency is not None and not takes_context(fn):
         msg = (
             f"`idempotency` of step {step_id!r} is of no use: the function has no parameter `ctx`, "

@@ -85,7 +85,12 @@ class FakeExecutor(RunningExecutor):
         del timeout_s
         return []
 
-    # For the scheduler
+    # For the scheduler and for those who check
+
+    @property
+    def running(self) -> int:
+        """How many calls are under way that weren't cancelled."""
+        return len(self._wanted)
 
     def next_s(self) -> float:
         """When a call can end."""

@@ -36,6 +36,7 @@ from engine.runtime import (
     WorkerSite,
     deal_partitions,
 )
+from engine.runtime._errands import ERRANDS
 from engine.testing.sim._executors import FakeExecutor, FakeExecutors
 from engine.testing.sim._graph_executor import FakeGraphExecutor
 from engine.testing.sim._options import SimOptions, SimResult, SimulationError
@@ -139,6 +140,7 @@ class Gang:
             patience=Patience(tell=self._note),
             chance=self._random.random,
             executors=FakeExecutors(self._start_executor),
+            offers=options.offers[: options.workers],
         )
         for i in range(options.workers):
             site = replace(site, index=WorkerIndex(i))
@@ -213,6 +215,8 @@ class Gang:
     def _receive(self, worker: Worker, edge: EdgeId, sender: WorkerIndex, item: Any) -> None:
         """What a worker sent comes out at another one."""
         worker.receive(edge, sender, item)
+        if edge == ERRANDS:
+            return
         nbytes = worker.channels[edge, sender].nbytes()
         self.result.queued_bytes_max = max(self.result.queued_bytes_max, nbytes)
 

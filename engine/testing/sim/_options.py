@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from engine.errors import EngineError
+from engine.operators.tasks import Resources
 from engine.runtime import CHANNEL_BYTES_MAX, DEFAULT_EPOCH_INTERVAL
 
 
@@ -40,6 +41,8 @@ class SimOptions:
     """In what share of these calls the process dies that runs it."""
     hangs: float = 0.0
     """What share of them never ends."""
+    offers: tuple[Resources, ...] = ()
+    """What each worker offers to tasks, from the first; none of them anything if left out."""
     start: datetime = datetime(2024, 1, 1, tzinfo=UTC)
     """What the wall clock shows at first."""
     steps_max: int = 1_000_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 from engine.clock import clock_set_to
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
-from engine.runtime import check_kept, closing, explained, plan
+from engine.operators.tasks import Resources
+from engine.runtime import check_demands, check_kept, closing, explained, plan
 from engine.testing.sim._gang import Gang
 from engine.testing.sim._options import SimOptions, SimResult, SimulationError
 
@@ -24,7 +25,7 @@ def simulate(flow: Dataflow, seed: int, options: SimOptions | None = None) -> Si
     Raises:
         EngineRuntimeError: The run ended because of an error, as in `run_main`. A note tells the
             seed.
-        FlowError: The flow has no input or no output.
+        FlowError: The flow has no input or no output, or a task takes more than workers offer.
         SimulationError: The run got stuck or did not end.
 
     >>> from datetime import timedelta
@@ -41,6 +42,7 @@ def simulate(flow: Dataflow, seed: int, options: SimOptions | None = None) -> Si
     options = options or SimOptions()
     planned = plan(flow, options.workers, kernels=options.kernels)
     check_kept(planned)
+    check_demands(planned, options.offers or (Resources(),) * options.workers)
     simulation = Gang(planned, seed, options)
     try:
         with clock_set_to(simulation.now), closing(simulation.workers):
