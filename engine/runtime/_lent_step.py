@@ -31,7 +31,7 @@ from engine.runtime._errands import (
 )
 from engine.runtime._frames import TooLongError
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._ledger import Account, Ledger
+from engine.runtime._ledger import Account
 from engine.runtime._lending import TELL_S, Lending
 
 
@@ -67,43 +67,15 @@ class _Guests:
     """By call; whether its home knows that it waits."""
 
 
-class RunAccounts:
-    """What calls take their resources by while they run here, whoever's they are.
+class RunsAccount:
+    """What runs of a lent step hold: they give it back while they wait for subtasks."""
 
-    Args:
-        ledger: Of the worker.
-    """
+    step: LentStep
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._accounts: dict[int, Account] = {}
-        """By run."""
-
-    def begin(self, run: int, account: Account, demand: Resources) -> None:
-        """A run begins, for which there is room."""
-        taken = account.take(run, demand)
-        assert taken  # noqa: S101 - it was asked before
-        self._accounts[run] = account
-
-    def end(self, run: int) -> None:
-        """A run is over."""
-        self._accounts.pop(run).give_back(run)
-
-    def has(self, demand: Resources) -> bool:
-        """Whether a run that has waited for its subtasks could go on."""
-        return self._ledger.has(demand)
-
-    def take(self, call: int, demand: Resources) -> bool:
-        """Let a run go on, if it can: it comes behind all that stand in line."""
-        return self._ledger.has(demand) and self._accounts[call].take(call, demand)
-
-    def give_back(self, call: int) -> None:
-        """A run waits for its subtasks."""
-        if (account := self._accounts.get(call)) is not None:
-            account.give_back(call)
-
-    def leave(self) -> None:
-        """Runs that go on don't stand in line."""
+    def give_back(self, run: int) -> None:
+        """As in `Account`."""
+        if (account := self.step.account_of_run(run)) is not None:
+            account.give_back(run)
 
 
 class LentStep(RunningExecutor):
@@ -114,7 +86,6 @@ class LentStep(RunningExecutor):
         kernel: What the user said of it.
         executor: Runs calls here.
         lending: Of the worker, which hears of the step.
-        accounts: What runs here take their resources by.
     """
 
     def __init__(
@@ -123,7 +94,6 @@ class LentStep(RunningExecutor):
         kernel: TaskKernel,
         executor: RunningExecutor,
         lending: Lending,
-        accounts: RunAccounts,
     ) -> None:
         self.demand = kernel.rules.resources or Resources()
         self.lent_count = 0
@@ -133,7 +103,6 @@ class LentStep(RunningExecutor):
         self._timed = kernel.rules.timeout_s < math.inf
         self._executor = executor
         self._lending = lending
-        self._accounts = accounts
         self._me = lending.me
         lending.steps[step_id] = self
         # As the home of calls.
@@ -374,6 +343,11 @@ class LentStep(RunningExecutor):
             return self._own
         return self._guests_of(home).account
 
+    def account_of_run(self, number: int) -> Account | None:
+        """What a run has taken its resources by; None if it was given up."""
+        run = self._runs.get(number)
+        return None if run is None else self._account_of(run.home)
+
     def _admit(self) -> None:
         """Let calls of others begin for which there is room."""
         for home, guests in self._guests.items():
@@ -397,7 +371,8 @@ class LentStep(RunningExecutor):
         """Begin a call for which there is room; gives the number of the run."""
         run = self._next_run
         self._next_run = run + 1
-        self._accounts.begin(run, self._account_of(home), self.demand)
+        taken = self._account_of(home).take(run, self.demand)
+        assert taken  # noqa: S101 - it was asked before
         self._runs[run] = _Run(home, call)
         self._beginning.append(Call(run, argument))
         if self._timed and home != self._me:
@@ -432,7 +407,7 @@ class LentStep(RunningExecutor):
         run = self._runs.pop(number, None)
         if run is None:
             return
-        self._accounts.end(number)
+        self._account_of(run.home).give_back(number)
         self._unbegun.discard(number)
         if run.home == self._me:
             del self._here[run.call]
@@ -464,7 +439,7 @@ class LentStep(RunningExecutor):
             guests.account.leave()
 
     def _give_up(self, number: int) -> None:
-        del self._runs[number]
-        self._accounts.end(number)
+        run = self._runs.pop(number)
+        self._account_of(run.home).give_back(number)
         self._unbegun.discard(number)
         self._executor.cancel(number)

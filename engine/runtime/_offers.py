@@ -64,7 +64,8 @@ def _resources(amounts: Mapping[str, float]) -> Resources:
 def wants_offers(planned: Plan) -> bool:
     """Whether a plan has tasks that need to know what workers offer."""
     kernels = [step.kernel for step in planned.steps if isinstance(step.kernel, TaskKernel)]
-    return lends(planned) or any(kernel.rules.resources is not None for kernel in kernels)
+    # Subtasks may take resources, of which nobody knows before they do.
+    return lends(planned) or any(k.takes_context or k.rules.resources is not None for k in kernels)
 
 
 def lends(planned: Plan) -> bool:

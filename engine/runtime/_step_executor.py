@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from engine.operators.tasks._executor import RunningExecutor
 from engine.operators.tasks._task import TaskKernel
+from engine.runtime._graph_rules import GivesBack, graph_rules
 from engine.runtime._ledger import Account, Ledger
 from engine.runtime._lending import Lending
-from engine.runtime._lent_step import LentStep, RunAccounts
-from engine.runtime._task_graph import Accounts, GraphRules, TaskGraphs
+from engine.runtime._lent_step import LentStep, RunsAccount
+from engine.runtime._task_graph import TaskGraphs
 
 
 def step_executor(
@@ -37,26 +38,19 @@ def step_executor(
         account = ledger.account()
         return _with_graphs(kernel, executor, ledger, account, now_s), account
     # Calls of other workers run here, too, with subtasks if they have any.
-    accounts = RunAccounts(ledger)
-    behind = _with_graphs(kernel, executor, ledger, accounts, now_s)
-    return LentStep(step_id, kernel, behind, lending, accounts), None
+    runs = RunsAccount()
+    behind = _with_graphs(kernel, executor, ledger, runs, now_s)
+    runs.step = LentStep(step_id, kernel, behind, lending)
+    return runs.step, None
 
 
 def _with_graphs(
     kernel: TaskKernel,
     executor: RunningExecutor,
     ledger: Ledger,
-    roots: Accounts,
+    roots: GivesBack,
     now_s: Callable[[], float],
 ) -> RunningExecutor:
     if not executor.runs_graphs:
         return executor
-    rules = GraphRules(
-        kernel.rules.max_in_flight,
-        kernel.rules.retry.deaths,
-        ledger.account(),
-        ledger.offer,
-        roots,
-        kernel.rules.resources,
-    )
-    return TaskGraphs(executor, rules, now_s)
+    return TaskGraphs(executor, graph_rules(kernel.rules, ledger, roots), now_s)

@@ -21,9 +21,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
-from typing import Any, Protocol
+from typing import Any
 
 from engine.errors import SubtaskCancelledError, UserCodeError
 from engine.operators.tasks._executor import Call, Completion, Kind, RunningExecutor
@@ -39,49 +38,12 @@ from engine.operators.tasks._requests import (
     Submitted,
     Waits,
 )
-from engine.operators.tasks._resources import Resources
 from engine.runtime._graph_calls import GraphCall, State, Wait
+from engine.runtime._graph_rules import GraphRules
 
 _WAITING_PER_PLACE = 16
 """So many calls may wait before one more that may wait begins, for each place. Each of them keeps a
 thread or a process."""
-
-
-class Accounts(Protocol):
-    """What calls take their resources by (`engine.runtime._ledger`)."""
-
-    def has(self, demand: Resources) -> bool:
-        """Whether it could be taken now."""
-        ...
-
-    def take(self, call: int, demand: Resources) -> bool:
-        """Take it for a call, if it can be taken now."""
-        ...
-
-    def give_back(self, call: int) -> None:
-        """Give back what a call holds, if it holds anything."""
-        ...
-
-    def leave(self) -> None:
-        """Nothing is wanted any more."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class GraphRules:
-    """What bounds the graphs of a step on one worker."""
-
-    max_in_flight: int
-    """So many calls run at the same time, at most."""
-    deaths: int
-    """How often the process of a subtask may die."""
-    account: Accounts | None = None
-    """What subtasks take their resources by; None where resources aren't counted."""
-    offer: Resources | None = None
-    """What the worker has, all in all; None where resources aren't counted."""
-    root_account: Accounts | None = None
-    """What the table has taken the roots' resources by, under the numbers of its calls."""
-    root_resources: Resources | None = None
 
 
 class TaskGraphs(RunningExecutor):
@@ -114,6 +76,8 @@ class TaskGraphs(RunningExecutor):
         self._admitted = 0
         self._going_on: deque[Wait] = deque()
         """Waits that are over, and not answered."""
+        self._short = False
+        """Whether one that would go on finds too few resources."""
         self._ended: list[tuple[GraphCall, Kind, Any]] = []
         """What has just ended, and whose parents and dependents haven't heard of it."""
         self._over: list[Completion] = []
@@ -149,16 +113,15 @@ class TaskGraphs(RunningExecutor):
         """Whether others have given back what calls here wait for."""
         if self._running >= self._rules.max_in_flight:
             return False
-        demanding = self._demanding
-        while demanding and demanding[0][2].state is not State.READY:
-            heappop(demanding)
-        first = [wait.call for wait in self._going_on]
-        if demanding and (not demanding[0][2].may_wait or self._has_place()):
-            first.append(demanding[0][2])
-        return any(self._has_resources(call) for call in first)
+        if self._going_on:
+            return any(self._has_resources(wait.call) for wait in self._going_on)
+        first = self._demanding[0][2] if self._demanding else None
+        if first is None or (first.may_wait and not self._has_place()):
+            return False
+        return self._has_resources(first)
 
     def _has_resources(self, call: GraphCall) -> bool:
-        account, _ = self._account_of(call)
+        account = self._rules.account
         return account is None or call.resources is None or account.has(call.resources)
 
     def started_s(self, call_id: int) -> float | None:
@@ -472,18 +435,25 @@ class TaskGraphs(RunningExecutor):
 
     def _turn(self) -> None:
         """Let go on and begin what can."""
-        while self._going_on or self._ready or self._demanding:
+        works = True
+        while works and (self._going_on or self._ready or self._demanding):
             self._go_on()
             calls = list(self._beginning())
-            failed = bool(self._ended)
+            works = bool(calls or self._ended)
             self._settle()
             if calls:
                 self._executor.submit(calls)
-            elif not failed:
-                return
+        demanding = self._demanding
+        while demanding and demanding[0][2].state is not State.READY:
+            heappop(demanding)
+        if self._rules.account is not None and not self._going_on and not demanding:
+            # What others have given back is kept for who stands in line.
+            self._rules.account.leave()
 
     def _go_on(self) -> None:
+        """Let those go on that can. Nobody else takes resources before they have theirs."""
         later: list[Wait] = []
+        self._short = False
         while self._going_on:
             wait = self._going_on.popleft()
             call = wait.call
@@ -510,15 +480,11 @@ class TaskGraphs(RunningExecutor):
     def _may_go_on(self, call: GraphCall) -> bool:
         if self._running >= self._rules.max_in_flight:
             return False
-        account, call_id = self._account_of(call)
+        account = self._rules.account
         if account is None or call.resources is None or call.unwanted:
             return True
-        return account.take(call_id, call.resources)
-
-    def _account_of(self, call: GraphCall) -> tuple[Accounts | None, int]:
-        if call.parent is None:
-            return self._rules.root_account, call.number
-        return self._rules.account, call.call_id
+        self._short = not account.take(call.call_id, call.resources)
+        return not self._short
 
     def _take_place(self, call: GraphCall) -> None:
         call.state = State.RUNNING
@@ -527,9 +493,12 @@ class TaskGraphs(RunningExecutor):
 
     def _leave_place(self, call: GraphCall) -> None:
         self._running -= 1
-        account, call_id = self._account_of(call)
-        if account is not None and call.resources is not None:
-            account.give_back(call_id)
+        rules = self._rules
+        if call.resources is None or rules.account is None:
+            return
+        if call.parent is None and rules.root_account is not None:
+            rules.root_account.give_back(call.number)
+        rules.account.give_back(call.call_id)
 
     def _beginning(self) -> Iterable[Call]:
         """Calls to submit now; each counts as running."""
@@ -546,7 +515,7 @@ class TaskGraphs(RunningExecutor):
     def _next_demanding(self) -> GraphCall | None:
         """The first that takes resources, if there are enough: else all others wait with it."""
         account, heap = self._rules.account, self._demanding
-        while heap:
+        while heap and not self._short:
             call = heap[0][2]
             if call.state is not State.READY or not self._has_all(call):
                 heappop(heap)
@@ -559,8 +528,6 @@ class TaskGraphs(RunningExecutor):
                     return None
                 heappop(heap)
                 return call
-        if account is not None and not self._going_on:
-            account.leave()
         return None
 
     def _next_ready(self) -> GraphCall | None:

@@ -169,6 +169,10 @@ def demand(ctx: TaskContext) -> int:
     return ctx.submit(double, 2, resources=Resources(cpu=1)).result()
 
 
+async def ademand(ctx: TaskContext) -> int:
+    return await ctx.submit(adouble, 2, resources=Resources(cpu=1))
+
+
 async def aadd(left: int, right: int) -> int:
     return left + right
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 import pytest
 
 from engine.errors import UserCodeError
-from engine.operators.tasks import Exponential, Retry
+from engine.operators.tasks import Exponential, Resources, Retry
 from engine.testing import run_tasks
 from tests.conformance import graph_functions as functions
 from tests.conformance.executor_functions import OddError
 from tests.conformance.executor_suite import ExecutorCase, lines_of, wait_until
 
 OBJECTS = Path("/dev/shm")
+
+
+def usable() -> int:
+    """How many processors there are for tasks."""
+    return len(os.sched_getaffinity(0))
 
 
 def run(case: ExecutorCase, name: str, *args: Any, places: int = 2, **options: Any) -> Any:
@@ -118,6 +124,12 @@ class GraphSuite:
         before = objects()
         assert run(case, "share", 3_000_000) == [6_000_000] * 5 + [3_000_000]
         assert objects() == before
+
+    def test_subtasks_take_resources(self, case: ExecutorCase):
+        """Of what the worker has, beside their task or in its place."""
+        all_of_it = Resources(cpu=usable())
+        for options in ({}, {"resources": Resources(cpu=1)}, {"resources": all_of_it}):
+            assert run(case, "demand", **options) == 4
 
     def test_no_thread_is_left(self, case: ExecutorCase):
         """Those that ran in the place of calls that waited have ended."""

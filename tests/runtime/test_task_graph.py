@@ -18,8 +18,9 @@ from engine.operators.tasks._requests import (
     Waits,
     Work,
 )
+from engine.runtime._graph_rules import GraphRules
 from engine.runtime._ledger import Ledger
-from engine.runtime._task_graph import GraphRules, TaskGraphs
+from engine.runtime._task_graph import TaskGraphs
 from tests.sim.graphs import SimpleAccount
 
 
@@ -229,7 +230,10 @@ def test_a_root_that_waits_gives_its_resources_back():
     assert (list(roots.held), len(subtasks.held)) == ([], 1)
     desk.end(desk.ids[-1])
     desk.look()
-    assert (list(roots.held), len(subtasks.held)) == ([9], 0)
+    assert (list(roots.held), list(subtasks.held)) == ([], [1])
+    desk.end(1)
+    desk.look()
+    assert (roots.held, subtasks.held) == ({}, {})
 
 
 def test_a_demand_that_the_worker_can_never_meet_is_told():

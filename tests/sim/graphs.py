@@ -18,8 +18,9 @@ from typing import Any
 
 from engine.operators.tasks import Call, Kind, Resources, TaskContext, TaskFuture
 from engine.operators.tasks._context import WithContext
+from engine.runtime._graph_rules import GraphRules
 from engine.runtime._ledger import Ledger
-from engine.runtime._task_graph import GraphRules, TaskGraphs
+from engine.runtime._task_graph import TaskGraphs
 from engine.testing.sim._graph_executor import FakeGraphExecutor
 from engine.testing.sim._options import SimOptions
 from engine.testing.sim._world import FakeClock

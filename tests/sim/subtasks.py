@@ -7,14 +7,18 @@ other tasks.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.dataflow import Stream
-from engine.operators.tasks import TaskContext, TaskOut, task
+from engine.operators.tasks import Resources, TaskContext, TaskOut, task
 from engine.runtime._task_graph import TaskGraphs
 from tests.sim.crash_world import Life
 from tests.sim.tasks import Tasked, TaskedRun
+
+OFFER = Resources(cpu=2)
+DEMANDS = (None, Resources(cpu=1), Resources(cpu=2))
+WORKERS_MAX = 3
 
 
 def check_subtasks(seed: int) -> Counter[str]:
@@ -29,6 +33,8 @@ class Graphs:
     """The function of the step, and those of its subtasks."""
 
     outside: Tasked
+    demand: Resources | None
+    """What the last of them takes."""
 
     async def call(self, argument: Any, ctx: TaskContext) -> Any:
         """Ask for each record by a subtask of its own."""
@@ -38,7 +44,9 @@ class Graphs:
 
     async def ask(self, record: Any, ctx: TaskContext) -> Any:
         """Ask by one more, and hand that on by a third."""
-        return await ctx.submit(self.hand_on, [ctx.submit(self.answer, record)])
+        return await ctx.submit(
+            self.hand_on, [ctx.submit(self.answer, record, resources=self.demand)]
+        )
 
     async def answer(self, record: Any) -> Any:
         """As the function without subtasks."""
@@ -52,8 +60,13 @@ class Graphs:
 class SubtasksRun(TaskedRun):
     """The history of a job with subtasks."""
 
+    def _draw_options(self) -> Any:
+        return replace(super()._draw_options(), offers=(OFFER,) * WORKERS_MAX)
+
     def _called(self, records: Stream[Any]) -> TaskOut[Any, Any]:
-        return task("call", records, Graphs(self._tasked).call, **self._tasked.params)
+        demand, own = (self._drawn.choice(DEMANDS) for _ in range(2))
+        called = Graphs(self._tasked, demand).call
+        return task("call", records, called, resources=own, **self._tasked.params)
 
     def _turn(self, life: Life) -> None:
         super()._turn(life)
