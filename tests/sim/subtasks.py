@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 from engine.dataflow import Stream
 from engine.operators.tasks import Resources, TaskContext, TaskOut, task
 from engine.runtime._task_graph import TaskGraphs
+from tests.sim.crash_job import Outside
 from tests.sim.crash_world import Life
 from tests.sim.tasks import Tasked, TaskedRun
 
@@ -59,6 +61,14 @@ class Graphs:
 
 class SubtasksRun(TaskedRun):
     """The history of a job with subtasks."""
+
+    def _make_outside(self, *args: Any) -> Outside:
+        outside = super()._make_outside(*args)
+        params = self._tasked.params
+        if self._fails and params["timeout"] is not None:
+            # Where many tasks wait for one place, a short time is over in each life.
+            params["timeout"] = timedelta(minutes=1)
+        return outside
 
     def _draw_options(self) -> Any:
         return replace(super()._draw_options(), offers=(OFFER,) * WORKERS_MAX)

@@ -254,7 +254,8 @@ class TaskedRun(CrashRun):
     def _may_fail(self, life: Life, error: Exception) -> bool:
         """A life may end by a task that has failed, too, where that is to end it."""
         cause = error.__cause__ or error
-        late = isinstance(cause, TimeoutError)
+        # Nor does mending help one that is thought to have killed its worker.
+        late = isinstance(cause, TimeoutError | WorkerProcessError)
         if isinstance(cause, _FAILURES) and self._fails and (late or not self._tasked.mended):
             self.counts["failed"] += 1
             assert self.counts["failed"] < FAILED_MAX, "it fails for ever"
