@@ -35,11 +35,10 @@ from engine.runtime._counts import StepCounts, Tally
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
-from engine.runtime._graph_rules import graph_rules
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ledger import Account, Ledger
 from engine.runtime._lending import Lending
-from engine.runtime._lent_step import LentStep, RunsAccount
+from engine.runtime._lent_step import lent_step
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
@@ -70,7 +69,7 @@ from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode,
 from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
-from engine.runtime._task_graph import TaskGraphs
+from engine.runtime._task_graph import with_subtasks
 from engine.runtime._task_node import TaskNode, TaskSite
 from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
 from engine.runtime._watermarks import step_row
@@ -460,24 +459,19 @@ class _StageBuilder:
         read = {edge.stream_id for edge in self._plan.edges}
         worker = site.index, site.count
         executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
-        own = site.ledger.account()
-        account: Account | None = own
-        lends = site.lending is not None and kernel.rules.placement != "worker"
-        runs = RunsAccount() if lends else None
-        if executor.runs_graphs:
-            rules = graph_rules(kernel.rules, site.ledger, runs or own)
-            executor = TaskGraphs(executor, rules, site.clock.monotonic_s)
-        if site.lending is not None and runs is not None:
+        account: Account | None = site.ledger.account()
+        lending, now_s = site.lending, site.clock.monotonic_s
+        if lending is not None and kernel.rules.placement != "worker":
             # It takes what calls need where they run.
-            executor = runs.step = LentStep(step_id, kernel, executor, site.lending)
-            account = None
+            executor, account = lent_step(step_id, kernel, executor, lending), None
+        else:
+            executor = with_subtasks(executor, kernel.rules, (site.ledger, account), now_s)
         table = task_table(kernel, worker, site.chance, account, (step_id, store))
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)
         letters = list(self._letters_of(step))
-        now_s, home = site.clock.monotonic_s, home_of(*worker)
-        spot = TaskSite(step_id, now_s, home, site.ledger, failures, letters)
+        spot = TaskSite(step_id, now_s, home_of(*worker), site.ledger, failures, letters)
         node = TaskNode(spot, kernel, table, executor, (downs[0], errors), inputs)
         self._running.tasks.append((node, self._reach[step.index]))
         if store is not None:

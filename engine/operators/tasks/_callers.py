@@ -49,8 +49,8 @@ def each_argument(arguments: Arguments, change: Callable[[Any], Any]) -> Argumen
     def changed(argument: Any) -> Any:
         kind = argument.__class__
         if kind is list or kind is tuple:
-            same_kind: Any = kind(map(change, argument))
-            return same_kind
+            same: Any = map(change, argument)
+            return list(same) if kind is list else tuple(same)
         if kind is dict:
             return {name: change(value) for name, value in argument.items()}
         return change(argument)
