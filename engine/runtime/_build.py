@@ -36,8 +36,9 @@ from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._ledger import Ledger
+from engine.runtime._ledger import Account, Ledger
 from engine.runtime._lending import Lending
+from engine.runtime._lent_step import lent_step
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
@@ -67,8 +68,8 @@ from engine.runtime._replays import ReplayPart, ReplaySource
 from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode, SinkNode
 from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
-from engine.runtime._step_executor import step_executor
 from engine.runtime._store import Store
+from engine.runtime._task_graph import with_subtasks
 from engine.runtime._task_node import TaskNode, TaskSite
 from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
 from engine.runtime._watermarks import step_row
@@ -457,17 +458,20 @@ class _StageBuilder:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
         worker = site.index, site.count
-        now_s, home = site.clock.monotonic_s, home_of(*worker)
-        started = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
-        executor, account = step_executor(
-            step_id, kernel, started, site.ledger, site.lending, now_s
-        )
+        executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
+        account: Account | None = site.ledger.account()
+        lending, now_s = site.lending, site.clock.monotonic_s
+        if lending is not None and kernel.rules.placement != "worker":
+            # It takes what calls need where they run.
+            executor, account = lent_step(step_id, kernel, executor, lending), None
+        else:
+            executor = with_subtasks(executor, kernel.rules, (site.ledger, account), now_s)
         table = task_table(kernel, (step_id, *worker), site.chance, account, store)
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)
         letters = list(self._letters_of(step))
-        spot = TaskSite(step_id, now_s, home, site.ledger, failures, letters)
+        spot = TaskSite(step_id, now_s, home_of(*worker), site.ledger, failures, letters)
         node = TaskNode(spot, kernel, table, executor, (downs[0], errors), inputs)
         self._running.tasks.append((node, self._reach[step.index]))
         if store is not None:

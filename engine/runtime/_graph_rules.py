@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from engine.operators.tasks._policies import TaskRules
 from engine.operators.tasks._resources import Resources
-from engine.runtime._ledger import Ledger
 
 
 class GivesBack(Protocol):
@@ -50,21 +48,3 @@ class GraphRules:
     """What the table has taken the roots' resources by, under the numbers of its calls. They are
     given back to it when a root waits; what it then goes on with is taken by `account`."""
     root_resources: Resources | None = None
-
-
-def graph_rules(rules: TaskRules, ledger: Ledger, roots: GivesBack) -> GraphRules:
-    """What bounds the graphs of a step.
-
-    Args:
-        rules: What the user said of it.
-        ledger: Of the worker.
-        roots: What its tasks take their resources by.
-    """
-    return GraphRules(
-        rules.max_in_flight,
-        rules.retry.deaths,
-        ledger.account(),
-        ledger.offer,
-        roots,
-        rules.resources,
-    )

@@ -33,6 +33,7 @@ from engine.runtime._frames import TooLongError
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ledger import Account
 from engine.runtime._lending import TELL_S, Lending
+from engine.runtime._task_graph import with_subtasks
 
 
 @dataclass(slots=True)
@@ -72,10 +73,10 @@ class RunsAccount:
 
     step: LentStep
 
-    def give_back(self, run: int) -> None:
+    def give_back(self, call: int) -> None:
         """As in `Account`."""
-        if (account := self.step.account_of_run(run)) is not None:
-            account.give_back(run)
+        if (account := self.step.account_of_run(call)) is not None:
+            account.give_back(call)
 
 
 class LentStep(RunningExecutor):
@@ -443,3 +444,14 @@ class LentStep(RunningExecutor):
         self._account_of(run.home).give_back(number)
         self._unbegun.discard(number)
         self._executor.cancel(number)
+
+
+def lent_step(
+    step_id: str, kernel: TaskKernel, executor: RunningExecutor, lending: Lending
+) -> LentStep:
+    """A lent step, whose tasks may have subtasks: those run where the task does."""
+    runs = RunsAccount()
+    ledger = lending.ledger, runs
+    executor = with_subtasks(executor, kernel.rules, ledger, lending.now_s)
+    runs.step = LentStep(step_id, kernel, executor, lending)
+    return runs.step

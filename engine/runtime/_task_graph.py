@@ -26,6 +26,7 @@ from typing import Any
 
 from engine.errors import SubtaskCancelledError, UserCodeError
 from engine.operators.tasks._executor import Call, Completion, Kind, RunningExecutor
+from engine.operators.tasks._policies import TaskRules
 from engine.operators.tasks._requests import (
     DEPTH_MAX,
     Drops,
@@ -39,7 +40,8 @@ from engine.operators.tasks._requests import (
     Waits,
 )
 from engine.runtime._graph_calls import GraphCall, State, Wait
-from engine.runtime._graph_rules import GraphRules
+from engine.runtime._graph_rules import GivesBack, GraphRules
+from engine.runtime._ledger import Ledger
 
 _WAITING_PER_PLACE = 16
 """So many calls may wait before one more that may wait begins, for each place. Each of them keeps a
@@ -565,3 +567,25 @@ def _given_up(failure: BaseException) -> SubtaskCancelledError:
     )
     error.__cause__ = failure
     return error
+
+
+def with_subtasks(
+    executor: RunningExecutor,
+    rules: TaskRules,
+    ledger: tuple[Ledger, GivesBack | None],
+    now_s: Callable[[], float],
+) -> RunningExecutor:
+    """The executor of a step, whose tasks may have subtasks if it can run those.
+
+    Args:
+        executor: What runs its calls.
+        rules: What the user said of it.
+        ledger: Of the worker, and what the step's tasks take their resources by.
+        now_s: A clock that never goes back.
+    """
+    if not executor.runs_graphs:
+        return executor
+    whole, roots = ledger
+    counts = rules.max_in_flight, rules.retry.deaths
+    own = GraphRules(*counts, whole.account(), whole.offer, roots, rules.resources)
+    return TaskGraphs(executor, own, now_s)

@@ -45,7 +45,7 @@ from engine.runtime.executors._child import (
     main_of_this_process,
 )
 from engine.runtime.executors._finished import Finished
-from engine.runtime.executors._process import PoolProcess
+from engine.runtime.executors._process import DEATH_S, PoolProcess
 from engine.runtime.executors._remote import Remote, died, how_it_ended
 
 _AT_ONCE_S = 0.002
@@ -529,7 +529,7 @@ class Pool(RunningExecutor):
             if process.wait(half_s) is None:
                 process.kill()
         for process in self._processes:
-            if process.wait(until_s - time.monotonic()) is None:
+            if process.wait(max(DEATH_S / 2, until_s - time.monotonic())) is None:
                 self._left.append(f"step {self._step_id!r}: its process with id {process.pid}")
             process.close()
         self._selector.close()

@@ -28,6 +28,8 @@ from engine.runtime.executors._child import (
 _NUMBER_BYTES = 8
 ASK_AFTER_S = 0.02
 """A process that has said nothing for so long is asked for what it has."""
+DEATH_S = 1.0
+"""So long the death of a process that was killed may take, on a machine that is busy."""
 _LAST_BREATH_S = 0.2
 """From closing its socket until a process has ended, if that was its end."""
 
@@ -161,7 +163,7 @@ class PoolProcess:
         if (exit_code := self.wait(_LAST_BREATH_S)) is not None:
             return exit_code
         self.kill()
-        return self.wait(_LAST_BREATH_S)
+        return self.wait(DEATH_S)
 
     def hang_up(self) -> None:
         """Have it leave: at once if it is idle, else as soon as its second thread gets a turn."""

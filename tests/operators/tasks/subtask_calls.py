@@ -12,6 +12,7 @@ from engine.operators.tasks import TaskContext, TaskFuture
 
 OBJECTS = Path("/dev/shm")
 LARGE = 3_000_000
+COUNT = 500
 
 
 def count_up(path: Path) -> int:
@@ -121,5 +122,19 @@ def deep_future(ctx: TaskContext) -> Any:
     return ctx.submit(length, [[ctx.submit(os.getpid)]])
 
 
-def with_lambda(ctx: TaskContext) -> Any:
-    return ctx.submit(lambda: 1).result()
+def with_closure(size: int, ctx: TaskContext) -> tuple[int, int]:
+    """What a closure gives, submitted many times; and how many bytes went out for each."""
+    data = os.urandom(size)
+
+    def first(number: int) -> int:
+        return data[number]
+
+    before = sent_bytes()
+    found = ctx.gather(*[ctx.submit(first, 0) for _ in range(COUNT)])
+    return found.count(data[0]), (sent_bytes() - before) // COUNT
+
+
+def sent_bytes() -> int:
+    """What this process has written to its sockets and files."""
+    lines = Path("/proc/self/io").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("wchar")).split()[1])

@@ -268,6 +268,14 @@ def test_what_can_not_be_sent_is_told(fn: Any, told: str):
         run_tasks(fn, executor=ProcessExecutor(1))
 
 
+def test_a_closure_is_sent_once():
+    """However often it is submitted."""
+    pytest.importorskip("cloudpickle", reason="needs cloudpickle")
+    found, sent_bytes = run_tasks(calls.with_closure, 200_000, executor=ProcessExecutor(1))
+    assert found == calls.COUNT
+    assert sent_bytes < 2_000
+
+
 def test_nothing_of_a_run_is_left_open():
     """No file or pipe more than before."""
     run_tasks(calls.pids, 1, executor=ProcessExecutor(1))
