@@ -36,9 +36,8 @@ from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._ledger import Account, Ledger
+from engine.runtime._ledger import Ledger
 from engine.runtime._lending import Lending
-from engine.runtime._lent_step import LentStep
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
@@ -70,7 +69,7 @@ from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
 from engine.runtime._task_node import TaskNode, TaskSite
-from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
+from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, table_and_executor
 from engine.runtime._watermarks import step_row
 
 _UNNAMED = Job("")
@@ -456,19 +455,13 @@ class _StageBuilder:
     ) -> TaskNode:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
-        worker = site.index, site.count
-        executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
-        account: Account | None = site.ledger.account()
-        if site.lending is not None and kernel.rules.placement != "worker":
-            # It takes what calls need where they run.
-            executor, account = LentStep(step_id, kernel, executor, site.lending), None
-        table = task_table(kernel, worker, site.chance, account, (step_id, store))
+        table, executor = table_and_executor(kernel, step_id, site)
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)
         letters = list(self._letters_of(step))
-        now_s, home = site.clock.monotonic_s, home_of(*worker)
-        spot = TaskSite(step_id, now_s, home, site.ledger, failures, letters)
+        now_s, home = site.clock.monotonic_s, home_of(site.index, site.count)
+        spot = TaskSite(step_id, now_s, home, failures, letters)
         node = TaskNode(spot, kernel, table, executor, (downs[0], errors), inputs)
         self._running.tasks.append((node, self._reach[step.index]))
         if store is not None:
