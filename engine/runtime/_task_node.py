@@ -19,7 +19,6 @@ from engine.operators.tasks._executor import Call, Kind, RunningExecutor
 from engine.operators.tasks._task import TaskError, TaskKernel
 from engine.runtime._failure import name_of
 from engine.runtime._failures import StepFailures, is_records_fault
-from engine.runtime._ledger import Ledger
 from engine.runtime._nodes import Aside, Node, Target, push_asides
 from engine.runtime._task_table import OVER, State, Task, TaskTable
 
@@ -35,8 +34,6 @@ class TaskSite:
     """A clock that never goes back."""
     home: str
     """A key that this worker owns: rows under it come back to it, if there are as many workers."""
-    ledger: Ledger
-    """Of the worker."""
     failures: StepFailures | None
     """What takes the records of tasks that have failed; None where that ends the run."""
     letters: Sequence[Aside]
