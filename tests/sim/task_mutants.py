@@ -248,9 +248,9 @@ TASK_MUTANTS = [
     for function, seed in (
         (_running_tasks_not_saved, 3),
         (_waiting_tasks_not_saved, 1),
-        (_finished_tasks_not_saved, 70),
+        (_finished_tasks_not_saved, 19),
         (_emitted_tasks_not_deleted, 0),
-        (_a_list_that_is_not_full_lost, 6),
+        (_a_list_that_is_not_full_lost, 31),
         (_late_results_taken, 1),
         (_ended_before_its_tasks, 0),
         (_ids_begin_again, 1),
