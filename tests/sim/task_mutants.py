@@ -263,7 +263,7 @@ TASK_MUTANTS = [
         (_tries_begin_again, 1),
         (_more_taken_in_at_each_start, 1),
         (_results_of_others_take_room, 25),
-        (_what_failed_once_fails_for_ever, 41),
+        (_what_failed_once_fails_for_ever, 132),
         (_a_list_that_was_called_gets_more, 49),
         (_a_death_is_not_the_records_fault, 8),
         (_waiting_for_a_place_counts, 0),
