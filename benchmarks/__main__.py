@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from benchmarks.contenders import BARE, BARE_UDF, ENGINES, QUIX
+from benchmarks.contenders import BARE, BARE_UDF, ENGINES, OTHERS
 from benchmarks.measure import Options, measure
 from benchmarks.report import problems, to_json, to_markdown, to_text
 from benchmarks.workloads import WORKLOADS, kafka
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "workloads", nargs="*", metavar="WORKLOAD", type=_workload, help="all unless named"
     )
-    contenders = (BARE_UDF, BARE, *ENGINES, QUIX)
+    contenders = (BARE_UDF, BARE, *ENGINES, *OTHERS)
     parser.add_argument(
         "--contenders",
         type=_contenders,
@@ -73,7 +73,7 @@ def _workload(name: str) -> str:
 
 
 def _contenders(names: str) -> list[str]:
-    known = (BARE_UDF, BARE, *ENGINES, QUIX)
+    known = (BARE_UDF, BARE, *ENGINES, *OTHERS)
     chosen = names.split(",")
     for name in chosen:
         if name not in known:

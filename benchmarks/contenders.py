@@ -19,6 +19,9 @@ BARE = "bare"
 ENGINES = ("engine", "bytewax")
 QUIX = "quixstreams"
 """Has an API of its own, so it runs only workloads that are written for it."""
+RAY, DASK = "ray", "distributed"
+"""Run functions in processes: contenders of tasks alone. The latter is Dask's."""
+OTHERS = (QUIX, RAY, DASK)
 
 Part = TypeVar("Part")
 
@@ -35,7 +38,7 @@ def family_of(contender: str) -> str:
 def is_installed(contender: str) -> bool:
     """Say whether a contender can run here. The bare loops always can."""
     family = family_of(contender)
-    return family not in (*ENGINES, QUIX) or find_spec(family) is not None
+    return family not in (*ENGINES, *OTHERS) or find_spec(family) is not None
 
 
 @dataclass(frozen=True, slots=True)

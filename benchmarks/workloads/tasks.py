@@ -2,11 +2,15 @@
 
 The start of threads and processes is part of the time on both sides. By hand, all records are
 submitted at once, and only as many async calls are let in as the step lets in. Nothing is saved.
+
+Where calls go to processes one by one, Ray and Dask make them too. Their start takes seconds, and is
+not part of their time.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -14,8 +18,8 @@ from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from benchmarks.contenders import BARE_UDF, load_engine
-from benchmarks.feeds import Count, Digest, split
+from benchmarks.contenders import BARE_UDF, DASK, RAY, load_engine
+from benchmarks.feeds import Count, Digest, Stopwatch, split
 from benchmarks.workloads._base import Layout, Metric, Outcome, inputs_out_of_gc
 from benchmarks.workloads._throughput import time_flow, time_loop
 from engine.operators.tasks import AnyExecutor, Batching, ProcessExecutor, ThreadExecutor, task
@@ -49,6 +53,36 @@ def spinning(number: int) -> int:
     return number
 
 
+def _by_ray(fn: Callable[[int], int], numbers: list[int]) -> tuple[list[int], float]:
+    """By Ray: the results, and how long it took once its processes ran."""
+    ray: Any = importlib.import_module("ray")
+    ray.init(num_cpus=PROCESSES, log_to_driver=False, include_dashboard=False)
+    try:
+        remote = ray.remote(fn)
+        ray.get([remote.remote(0) for _ in range(2 * PROCESSES)])
+        stopwatch = Stopwatch()
+        stopwatch.start()
+        results: list[int] = ray.get([remote.remote(number) for number in numbers])
+        return results, stopwatch.elapsed_s()
+    finally:
+        ray.shutdown()
+
+
+def _by_dask(fn: Callable[[int], int], numbers: list[int]) -> tuple[list[int], float]:
+    """By Dask, as above."""
+    dask: Any = importlib.import_module("distributed")
+    cluster = dask.LocalCluster(PROCESSES, threads_per_worker=1, dashboard_address=None)
+    with cluster, dask.Client(cluster) as client:
+        client.gather(client.map(fn, range(2 * PROCESSES), pure=False))
+        stopwatch = Stopwatch()
+        stopwatch.start()
+        results: list[int] = client.gather(client.map(fn, numbers, pure=False))
+        return results, stopwatch.elapsed_s()
+
+
+_PEERS = {RAY: _by_ray, DASK: _by_dask}
+
+
 def _pool(executor: ProcessExecutor | ThreadExecutor) -> Executor:
     if isinstance(executor, ThreadExecutor):
         return ThreadPoolExecutor(THREADS)
@@ -70,11 +104,15 @@ class Tasks:
     metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("records_per_s", "1,000 records/s", divisor=1e3, digits=1),
     )
-    layout: ClassVar[Layout] = Layout((BARE_UDF, "engine"), (("engine", BARE_UDF),))
+    layout: ClassVar[Layout] = Layout(
+        (BARE_UDF, "engine", RAY, DASK),
+        (("engine", BARE_UDF), ("engine", RAY), ("engine", DASK)),
+    )
 
     @property
     def contenders(self) -> tuple[str, ...]:
-        return self.layout.columns
+        one_by_one = isinstance(self.executor, ProcessExecutor) and "batch" not in self.params
+        return (BARE_UDF, "engine", *(_PEERS if one_by_one else ()))
 
     def run(self, contender: str, records: int, *, check: bool) -> Outcome:
         feeds = [split(list(range(records)), FEED)]
@@ -82,6 +120,10 @@ class Tasks:
         with inputs_out_of_gc():
             if contender == BARE_UDF:
                 sink, seconds = time_loop(self._by_hand, feeds, sink_class)
+            elif contender in _PEERS:
+                sink = sink_class()
+                results, seconds = _PEERS[contender](self.fn, list(range(records)))
+                sink.write_batch(results)
             else:
                 sink, seconds = time_flow(load_engine(contender), self._graph, feeds, sink_class)
         digest = sink.digest if isinstance(sink, Digest) else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import time
 from collections.abc import Generator
@@ -39,6 +40,17 @@ class AppendFile(Protocol):
         ...
 
 
+class Mapped(Protocol):
+    """A file as memory. What is written is in the file at once, and stays if the process dies."""
+
+    buffer: memoryview
+    """All bytes of it."""
+
+    def close(self) -> None:
+        """Let go of it."""
+        ...
+
+
 class Lock(Protocol):
     """A lock that ends with the process that holds it."""
 
@@ -52,6 +64,10 @@ class Disk(Protocol):
 
     def create(self, path: Path) -> AppendFile:
         """Make a file that isn't there yet, open for appending."""
+        ...
+
+    def map(self, path: Path, size: int) -> Mapped:
+        """Make a file that isn't there yet, of so many zeros, as memory."""
         ...
 
     def read(self, path: Path) -> bytes:
@@ -166,6 +182,16 @@ class RealDisk(Disk):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         return _RealFile(os.open(path, flags, FILE_MODE))
 
+    def map(self, path: Path, size: int) -> Mapped:
+        """As in `Disk`."""
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
+        try:
+            # Room for all of it: where it is short, a write to memory would end the process.
+            os.posix_fallocate(handle, 0, size)
+            return _RealMap(mmap.mmap(handle, size))
+        finally:
+            os.close(handle)
+
     def read(self, path: Path) -> bytes:
         """As in `Disk`."""
         return path.read_bytes()
@@ -268,6 +294,16 @@ class _RealFile(AppendFile):
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
+
+
+class _RealMap(Mapped):
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self._mapped = mapped
+        self.buffer = memoryview(mapped)
+
+    def close(self) -> None:
+        self.buffer.release()
+        self._mapped.close()
 
 
 class _RealLock(Lock):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from engine.errors import CorruptStoreError, StoreInUseError
-from engine.recovery._disk import AppendFile, Disk, Lock, writing
+from engine.recovery._disk import AppendFile, Disk, Lock, Mapped, writing
 from engine.recovery._table import Row, Table, Tables
 
 
@@ -30,8 +30,15 @@ class _File:
     def __init__(self, data: bytes = b"") -> None:
         self.data = data
         self.synced = data
+        self.mapped: bytearray | None = None
+        """What is in it if a process has it as memory."""
+
+    @property
+    def content(self) -> bytes:
+        return self.data if self.mapped is None else bytes(self.mapped)
 
     def crash(self, rng: random.Random) -> None:
+        self.data, self.mapped = self.content, None
         kept, rest = self.synced, self.data[len(self.synced) :]
         torn = bytearray(rest[: rng.choice((0, len(rest), rng.randint(0, len(rest))))])
         if torn and rng.random() < 0.3:
@@ -154,13 +161,19 @@ class FakeDisk(Disk):
         folder.change(lambda entries: entries.update({path.name: file}))
         return _FakeFile(self, path, file)
 
+    def map(self, path: Path, size: int) -> Mapped:
+        """As in `Disk`."""
+        self.create(path).close()
+        self._file(path).mapped = mapped = bytearray(size)
+        return _FakeMap(mapped)
+
     def read(self, path: Path) -> bytes:
         """As in `Disk`."""
-        return self._file(path).data
+        return self._file(path).content
 
     def size(self, path: Path) -> int:
         """As in `Disk`."""
-        return len(self._file(path).data)
+        return len(self._file(path).content)
 
     def names(self, folder: Path) -> list[str]:
         """As in `Disk`."""
@@ -320,6 +333,14 @@ class _FakeFile(AppendFile):
     def sync(self) -> None:
         self._disk.op("fdatasync", self._path)
         self._file.synced = self._file.data
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class _FakeMap(Mapped):
+    def __init__(self, data: bytearray) -> None:
+        self.buffer = memoryview(data)
 
     def close(self) -> None:
         """Nothing is held."""

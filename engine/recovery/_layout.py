@@ -6,6 +6,7 @@
         shards-0001/worker-0000/   the store of one worker, made whole and then renamed to this
                         log/       what changed, epoch by epoch
                         table/     RocksDB: the rows
+        running/                   calls that are being made (`_running_calls`)
         RESTORING                  only while `_restore` makes the store; FORMAT comes last then
 
 All of it can be entered by its owner only.
@@ -52,6 +53,11 @@ class StorePaths:
     def manifests(self) -> Path:
         """The folder of the chain."""
         return self.root / "manifests"
+
+    @property
+    def running(self) -> Path:
+        """The folder of the calls that are being made."""
+        return self.root / "running"
 
     def shards(self, number: int) -> Path:
         """The folder with the stores of all workers."""

@@ -447,7 +447,7 @@ class _StageBuilder:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
         worker = site.index, site.count
-        table = task_table(kernel, worker, site.chance, saved=store is not None)
+        table = task_table(kernel, worker, site.chance, step_id, store)
         executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.

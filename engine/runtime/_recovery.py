@@ -22,9 +22,11 @@ from engine.recovery._ids import WorkerIndex as StoredWorker
 from engine.recovery._layout import StorePaths
 from engine.recovery._manifest import Manifest
 from engine.recovery._rescale import newest_partitions
+from engine.recovery._running_calls import CallRows, Suspect, Suspicions, rows_path, suspects_of
 from engine.recovery._store_folder import StoreFolder
 from engine.recovery._worker_store import WorkerSpot, WorkerStore
 from engine.runtime._build import Deal
+from engine.runtime._call_watch import CallWatch
 from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
 from engine.runtime._letter_orders import LetterDesk, orders_of, replays
@@ -67,6 +69,8 @@ class RunStart:
     """What to do about dead letters."""
     replaying: bool
     """Whether the plan has the steps that do so."""
+    suspects: dict[str, dict[int, Suspect]]
+    """Records whose calls were being made at deaths (`engine.recovery._running_calls`)."""
 
     @property
     def epoch(self) -> Epoch:
@@ -85,6 +89,7 @@ class JobStore:
         self._stores = opened.workers
         self._steps = opened.evolution.saved_steps
         self._clock = world.clock
+        self._suspicions = Suspicions.open(world.disk, wanted.root, manifest.generation)
         ends = _ends(planned)
         self.start = RunStart(
             wanted.root,
@@ -96,6 +101,7 @@ class JobStore:
             self._stale_partitions(planned, deal),
             orders_of(LetterDesk(world.disk, wanted.root, world.tell), planned, self._stores),
             replays(planned),
+            self._suspicions.by_step(),
         )
         """What workers go on from."""
         self.workers = [
@@ -186,8 +192,16 @@ class JobStore:
         job = Job(manifest.job_id, manifest.generation)
         self.start = replace(self.start, manifest=manifest, job=job)
 
-    def close(self) -> None:
-        """Let go of the store. What is in its log alone, the next start reads from there."""
+    def close(self, *, died: bool = False) -> None:
+        """Let go of the store. What is in its log alone, the next start reads from there.
+
+        Args:
+            died: Because a process has died, so that the run is to begin again.
+        """
+        for worker in self.workers:
+            worker.unwatch()
+        if not died:
+            self._suspicions.absolve()
         _close(self._folder, self._stores)
 
 
@@ -218,6 +232,8 @@ class WorkerRecovery:
         self._stale = start.stale[index]
         self._clock = world.clock
         self._disk = world.disk
+        self._index = index
+        self._watched: list[CallRows] = []
 
     @staticmethod
     def open(start: RunStart, planned: Plan, index: int, world: StoreWorld) -> WorkerRecovery:
@@ -231,8 +247,15 @@ class WorkerRecovery:
         return WorkerRecovery(start, planned, store, index, world)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it, in order."""
+        self.unwatch()
         self._store.close()
+
+    def unwatch(self) -> None:
+        """Its process isn't dying: no call is to be suspected."""
+        for rows in self._watched:
+            rows.close()
+        self._watched.clear()
 
     def state(self, step_id: str) -> _StepState:
         """As in `Store`."""
@@ -259,6 +282,14 @@ class WorkerRecovery:
     def letter_orders(self) -> Sequence[LetterOrder]:
         """As in `Store`."""
         return self._start.letters
+
+    def call_watch(self, step_id: str, calls: int, deaths_max: int) -> CallWatch:
+        """As in `Store`."""
+        start = self._start
+        path = rows_path(start.root, start.manifest.generation, self._index, step_id)
+        rows = CallRows(self._disk, path, calls)
+        self._watched.append(rows)
+        return CallWatch(rows, suspects_of(start.suspects, step_id), deaths_max)
 
     def check_in_force(self) -> None:
         """As in `Store`."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
-from engine.errors import FlowError, StoreError
+from engine.errors import FlowError, LinkError, StoreError, WorkerDiedError
 from engine.operators._kernels import OutputKernel
 from engine.recovery import RecoveryConfig
 from engine.runtime._build import Deal, WorkerSite, deal_partitions
@@ -190,7 +190,7 @@ def saving(
         yield recovery
     except BaseException as ex:
         try:
-            recovery.close()
+            recovery.close(died=isinstance(ex, (WorkerDiedError, LinkError)))
         except StoreError as closing:
             # A full disk fails this too, and what it failed first is the one to report.
             ex.add_note(f"and then, in closing the recovery store: {name_of(closing)}")

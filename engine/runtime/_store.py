@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.operators._state import StateChanges, Stored
+from engine.runtime._call_watch import CallWatch
 from engine.runtime._ids import Epoch
 from engine.runtime._replays import LetterOrder
 
@@ -60,6 +61,10 @@ class Store(Protocol):
 
     def letter_orders(self) -> Sequence[LetterOrder]:
         """What the run is to do about dead letters in the store, at its start."""
+        ...
+
+    def call_watch(self, step_id: str, calls: int, deaths_max: int) -> CallWatch:
+        """Looks after calls of a step that may end the process; of so many records at a time."""
         ...
 
     def check_in_force(self) -> None:

@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from engine.errors import UserCodeError
 from engine.operators._shown import shown
-from engine.operators.tasks._executor import AnyExecutor, RunningExecutor
+from engine.operators.tasks._executor import AnyExecutor, ProcessExecutor, RunningExecutor
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ports import log
+from engine.runtime._store import Store
 from engine.runtime._task_table import TaskTable
 
 
@@ -29,8 +30,8 @@ def task_table(
     kernel: TaskKernel,
     worker: tuple[WorkerIndex, int],
     chance: Callable[[], float],
-    *,
-    saved: bool,
+    step_id: str,
+    store: Store | None,
 ) -> TaskTable:
     """The table of a step with tasks on one worker.
 
@@ -38,12 +39,17 @@ def task_table(
         kernel: The step.
         worker: Its number, and how many there are.
         chance: Gives random numbers from 0 to 1.
-        saved: Whether there is a store.
+        step_id: Its id.
+        store: Where tasks are saved; None if they aren't.
     """
     index, workers = worker
-    again = saved or kernel.rules.retry.attempts > 1
+    rules, watch = kernel.rules, None
+    again = store is not None or rules.retry.attempts > 1
     encode = _encoded if again else None
-    return TaskTable(kernel.rules, str(index), chance, encode=encode, share=1 / workers)
+    if store is not None and not isinstance(kernel.executor, ProcessExecutor):
+        records = rules.max_in_flight * (1 if rules.batch is None else rules.batch.size)
+        watch = store.call_watch(step_id, records, rules.retry.deaths)
+    return TaskTable(rules, str(index), chance, encode=encode, share=1 / workers, watch=watch)
 
 
 def _encoded(record: Any) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.tasks._policies import TaskRules
+from engine.runtime._call_watch import CallWatch
 from engine.runtime._counts import TasksSnapshot
 
 _BITS: Final = 64
@@ -48,6 +49,7 @@ class Task:
     """One call of the user's function, with all its tries."""
 
     __slots__ = (
+        "alone",
         "deaths",
         "encoded",
         "epoch",
@@ -57,6 +59,7 @@ class Task:
         "number",
         "records",
         "result",
+        "rows",
         "saved",
         "started_s",
         "state",
@@ -83,6 +86,10 @@ class Task:
         """How many have begun."""
         self.deaths = 0
         """How many of them ended with the process."""
+        self.alone = False
+        """Whether it is to run while no other task of the table does, as it may end the process."""
+        self.rows: list[int] = []
+        """Where its try is written down for those who come after a death."""
         self.started_s = 0.0
         """When its try began, or its list."""
         self.left_s: float | None = None
@@ -101,6 +108,8 @@ class TaskTable:
         share: The share of the rate that is this worker's, from 0 to 1.
         chance: Gives random numbers from 0 to 1.
         encode: Makes bytes of a record; None if none is needed a second time.
+        watch: Looks after calls that may end the process; None if they can't, or nobody could go on
+            after that. Only with `encode`.
     """
 
     def __init__(
@@ -111,6 +120,7 @@ class TaskTable:
         *,
         encode: Callable[[Any], bytes] | None = None,
         share: float = 1.0,
+        watch: CallWatch | None = None,
     ) -> None:
         self.next_id = 0
         """What the id of the next task ends with."""
@@ -122,6 +132,11 @@ class TaskTable:
         self._rules = rules
         self._name = name
         self._encode = encode
+        self._watch = watch
+        self._alone: Task | None = None
+        """The task that runs alone now."""
+        self._held = False
+        """Whether a task waits for others to end because one of them is to run alone."""
         self._chance = chance
         self._tasks: dict[int, Task] = {}
         """All that weren't emitted, by number."""
@@ -136,9 +151,9 @@ class TaskTable:
         """When a try has taken too long, and its call; a heap."""
         self._started = 0
         """How many were submitted by this run and not emitted."""
-        self._over_before: set[int] = set()
-        """The numbers of those that were over when the run began. They don't count as submitted:
-        with those of several workers in one table, the task that they wait for could never be."""
+        self._unsubmitted: set[int] = set()
+        """The numbers of those that are over though this run has not submitted them. They don't
+        count as such, or where they are many the task that they wait for could never be."""
         self._lines: dict[Any, deque[Task]] = {}
         """Tasks in the order in which they are to be emitted, by key."""
         self._over: list[Task] = []
@@ -173,7 +188,7 @@ class TaskTable:
                 if encode is not None:
                     task.encoded.append(encode(record))
                 self._line_up(task)
-                self._waiting.append(task)
+                self._queue(task)
             return
         for record in records:
             listed = self._gathering or self._new_list(now_s)
@@ -218,6 +233,21 @@ class TaskTable:
         assert task is not None  # noqa: S101
         task.state = State.WAITING
         self._gathering = None
+        self._queue(task)
+
+    def _queue(self, task: Task) -> None:
+        """Let a task wait for its first try, unless that is known to end the process."""
+        watch = self._watch
+        if watch is not None and watch.known:
+            suspect = watch.suspect(task.encoded)
+            if suspect is not None:
+                task.deaths = max(task.deaths, suspect.deaths)
+                task.alone = watch.goes_alone(suspect)
+                if (error := watch.verdict(suspect)) is not None:
+                    task.tries = max(task.tries, suspect.deaths)
+                    self._unsubmitted.add(task.number)
+                    self._end(task, State.FAILED, error)
+                    return
         self._waiting.append(task)
 
     def end_input(self) -> None:
@@ -242,6 +272,8 @@ class TaskTable:
         ):
             self._close_list()
         while self._resting and self._resting[0][0] <= now_s:
+            if not self._may_run(self._tasks[self._resting[0][1]]):
+                return
             if self._limiter is not None and not self._limiter.take(now_s):
                 return
             yield self._begin(self._tasks[heappop(self._resting)[1]], now_s)
@@ -249,10 +281,17 @@ class TaskTable:
             task = self._waiting[0]
             if rules.after_commit and task.epoch > self.durable:
                 return
+            if not self._may_run(task):
+                return
             if self._limiter is not None and not self._limiter.take(now_s):
                 return
             self._started += 1
             yield self._begin(self._waiting.popleft(), now_s)
+
+    def _may_run(self, task: Task) -> bool:
+        """Whether it can run beside what runs."""
+        self._held = self._alone is not None or (task.alone and bool(self._running))
+        return not self._held
 
     def _begin(self, task: Task, now_s: float) -> tuple[int, Task]:
         task.state, task.started_s = State.RUNNING, now_s
@@ -261,6 +300,10 @@ class TaskTable:
         call = self._next_call
         self._next_call = call + 1
         self._running[call] = task
+        if self._watch is not None:
+            task.rows = self._watch.begin(task.encoded, task.deaths, alone=task.alone)
+            if task.alone:
+                self._alone = task
         limit_s = self._rules.timeout_s if task.left_s is None else task.left_s
         if limit_s < math.inf:
             heappush(self._ends, (now_s + limit_s, call))
@@ -292,6 +335,11 @@ class TaskTable:
             took_s = now_s - task.started_s
             self._durations[min(int(took_s * 1e6).bit_length(), _BITS - 1)] += 1
             self._duration_s += took_s
+            self._held = False
+            if self._watch is not None:
+                self._watch.end(task.rows, task.encoded)
+                if task is self._alone:
+                    self._alone, task.alone = None, False
         return task
 
     def died(self, call: int, error: BaseException, now_s: float) -> None:
@@ -370,11 +418,11 @@ class TaskTable:
             self.changed.pop(number, None)
             if task.saved:
                 self.gone.append(task)
-        before = self._over_before
-        if before:
-            self._started += len(before)
-            before.difference_update(task.number for task in over)
-            self._started -= len(before)
+        free = self._unsubmitted
+        if free:
+            self._started += len(free)
+            free.difference_update(task.number for task in over)
+            self._started -= len(free)
         self._started -= len(over)
         return over
 
@@ -390,6 +438,9 @@ class TaskTable:
             ready_s = min(ready_s, gathering.started_s + batch.linger.total_seconds())
         if self._can_begin():
             ready_s = -math.inf
+        if self._held:
+            # Until a try ends.
+            ready_s = math.inf
         if self._limiter is not None and ready_s < math.inf:
             ready_s = max(ready_s, self._limiter.next_s)
         return min(due_s, ready_s)
@@ -432,6 +483,7 @@ class TaskTable:
 
     def restore(self, tasks: list[Task], now_s: float) -> None:
         """Go on with tasks of an earlier run, those that came first first."""
+        over = [task for task in tasks if task.state in OVER]
         for number, task in enumerate(tasks, self._next_number):
             task.saved = True
             task.number = number
@@ -448,10 +500,9 @@ class TaskTable:
                 if task.state is State.RUNNING:
                     task.tries -= 1
                 task.state = State.WAITING
-                self._waiting.append(task)
+                self._queue(task)
         self._next_number += len(tasks)
-        over = [task for task in tasks if task.state in OVER]
-        self._over_before.update(task.number for task in over)
+        self._unsubmitted.update(task.number for task in over)
         if self._rules.order == "none":
             self._over += over
         for key in list(self._lines):

@@ -39,6 +39,9 @@ class FakeTime:
         self.waits.append(seconds)
         self.now_s += seconds
 
+    def wake(self) -> None:
+        """Nothing waits for long."""
+
     def utc(self) -> datetime:
         return datetime.fromtimestamp(self.now_s, UTC)
 

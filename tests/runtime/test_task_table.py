@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -13,6 +15,8 @@ from hypothesis import strategies as st
 
 from engine.operators.tasks import Batching, Exponential, Rate, Retry
 from engine.operators.tasks._policies import TaskRules
+from engine.recovery._running_calls import CallRows, Suspect, mark_of
+from engine.runtime._call_watch import CallWatch
 from engine.runtime._task_table import State, Task, TaskTable
 
 SECOND = timedelta(seconds=1)
@@ -323,3 +327,131 @@ class _Run:
             yield "return", 0
             yield "emit", 0
             yield "pass", 1
+
+
+class Rows:
+    """Takes down which calls are being made."""
+
+    def __init__(self) -> None:
+        self.now: dict[int, tuple[list[int], bool]] = {}
+
+    def begin(self, marks: Iterable[int], _deaths: int, *, alone: bool) -> list[int]:
+        """As in `CallRows`; a row for each call."""
+        row = len(self.now)
+        self.now[row] = list(marks), alone
+        return [row]
+
+    def end(self, rows: list[int]) -> None:
+        """As in `CallRows`."""
+        for row in rows:
+            del self.now[row]
+
+
+def watched(known: dict[Any, Suspect], **rules: Any) -> tuple[TaskTable, Rows]:
+    """A table that knows of some records that a process died with them, and what it takes down."""
+    rows = Rows()
+    suspects = {mark_of(pickle.dumps(record, 5)): s for record, s in known.items()}
+    watch = CallWatch(cast("CallRows", rows), suspects, 3)
+    encode = functools.partial(pickle.dumps, protocol=5)
+    return TaskTable(TaskRules(**rules), "0", lambda: 0.5, encode=encode, watch=watch), rows
+
+
+def test_calls_are_taken_down_while_they_are_made():
+    """What has ended, or was given up, is wiped."""
+    table, rows = watched({}, timeout_s=5.0)
+    table.admit([1, 2, 3], 0.0)
+    calls = begun(table)
+    assert len(rows.now) == 3
+    table.returned(calls[1], 1, 1.0)
+    table.raised(calls[2], ValueError(), 1.0)
+    assert len(rows.now) == 1
+    table.timed_out(9.0, began)
+    assert rows.now == {}
+
+
+def test_a_record_of_one_death_runs_beside_others():
+    """Whatever killed the process, most calls had nothing to do with it."""
+    table, _ = watched({2: Suspect(1, alone=False)})
+    table.admit([1, 2, 3], 0.0)
+    assert list(begun(table)) == [1, 2, 3]
+
+
+def test_a_record_of_more_deaths_runs_alone():
+    """It waits for what runs, and what comes after it waits for it, without a busy loop."""
+    table, rows = watched({2: Suspect(2, alone=False)})
+    table.admit([1, 2, 3], 0.0)
+    calls = begun(table)
+    assert list(calls) == [1]
+    assert table.next_due_s() == math.inf
+    table.returned(calls[1], 1, 0.0)
+    calls = begun(table)
+    assert list(calls) == [2]
+    assert [alone for _, alone in rows.now.values()] == [True]
+    assert begun(table) == {}
+    assert table.next_due_s() == math.inf
+    table.returned(calls[2], 2, 0.0)
+    assert list(begun(table)) == [3]
+
+
+def test_a_record_that_was_alone_at_the_last_death_has_failed():
+    """It is called no more, and takes its place in the order."""
+    table, _ = watched({2: Suspect(3, alone=True)})
+    table.admit([1, 2, 3], 0.0)
+    calls = begun(table)
+    assert list(calls) == [1, 3]
+    table.returned(calls[1], 1, 0.0)
+    first, second = table.take_over()
+    assert (first.result, second.state, second.tries) == (1, State.FAILED, 3)
+    assert "died 3 times" in str(second.result)
+
+
+def test_who_was_not_alone_has_not_failed():
+    """However many deaths there were: it is given a chance alone."""
+    table, _ = watched({2: Suspect(9, alone=False)})
+    table.admit([2], 0.0)
+    assert list(begun(table)) == [2]
+
+
+def test_a_suspect_whose_call_ends_is_none_any_more():
+    """A record like it runs beside others."""
+    table, _ = watched({2: Suspect(2, alone=False)})
+    table.admit([2], 0.0)
+    table.returned(begun(table)[2], 2, 0.0)
+    table.admit([2, 3], 0.0)
+    assert list(begun(table)) == [2, 3]
+
+
+def test_saved_tasks_are_suspects_too():
+    """One that was in flight at the last epoch, and at the deaths since, fails or runs alone."""
+    table, _ = watched({2: Suspect(3, alone=True), 3: Suspect(2, alone=False)})
+    tasks = []
+    for number in (1, 2, 3):
+        task = Task(number, f"0-{number}", 1)
+        task.records, task.encoded = [number], [pickle.dumps(number, 5)]
+        tasks.append(task)
+    table.restore(tasks, 0.0)
+    calls = begun(table)
+    assert list(calls) == [1]
+    table.returned(calls[1], 1, 0.0)
+    assert [task.state for task in table.take_over()] == [State.DONE, State.FAILED]
+    assert list(begun(table)) == [3]
+
+
+def test_lists_are_suspect_with_any_of_their_records():
+    """Lists may be made of other records after a death."""
+    table, _ = watched({2: Suspect(2, alone=False)}, batch=Batching(size=2))
+    table.admit([1, 2, 3, 4], 0.0)
+    assert list(begun(table)) == [1]
+    assert begun(table) == {}
+
+
+def test_what_is_known_to_have_failed_takes_no_room():
+    """Or the task that it comes behind could never begin."""
+    table, _ = watched({2: Suspect(3, alone=True)}, max_in_flight=1)
+    table.admit([1, 2], 0.0)
+    calls = begun(table)
+    assert list(calls) == [1]
+    table.returned(calls[1], "one", 0.0)
+    assert len(table.take_over()) == 2
+    table.admit([3, 4], 0.0)
+    assert list(begun(table)) == [3]

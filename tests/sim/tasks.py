@@ -151,6 +151,9 @@ class TaskedRun(CrashRun):
         if params["order"] == "key":
             params["batch"] = None
         self._deaths = rng.choice((0.0, 0.0, 0.1))
+        if not self._deaths:
+            # Nor does a record fail that was in flight when the job was killed.
+            params["retry"] = replace(params["retry"], deaths=1000)
         self._tasked = Tasked(
             self._rng,
             (),

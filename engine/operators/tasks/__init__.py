@@ -18,6 +18,7 @@ from engine.operators.tasks._executor import (
     ThreadExecutor,
 )
 from engine.operators.tasks._policies import Batching, Exponential, Rate, Retry
+from engine.operators.tasks._resources import Label, Resources
 from engine.operators.tasks._task import TaskError, TaskOut, task
 
 __all__ = [
@@ -30,9 +31,11 @@ __all__ = [
     "Exponential",
     "InlineExecutor",
     "Kind",
+    "Label",
     "ProcessExecutor",
     "Rate",
     "RemoteError",
+    "Resources",
     "Retry",
     "RunningExecutor",
     "TaskContext",

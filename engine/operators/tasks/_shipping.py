@@ -42,7 +42,7 @@ def _by_code(fn: Callable[[Any], Any], step_id: str, cause: Exception | None) ->
     except ImportError:
         msg = (
             f"step {step_id!r}: {f_repr(fn)} can't be sent to other processes, which import it by "
-            f"name: define it at the top of a module, or install cloudpickle"
+            "name: define it at the top of a module, or install cloudpickle (an extra of this name)"
         )
         raise TypeError(msg) from cause
     try:
