@@ -153,9 +153,9 @@ class TaskTable:
         """When a try has taken too long, and its call; a heap."""
         self._started = 0
         """How many were submitted by this run and not emitted."""
-        self._over_before: set[int] = set()
-        """The numbers of those that were over when the run began. They don't count as submitted:
-        with those of several workers in one table, the task that they wait for could never be."""
+        self._unsubmitted: set[int] = set()
+        """The numbers of those that are over though this run has not submitted them. They don't
+        count as such, or where they are many the task that they wait for could never be."""
         self._lines: dict[Any, deque[Task]] = {}
         """Tasks in the order in which they are to be emitted, by key."""
         self._over: list[Task] = []
@@ -249,7 +249,7 @@ class TaskTable:
                 self.changed[task.number] = task
                 if (error := watch.verdict(suspect)) is not None:
                     task.tries = max(task.tries, suspect.deaths)
-                    self._started += 1
+                    self._unsubmitted.add(task.number)
                     self._end(task, State.FAILED, error)
                     return
         self._waiting.append(task)
@@ -437,11 +437,11 @@ class TaskTable:
             self.changed.pop(number, None)
             if task.saved:
                 self.gone.append(task)
-        before = self._over_before
-        if before:
-            self._started += len(before)
-            before.difference_update(task.number for task in over)
-            self._started -= len(before)
+        free = self._unsubmitted
+        if free:
+            self._started += len(free)
+            free.difference_update(task.number for task in over)
+            self._started -= len(free)
         self._started -= len(over)
         return over
 
@@ -524,7 +524,7 @@ class TaskTable:
                 task.state = State.WAITING
                 self._queue(task)
         self._next_number += len(tasks)
-        self._over_before.update(task.number for task in over)
+        self._unsubmitted.update(task.number for task in over)
         if self._rules.order == "none":
             self._over += over
         for key in list(self._lines):

@@ -499,3 +499,15 @@ def test_the_rate_is_not_spent_on_what_finds_no_room():
         assert begun(table, now_s) == {}
     table.returned(calls["a"], None, 3.0)
     assert list(begun(table, 3.0)) == ["b"]
+
+
+def test_what_is_known_to_have_failed_takes_no_room():
+    """Or the task that it comes behind could never begin."""
+    table, _ = watched({2: Suspect(3, alone=True)}, max_in_flight=1)
+    table.admit([1, 2], 0.0)
+    calls = begun(table)
+    assert list(calls) == [1]
+    table.returned(calls[1], "one", 0.0)
+    assert len(table.take_over()) == 2
+    table.admit([3, 4], 0.0)
+    assert list(begun(table)) == [3]

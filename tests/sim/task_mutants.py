@@ -182,8 +182,8 @@ def _results_of_others_take_room(patch: Patch) -> None:
 
     def count(self: TaskTable, tasks: list[Task], now_s: float) -> None:
         restore(self, tasks, now_s)
-        self._started += len(self._over_before)
-        self._over_before.clear()
+        self._started += len(self._unsubmitted)
+        self._unsubmitted.clear()
 
     patch.setattr(TaskTable, "restore", count)
 
@@ -248,25 +248,25 @@ TASK_MUTANTS = [
     for function, seed in (
         (_running_tasks_not_saved, 3),
         (_waiting_tasks_not_saved, 1),
-        (_finished_tasks_not_saved, 70),
+        (_finished_tasks_not_saved, 19),
         (_emitted_tasks_not_deleted, 0),
-        (_a_list_that_is_not_full_lost, 6),
+        (_a_list_that_is_not_full_lost, 31),
         (_late_results_taken, 1),
         (_ended_before_its_tasks, 0),
         (_ids_begin_again, 1),
         (_no_order, 0),
-        (_tasks_of_keys_stay_with_workers, 5),
+        (_tasks_of_keys_stay_with_workers, 20),
         (_more_than_the_limit, 0),
         (_credit_given_back_at_once, 0),
         (_called_before_its_epoch_is_durable, 1),
         (_tasks_not_awaited_to_be_ready_for_more, 0),
         (_tries_begin_again, 1),
-        (_more_taken_in_at_each_start, 1),
-        (_results_of_others_take_room, 25),
-        (_what_failed_once_fails_for_ever, 41),
-        (_a_list_that_was_called_gets_more, 49),
-        (_a_death_is_not_the_records_fault, 8),
-        (_waiting_for_a_place_counts, 0),
+        (_more_taken_in_at_each_start, 2),
+        (_results_of_others_take_room, 193),
+        (_what_failed_once_fails_for_ever, 132),
+        (_a_list_that_was_called_gets_more, 106),
+        (_a_death_is_not_the_records_fault, 29),
+        (_waiting_for_a_place_counts, 33),
         (_no_limiter_waits, 0),
         (_lists_do_not_linger, 4),
     )

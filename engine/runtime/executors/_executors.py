@@ -28,7 +28,7 @@ class Executors:
     """Starts executors for a worker, and stops them together.
 
     Args:
-        tell: Hears of functions that block the event loop.
+        tell: Hears of functions that block the event loop, and of modules that take long to load.
     """
 
     def __init__(self, tell: Tell) -> None:
@@ -58,7 +58,7 @@ class Executors:
                 self._loop = EventLoopThread(self._tell)
             running = AsyncTasks(fn, self._loop, wake, step_id)
         elif isinstance(executor, ProcessExecutor):
-            running = Pool(fn, executor, wake, step_id)
+            running = Pool(fn, executor, wake, step_id, self._tell)
         else:
             running = executor.start(fn, wake, step_id)
         self._running.append(running)

@@ -64,6 +64,8 @@ _PAUSE_S, _PAUSE_MAX_S = 0.05, 2.0
 """Between deaths in a row without a call that ended."""
 _SPARE_S = 30.0
 """So long a process is kept that is more than the pool's size and has nothing to do."""
+_SLOW_START_S = 20.0
+"""It is told of a process that isn't ready after this."""
 _LOOK_S = 1.0
 """So often it is looked whether processes still live: a child of one may keep its socket open."""
 
@@ -76,6 +78,7 @@ class Pool(RunningExecutor):
         executor: How many processes.
         wake: Wakes the worker.
         step_id: For messages, and names the thread.
+        tell: Takes a line for people, on the pool's thread.
 
     Raises:
         TypeError: The function can't be sent to other processes.
@@ -88,6 +91,7 @@ class Pool(RunningExecutor):
         executor: ProcessExecutor,
         wake: Callable[[], None],
         step_id: str,
+        tell: Callable[[str], None],
     ) -> None:
         if is_loading():
             msg = (
@@ -99,6 +103,8 @@ class Pool(RunningExecutor):
         self.places = self._size
         self._fn = fn
         self._step_id = step_id
+        self._say = tell
+        self._slow_start_told = False
         self._remote = Remote(fn)
         self.runs_graphs = isinstance(fn, WithContext)
         self._objects = Objects()
@@ -254,6 +260,8 @@ class Pool(RunningExecutor):
         for process in tuple(self._processes):
             if process.hung_up or (looks and process.is_dead()):
                 self._bury(process)
+            elif looks and not process.ready and now_s - process.heard_s >= _SLOW_START_S:
+                self._tell_of_slow_start(process)
             elif (due_s := process.ask_due_s()) is not None and now_s >= due_s:
                 self._ask(process)
 
@@ -265,6 +273,15 @@ class Pool(RunningExecutor):
         for process in idle[: max(0, len(kept) - self._size)]:
             process.ended_by_pool = True
             process.hang_up()
+
+    def _tell_of_slow_start(self, process: PoolProcess) -> None:
+        """Once: calls wait for it, and nobody would know what for."""
+        if not self._slow_start_told:
+            self._slow_start_told = True
+            self._say(
+                f"step {self._step_id!r}: process {process.pid} for {f_repr(self._fn)} has "
+                f"been importing its module for {_SLOW_START_S:.0f} s, and tasks wait for that"
+            )
 
     def _pause_s(self) -> float:
         """How long nothing will be due."""

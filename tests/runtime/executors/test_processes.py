@@ -374,6 +374,25 @@ def test_processes_that_die_as_they_start_fail_the_calls(
         assert "exit code 9" in str(ended.value)
 
 
+def test_a_module_that_takes_long_to_load_is_told_of(
+    desk: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Once, with the function: its calls have no time limit before they begin."""
+    monkeypatch.setattr(_pool, "_SLOW_START_S", 0.1)
+    file = tmp_path / "slow_module.py"
+    file.write_text("def fn(number):\n    return number\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("slow_module")
+    file.write_text("import time\nwhile True:\n    time.sleep(1)\n# longer than it was before\n")
+    desk.start(ProcessExecutor(2), module.fn)
+    desk.submit(1)
+    wait_until(lambda: bool(desk.told), "a line")
+    desk.executors.close(5)
+    [line] = desk.told
+    assert "slow_module.fn" in line
+    assert "importing its module" in line
+
+
 def test_a_file_loaded_under_another_name_is_found(desk: Bench, tmp_path: Path):
     """As flows are that are named by their file, where a module of that name is there already."""
     file = tmp_path / "flow.py"
