@@ -15,6 +15,7 @@ from engine.operators._images import image_of, restored
 from engine.operators._kernels import StepContext
 from engine.operators._time_axis import EventTimes, TimeAxis
 from engine.operators.windowing._shapes import OpenWindow, Sessions
+from engine.operators.windowing._windowers import LATE_SESSION_ID
 from engine.operators.windowing._windows_logic import (
     Emitter,
     WindowsEntry,
@@ -60,36 +61,29 @@ class WindowsGoingOn(WindowsLogic):
         self._failures = step.failures
         self._check = spec.work.check
 
-    def _insert(
-        self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: Emitter
+    def _insert_all(
+        self, entry: WindowsEntry, ready: list[tuple[int, int, Any]], emit: Emitter
     ) -> None:
-        shape, windows = self._shape, entry.windows
-        assert not isinstance(shape, Sessions)  # noqa: S101
-        near = [windows[number] for number in shape.numbers(at_us) if number in windows]
-        before = self._before(entry, near, emit)
-        try:
-            if self._check is not None:
-                self._check(value)
-            super()._insert(entry, at_us, met_us, value, emit)
-        except Exception as ex:
-            if not self._left_out(ex, emit.key, value):
-                raise
-            self._put_back(entry, before, emit)
-
-    def _insert_into_session(
-        self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: Emitter
-    ) -> None:
-        shape = self._sessions
-        assert shape is not None  # noqa: S101
-        before = self._before(entry, shape.near(entry.windows.values(), at_us), emit)
-        try:
-            if self._check is not None:
-                self._check(value)
-            super()._insert_into_session(entry, at_us, met_us, value, emit)
-        except Exception as ex:
-            if not self._left_out(ex, emit.key, value):
-                raise
-            self._put_back(entry, before, emit)
+        meetings: list[tuple[OpenWindow, OpenWindow]] = []
+        for at_us, met_us, value in ready:
+            entry.taken += 1
+            before = self._before(entry, at_us, emit, len(meetings))
+            try:
+                if self._check is not None:
+                    self._check(value)
+                if self._sessions is None:
+                    self._insert(entry, at_us, met_us, value, emit)
+                elif (session := self._session(entry, at_us, met_us, meetings)) is None:
+                    self._refuse_one(emit.key, LATE_SESSION_ID, value)
+                else:
+                    self._add(entry, session, value, emit)
+            except Exception as ex:
+                if not self._left_out(ex, emit.key, value):
+                    raise
+                self._put_back(entry, before, emit)
+                del meetings[before.meetings :]
+        for into, other in meetings:
+            self._merge(into, other, emit)
 
     def _left_out(self, ex: Exception, key: Any, value: Any) -> bool:
         port, waited = 0, self._spec.ordered
@@ -97,7 +91,13 @@ class WindowsGoingOn(WindowsLogic):
             port, value = value
         return self._failures.take(ex, (key, value), port=port, waited=waited)
 
-    def _before(self, entry: WindowsEntry, near: Iterable[OpenWindow], emit: Emitter) -> _Before:
+    def _before(self, entry: WindowsEntry, at_us: int, emit: Emitter, meetings: int) -> _Before:
+        shape, windows = self._shape, entry.windows
+        near: Iterable[OpenWindow]
+        if isinstance(shape, Sessions):
+            near = shape.near(windows.values(), at_us)
+        else:
+            near = [windows[number] for number in shape.numbers(at_us) if number in windows]
         noted = [
             _Near(
                 *(window, window.open_us, window.close_us, window.fired, window.fresh),
@@ -106,8 +106,7 @@ class WindowsGoingOn(WindowsLogic):
             for window in near
         ]
         late = 0 if self._late is None else len(self._late)
-        counts = len(emit.out), late, len(emit.meetings)
-        return _Before(dict(entry.windows), entry.next_number, noted, *counts)
+        return _Before(dict(windows), entry.next_number, noted, len(emit.out), late, meetings)
 
     def _image(self, acc: Any) -> Any:
         work = self._work
@@ -123,6 +122,6 @@ class WindowsGoingOn(WindowsLogic):
             window.merged_ids = set(near.merged_ids)
             if not work.all_or_nothing:
                 window.acc = work.from_stored(restored(near.image))
-        del emit.out[before.emitted :], emit.meetings[before.meetings :]
+        del emit.out[before.emitted :]
         if self._late is not None:
             del self._late[before.late :]

@@ -129,13 +129,30 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
 
     def settle(self, key: Any, entry: WindowsEntry, watermark_us: int, out: list[Any]) -> None:
         emit = Emitter(key, out, tells_causes=self._spec.tells_causes)
-        insert = self._insert if self._sessions is None else self._insert_into_session
-        for at_us, met_us, value in self._ready(entry, watermark_us):
-            entry.taken += 1
-            insert(entry, at_us, met_us, value, emit)
-        for into, other in emit.meetings:
-            self._merge(into, other, emit)
+        ready = self._ready(entry, watermark_us)
+        if ready:
+            self._insert_all(entry, ready, emit)
         self._close(entry, watermark_us, emit)
+
+    def _insert_all(
+        self, entry: WindowsEntry, ready: list[tuple[int, int, Any]], emit: Emitter
+    ) -> None:
+        """Give values to their windows; then sessions merge."""
+        if self._sessions is None:
+            for at_us, met_us, value in ready:
+                entry.taken += 1
+                self._insert(entry, at_us, met_us, value, emit)
+            return
+        meetings: list[tuple[OpenWindow, OpenWindow]] = []
+        for at_us, met_us, value in ready:
+            entry.taken += 1
+            session = self._session(entry, at_us, met_us, meetings)
+            if session is None:
+                self._refuse_one(emit.key, LATE_SESSION_ID, value)
+            else:
+                self._add(entry, session, value, emit)
+        for into, other in meetings:
+            self._merge(into, other, emit)
 
     def _ready(self, entry: WindowsEntry, watermark_us: int) -> list[tuple[int, int, Any]]:
         """Take the values out of the queue that may be worked on, in the order to do so."""
@@ -170,16 +187,6 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
                 window = OpenWindow(number, shape.open_us(number), close_us, self._work.begin())
                 entry.windows[number] = window
             self._add(entry, window, value, emit)
-
-    def _insert_into_session(
-        self, entry: WindowsEntry, at_us: int, met_us: int, value: Any, emit: Emitter
-    ) -> None:
-        """Give a value to the session that it falls into."""
-        session = self._session(entry, at_us, met_us, emit.meetings)
-        if session is None:
-            self._refuse_one(emit.key, LATE_SESSION_ID, value)
-        else:
-            self._add(entry, session, value, emit)
 
     def _session(
         self,
@@ -388,13 +395,11 @@ class WindowsLogic(TimedLogic[WindowsEntry]):
 class Emitter:
     """Takes what the windows of one key emit."""
 
-    __slots__ = ("_tells_causes", "key", "meetings", "out")
+    __slots__ = ("_tells_causes", "key", "out")
 
     def __init__(self, key: Any, out: list[Any], *, tells_causes: bool) -> None:
         self.key = key
         self.out = out
-        self.meetings: list[tuple[OpenWindow, OpenWindow]] = []
-        """Sessions that have become one, and are to be merged: the one that stays comes first."""
         self._tells_causes = tells_causes
 
     def all(self, number: int, emits: Iterable[Any]) -> None:
