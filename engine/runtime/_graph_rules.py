@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,3 +49,5 @@ class GraphRules:
     """What the table has taken the roots' resources by, under the numbers of its calls. They are
     given back to it when a root waits; what it then goes on with is taken by `account`."""
     root_resources: Resources | None = None
+    left_alone_s: float = math.inf
+    """How long a call that nobody waits for may keep its place, where it can't be stopped."""

@@ -192,9 +192,8 @@ class LentStep(RunningExecutor):
             return 0.0
         if self._to_call_back() is not None:
             return 0.0
-        if self._unbegun:
-            return max(0.0, self._look_at_s - self._lending.now_s())
-        return math.inf
+        due_s = min(self._executor.due_s(), self._look_at_s if self._unbegun else math.inf)
+        return max(0.0, due_s - self._lending.now_s())
 
     def hear(self, sender: WorkerIndex, errand: AboutStep) -> None:
         """Another worker says something."""

@@ -26,7 +26,6 @@ from typing import Any
 
 from engine.errors import SubtaskCancelledError, UserCodeError
 from engine.operators.tasks._executor import Call, Completion, Kind, RunningExecutor
-from engine.operators.tasks._policies import TaskRules
 from engine.operators.tasks._requests import (
     DEPTH_MAX,
     Drops,
@@ -40,8 +39,7 @@ from engine.operators.tasks._requests import (
     Waits,
 )
 from engine.runtime._graph_calls import GraphCall, State, Wait
-from engine.runtime._graph_rules import GivesBack, GraphRules
-from engine.runtime._ledger import Ledger
+from engine.runtime._graph_rules import GraphRules
 
 _WAITING_PER_PLACE = 16
 """So many calls may wait before one more that may wait begins, for each place. Each of them keeps a
@@ -84,6 +82,8 @@ class TaskGraphs(RunningExecutor):
         """What has just ended, and whose parents and dependents haven't heard of it."""
         self._over: list[Completion] = []
         """Roots that have ended."""
+        self._alone: deque[tuple[float, int]] = deque()
+        """When calls that nobody waits for lose their places, and which."""
 
     # From the table
 
@@ -99,6 +99,11 @@ class TaskGraphs(RunningExecutor):
     def completions(self) -> list[Completion]:
         """As in `RunningExecutor`; all other work is done here as well."""
         completions = self._executor.completions()
+        while self._alone and self._alone[0][0] <= self._now_s():
+            call_id = self._alone.popleft()[1]
+            if call_id in self._live:
+                self._leave_executor(self._live[call_id])
+                self._executor.cancel(call_id)
         for request in self._executor.requests():
             self._take_request(request)
         for completion in completions:
@@ -110,6 +115,10 @@ class TaskGraphs(RunningExecutor):
     def ended(self) -> bool:
         """As in `RunningExecutor`: whether there is anything to do."""
         return bool(self._over) or self._executor.ended() or self._can_take_resources()
+
+    def due_s(self) -> float:
+        """As in `RunningExecutor`."""
+        return self._alone[0][0] if self._alone else math.inf
 
     def _can_take_resources(self) -> bool:
         """Whether others have given back what calls here wait for."""
@@ -408,6 +417,7 @@ class TaskGraphs(RunningExecutor):
             else:
                 # It ends by itself, and keeps its place until then.
                 ghost = self._live[call.call_id] = call.left_alone()
+                self._alone.append((self._now_s() + self._rules.left_alone_s, call.call_id))
                 self._going_on.extend(ghost.waits.values())
         call.state = State.OVER
 
@@ -567,25 +577,3 @@ def _given_up(failure: BaseException) -> SubtaskCancelledError:
     )
     error.__cause__ = failure
     return error
-
-
-def with_subtasks(
-    executor: RunningExecutor,
-    rules: TaskRules,
-    ledger: tuple[Ledger, GivesBack | None],
-    now_s: Callable[[], float],
-) -> RunningExecutor:
-    """The executor of a step, whose tasks may have subtasks if it can run those.
-
-    Args:
-        executor: What runs its calls.
-        rules: What the user said of it.
-        ledger: Of the worker, and what the step's tasks take their resources by.
-        now_s: A clock that never goes back.
-    """
-    if not executor.runs_graphs:
-        return executor
-    whole, roots = ledger
-    counts = rules.max_in_flight, rules.retry.deaths
-    own = GraphRules(*counts, whole.account(), whole.offer, roots, rules.resources)
-    return TaskGraphs(executor, own, now_s)

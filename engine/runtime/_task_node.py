@@ -118,7 +118,8 @@ class TaskNode(Node):
             return 0.0
         if self._needs_commit:
             return 0.0
-        return max(0.0, table.next_due_s() - self._now_s())
+        due_s = min(table.next_due_s(), self._executor.due_s())
+        return max(0.0, due_s - self._now_s())
 
     def turn(self, *, room: bool) -> float:
         """Hear of calls, emit what can be, submit what can be.

@@ -11,17 +11,18 @@ from typing import Any, Protocol
 from engine.errors import UserCodeError
 from engine.operators._shown import shown
 from engine.operators.tasks._executor import AnyExecutor, ProcessExecutor, RunningExecutor
-from engine.operators.tasks._policies import Rate
+from engine.operators.tasks._policies import Rate, TaskRules
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
+from engine.runtime._graph_rules import GraphRules
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ledger import Account, Ledger
 from engine.runtime._lending import Lending
 from engine.runtime._lent_step import LentStep
 from engine.runtime._ports import Clock, log
 from engine.runtime._store import Store
-from engine.runtime._task_graph import with_subtasks
+from engine.runtime._task_graph import TaskGraphs
 from engine.runtime._task_table import TaskTable
 
 
@@ -88,12 +89,27 @@ def table_and_executor(
     account = site.ledger.account()
     started = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
     resources, now_s = (site.ledger, account), site.clock.monotonic_s
-    executor = with_subtasks(started, kernel.rules, resources, now_s)
+    executor = _with_subtasks(started, kernel.rules, resources, now_s)
     if site.lending is None or kernel.rules.placement == "worker":
         return _table(kernel, step_id, site, account), executor
     # It takes what calls need where they run, and there their subtasks run too.
     executor = LentStep(step_id, kernel, executor, site.lending, account)
     return _table(kernel, step_id, site, None), executor
+
+
+def _with_subtasks(
+    executor: RunningExecutor,
+    rules: TaskRules,
+    resources: tuple[Ledger, Account],
+    now_s: Callable[[], float],
+) -> RunningExecutor:
+    """The executor of a step, whose tasks may have subtasks if it can run those."""
+    if not executor.runs_graphs:
+        return executor
+    ledger, roots = resources
+    counts, own = (rules.max_in_flight, rules.retry.deaths), (ledger.account(), ledger.offer)
+    bounds = GraphRules(*counts, *own, roots, rules.resources, rules.timeout_s)
+    return TaskGraphs(executor, bounds, now_s)
 
 
 def _table(

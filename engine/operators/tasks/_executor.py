@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import enum
 import inspect
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,10 @@ class RunningExecutor(ABC):
 
         Cheap; tells nobody that it was asked.
         """
+
+    def due_s(self) -> float:
+        """When `completions` has something to do though no call ends; as `time.monotonic`."""
+        return math.inf
 
     @abstractmethod
     def started_s(self, call_id: int) -> float | None:
