@@ -11,6 +11,7 @@ A worker that leaves in order takes its files with it, so what a start finds was
 
 from __future__ import annotations
 
+import errno
 import json
 import struct
 import zlib
@@ -161,8 +162,13 @@ class Suspicions:
             # What was found counts twice if this is cut short before it is removed: no harm.
             suspicions._write()
         for folder in older:
-            with suppress(FileNotFoundError):
+            try:
                 remove_tree(disk, folder)
+            except OSError as ex:
+                # Another process removes it too, or is taken for dead and still writes there: then
+                # a later start removes it.
+                if ex.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                    raise
         return suspicions
 
     def by_step(self) -> dict[str, dict[int, Suspect]]:

@@ -89,7 +89,7 @@ def work(record):
 
 def plain(record):
     if hangs(record[1]):
-        time.sleep(0.4)
+        time.sleep(0.8)
     return work(record)
 
 
@@ -111,7 +111,7 @@ out = task(
     executor=ProcessExecutor(processes=2) if EXECUTOR == "process" else EXECUTOR,
     max_in_flight=64,
     order=os.environ["ORDER"],
-    timeout=timedelta(seconds=0.2),
+    timeout=timedelta(seconds=0.4),
     retry=Retry(20, Exponential(timedelta(milliseconds=2)), (ConnectionError,), deaths=1000),
 )
 results = op.map("result", out.ok, lambda pair: ("", "%d %d" % pair))
@@ -284,13 +284,13 @@ EXECUTOR = os.environ["EXECUTOR"]
 
 
 def endless(n):
-    (Path(__file__).parent / "begun").touch()
+    (Path(__file__).parent / os.environ["BEGUN"]).touch()
     while True:
         time.sleep(0.01)
 
 
 async def waiting(n):
-    (Path(__file__).parent / "begun").touch()
+    (Path(__file__).parent / os.environ["BEGUN"]).touch()
     await asyncio.sleep(3600)
 
 
@@ -307,13 +307,12 @@ def test_a_drain_does_not_wait_for_calls_that_never_end(tmp_path: Path, executor
     """They are part of the last epoch, for the next run; what is left behind is told by name."""
     tmp_path.joinpath("flows.py").write_text(ENDLESS, encoding="ascii")
     arguments = ("-r", "store", "--drain-timeout", "10m")
-    for _ in range(2):
-        process = start(tmp_path, *arguments, EXECUTOR=executor)
+    for begun in ("first", "second"):
+        process = start(tmp_path, *arguments, EXECUTOR=executor, BEGUN=begun)
         until_s = time.monotonic() + 30
-        while not (tmp_path / "begun").exists():
+        while not (tmp_path / begun).exists():
             assert time.monotonic() < until_s
             time.sleep(0.01)
-        (tmp_path / "begun").unlink()
         process.send_signal(signal.SIGTERM)
         said = ended(process)
         assert process.returncode == 0, said
@@ -362,7 +361,9 @@ class Counts(DynamicSink, StatelessSinkPartition):
         self.seen.update(map(self.name, items))
 
 
-LATE_S = 0.15
+# So long that a busy machine doesn't take it over what takes no time at all.
+TIMEOUT_S = 0.3
+LATE_S = 2 * TIMEOUT_S
 EXECUTORS = {
     "async": "async",
     "thread": ThreadExecutor(abandoned=1000),
@@ -378,7 +379,7 @@ if __name__ == "__main__":
         s,
         waiting if executor == "async" else plain,
         executor=EXECUTORS[executor],
-        timeout=timedelta(seconds=0.05),
+        timeout=timedelta(seconds=TIMEOUT_S),
         order="none",
     )
     op.output("ok", out.ok, results)
