@@ -28,8 +28,8 @@ _OVER = 0
 """What is written into the pipe when the run is over; no signal has this number."""
 
 
-class StopNow(BaseException):
-    """Ends a run at once. Like `KeyboardInterrupt`, not an `Exception`."""
+class StopNow(KeyboardInterrupt):
+    """Ends a run at once, whatever code its thread is in: nobody takes it for an error of that."""
 
 
 class StopSignals:

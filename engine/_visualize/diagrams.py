@@ -128,12 +128,19 @@ def diagram_of_plan(plan: RenderedPlan) -> Diagram:
                 node_ids[step.step_id] = f"s{len(node_ids)}"
     ended = {e.from_step_id for e in plan.edges} & {e.to_step_id for e in plan.edges}
     prefix = f"{plan.flow_id}."
-    watermarks = _watermark_lines(plan)
+    lines = _watermark_lines(plan)
+    for tasks in plan.tasks:
+        said = f"{tasks.executor}: up to {tasks.max_in_flight} in flight, order: {tasks.order}"
+        lines.setdefault(tasks.step_id, []).append(said)
+        if tasks.resources:
+            lines[tasks.step_id].append(f"takes {tasks.resources}")
+        if tasks.placement != "worker":
+            lines[tasks.step_id].append(f"runs on workers with room: {tasks.placement}")
     children: list[Node | Group] = [
         Group(
             f"stage{stage.index}",
             f"stage {stage.index}",
-            _loops(stage, node_ids, ended, prefix, watermarks),
+            _loops(stage, node_ids, ended, prefix, lines),
         )
         for stage in plan.stages
     ]
@@ -167,7 +174,7 @@ def _loops(
     node_ids: dict[str, str],
     inner: set[str],
     prefix: str,
-    watermarks: dict[str, list[str]],
+    lines: dict[str, list[str]],
 ) -> list[Node | Group]:
     loops: list[Node | Group] = []
     for number, run in enumerate(stage.runs):
@@ -177,7 +184,7 @@ def _loops(
                 (
                     step.step_id.removeprefix(prefix),
                     f"({step.op_type})",
-                    *watermarks.get(step.step_id, ()),
+                    *lines.get(step.step_id, ()),
                 ),
                 is_end=step.step_id not in inner,
             )

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.dataflow import Dataflow
-from engine.runtime import clocks_of, plan, reasons, runs_of
+from engine.operators.tasks._executor import executor_name
+from engine.operators.tasks._policies import Placement
+from engine.operators.tasks._resources import Label, Resources
+from engine.operators.tasks._task import TaskKernel
+from engine.runtime import clocks_of, plan, reasons, runs_of, shown_resources
 
 _ONE_WORKER = "One worker keeps all records, so there are no exchanges."
 _MANY_WORKERS = "With one worker there would be no exchanges: all records would stay on it."
@@ -55,6 +59,21 @@ class RenderedWatermark:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderedTasks:
+    """How a step runs its tasks, on each worker."""
+
+    step_id: str
+    executor: str
+    """``inline``, ``async``, ``thread``, ``process``, or the class of a user's own."""
+    max_in_flight: int
+    order: str
+    resources: str
+    """What a try takes, as the command line has it; empty for nothing."""
+    placement: str
+    """Who runs it: ``worker``, ``any``, or the name of a label."""
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedPlan:
     """A flow as planned for a number of workers."""
 
@@ -64,6 +83,15 @@ class RenderedPlan:
     stages: list[RenderedStage]
     edges: list[RenderedEdge]
     watermarks: list[RenderedWatermark]
+    tasks: list[RenderedTasks]
+
+
+def _taken(resources: Resources | None) -> str:
+    return "" if resources is None or not resources.parts else shown_resources(resources)
+
+
+def _place(placement: Placement) -> str:
+    return placement.name if isinstance(placement, Label) else placement
 
 
 def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
@@ -101,5 +129,17 @@ def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
         )
         for clock in clocks_of(planned)
     ]
+    tasks = [
+        RenderedTasks(
+            step.inner_id,
+            executor_name(step.kernel.executor),
+            step.kernel.rules.max_in_flight,
+            step.kernel.rules.order,
+            _taken(step.kernel.rules.resources),
+            _place(step.kernel.rules.placement),
+        )
+        for step in planned.steps
+        if isinstance(step.kernel, TaskKernel)
+    ]
     note = _MANY_WORKERS if workers > 1 else _ONE_WORKER
-    return RenderedPlan(flow.flow_id, workers, note, stages, edges, watermarks)
+    return RenderedPlan(flow.flow_id, workers, note, stages, edges, watermarks, tasks)

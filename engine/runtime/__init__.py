@@ -17,7 +17,7 @@ from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFi
 from engine.runtime._leader import Drain
 from engine.runtime._messages import CaughtUp, Command, Decision, LinkEpoch, Report, Watermark
 from engine.runtime._monitoring import monitoring
-from engine.runtime._offers import check_demands, check_offer
+from engine.runtime._offers import check_demands, check_offer, shown_resources
 from engine.runtime._outage import DEFAULT_SOURCE_TIMEOUT, Patience
 from engine.runtime._plan import (
     Plan,
@@ -87,4 +87,5 @@ __all__ = [
     "run_flow",
     "runs_of",
     "secret_of",
+    "shown_resources",
 ]

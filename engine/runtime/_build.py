@@ -36,9 +36,8 @@ from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._ledger import Account, Ledger
+from engine.runtime._ledger import Ledger
 from engine.runtime._lending import Lending
-from engine.runtime._lent_step import lent_step
 from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
@@ -69,9 +68,8 @@ from engine.runtime._sink_node import DynamicSinkNode, Job, PartitionedSinkNode,
 from engine.runtime._source_node import Opening, SourceNode
 from engine.runtime._stage import RunningStage, Sender, StageInput, StageProgress
 from engine.runtime._store import Store
-from engine.runtime._task_graph import with_subtasks
 from engine.runtime._task_node import TaskNode, TaskSite
-from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, task_table
+from engine.runtime._task_site import RealExecutors, StartsExecutors, home_of, table_and_executor
 from engine.runtime._watermarks import step_row
 
 _UNNAMED = Job("")
@@ -457,21 +455,13 @@ class _StageBuilder:
     ) -> TaskNode:
         site, store, step_id = self._site, self._site.store, step.step_id
         read = {edge.stream_id for edge in self._plan.edges}
-        worker = site.index, site.count
-        executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
-        account: Account | None = site.ledger.account()
-        lending, now_s = site.lending, site.clock.monotonic_s
-        if lending is not None and kernel.rules.placement != "worker":
-            # It takes what calls need where they run.
-            executor, account = lent_step(step_id, kernel, executor, lending), None
-        else:
-            executor = with_subtasks(executor, kernel.rules, (site.ledger, account), now_s)
-        table = task_table(kernel, worker, site.chance, account, (step_id, store))
+        table, executor = table_and_executor(kernel, step_id, site)
         errors = downs[1] if step.downs[1] in read else None
         # First, as it makes the list of the letters.
         failures = self._failures(step)
         letters = list(self._letters_of(step))
-        spot = TaskSite(step_id, now_s, home_of(*worker), site.ledger, failures, letters)
+        now_s, home = site.clock.monotonic_s, home_of(site.index, site.count)
+        spot = TaskSite(step_id, now_s, home, failures, letters)
         node = TaskNode(spot, kernel, table, executor, (downs[0], errors), inputs)
         self._running.tasks.append((node, self._reach[step.index]))
         if store is not None:
@@ -568,6 +558,8 @@ class _StageBuilder:
         room = channel_room(site.credit, site.channel_bytes, channels)
         sender = Sender(crossing.edge_id, site.index, ordered, owners, site.network, room)
         sender.producer = self._plan.steps[crossing.edge.producer].step_id
+        if site.store is not None and self._plan.has_tasks(crossing.to_stage):
+            sender.spend_all()
         return sender
 
     def _partition_owners(self, edge: PlannedEdge) -> Callable[[Any], int]:
@@ -596,5 +588,7 @@ class _StageBuilder:
         for node, _ in self._running.tasks:
             # It takes whatever comes: a barrier must never wait behind a batch.
             entry.tasks, entry.senders = node, []
+            if self._site.store is not None:
+                entry.owe_all(self._site.credit, self._site.network, self._site.index)
         self._clocks.way_in(crossing, entry)
         return entry

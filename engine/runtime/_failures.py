@@ -150,7 +150,9 @@ def is_records_fault(ex: Exception) -> bool:
     Not after what is about the run and would come again with each record: the engine's own errors,
     a run that is given up, memory that has run out.
     """
-    if isinstance(ex, AbortExecution | MemoryError):
+    # Memory of another process is another matter: that of a task is gone with its call.
+    ours = not isinstance(ex.__cause__, RemoteError)
+    if isinstance(ex, AbortExecution) or (isinstance(ex, MemoryError) and ours):
         return False
     return not isinstance(ex, EngineError) or isinstance(ex, _RECORDS_FAULT)
 

@@ -118,9 +118,15 @@ class Account:
         """Whether it could be taken now."""
         return self._ledger.has(demand, self)
 
-    def take(self, call: int, demand: Resources) -> bool:
-        """Take something for a call; if there is too little, stand in line for it."""
-        if not self._ledger.take(demand, self):
+    def take(self, call: int, demand: Resources, place: Account | None = None) -> bool:
+        """Take something for a call; if there is too little, stand in line for it.
+
+        Args:
+            call: Its number.
+            demand: What it takes.
+            place: Whose place in the line counts; this account's own if left out.
+        """
+        if not self._ledger.take(demand, place or self):
             return False
         self._held[call] = demand
         return True

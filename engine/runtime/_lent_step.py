@@ -33,7 +33,6 @@ from engine.runtime._frames import TooLongError
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ledger import Account
 from engine.runtime._lending import TELL_S, Lending
-from engine.runtime._task_graph import with_subtasks
 
 
 @dataclass(slots=True)
@@ -63,20 +62,10 @@ class _Run:
 class _Guests:
     """The calls of another worker that wait here."""
 
-    account: Account
+    place: Account
+    """In the line of those who wait."""
     waiting: dict[int, tuple[Parcel, bool]] = field(default_factory=dict[int, tuple[Parcel, bool]])
     """By call; whether its home knows that it waits."""
-
-
-class RunsAccount:
-    """What runs of a lent step hold: they give it back while they wait for subtasks."""
-
-    step: LentStep
-
-    def give_back(self, call: int) -> None:
-        """As in `Account`."""
-        if (account := self.step.account_of_run(call)) is not None:
-            account.give_back(call)
 
 
 class LentStep(RunningExecutor):
@@ -87,6 +76,7 @@ class LentStep(RunningExecutor):
         kernel: What the user said of it.
         executor: Runs calls here.
         lending: Of the worker, which hears of the step.
+        account: What calls that run here take resources by, under the numbers of their runs.
     """
 
     def __init__(
@@ -95,6 +85,7 @@ class LentStep(RunningExecutor):
         kernel: TaskKernel,
         executor: RunningExecutor,
         lending: Lending,
+        account: Account,
     ) -> None:
         self.demand = kernel.rules.resources or Resources()
         self.lent_count = 0
@@ -106,9 +97,11 @@ class LentStep(RunningExecutor):
         self._lending = lending
         self._me = lending.me
         lending.steps[step_id] = self
+        self._account = account
         # As the home of calls.
         self._able = lending.able(kernel)
         self._own = lending.ledger.account() if lending.me in self._able else None
+        """Its place in the line of those who wait, if it is one of the able."""
         self._waiting: dict[int, Any] = {}
         self._here: dict[int, int] = {}
         """Calls that run here, with the number of their run."""
@@ -195,7 +188,7 @@ class LentStep(RunningExecutor):
         if self._executor.ended() or (self._waiting and self._with_room() is not None):
             return 0.0
         demand = self.demand
-        if any(guests.waiting and guests.account.has(demand) for guests in self._guests.values()):
+        if any(guests.waiting and guests.place.has(demand) for guests in self._guests.values()):
             return 0.0
         if self._to_call_back() is not None:
             return 0.0
@@ -338,22 +331,17 @@ class LentStep(RunningExecutor):
             guests = self._guests[home] = _Guests(self._lending.ledger.account())
         return guests
 
-    def _account_of(self, home: WorkerIndex) -> Account:
+    def _place_of(self, home: WorkerIndex) -> Account:
         if home == self._me:
             assert self._own is not None  # noqa: S101 - it is able
             return self._own
-        return self._guests_of(home).account
-
-    def account_of_run(self, number: int) -> Account | None:
-        """What a run has taken its resources by; None if it was given up."""
-        run = self._runs.get(number)
-        return None if run is None else self._account_of(run.home)
+        return self._guests_of(home).place
 
     def _admit(self) -> None:
         """Let calls of others begin for which there is room."""
         for home, guests in self._guests.items():
-            waiting, account = guests.waiting, guests.account
-            while waiting and account.has(self.demand):
+            waiting, place = guests.waiting, guests.place
+            while waiting and place.has(self.demand):
                 call = next(iter(waiting))
                 argument, known = waiting.pop(call)
                 if known:
@@ -366,13 +354,13 @@ class LentStep(RunningExecutor):
                     continue
                 self._begin(home, call, opened)
             if waiting:
-                account.wait(self.demand)
+                place.wait(self.demand)
 
     def _begin(self, home: WorkerIndex, call: int, argument: Any) -> int:
         """Begin a call for which there is room; gives the number of the run."""
         run = self._next_run
         self._next_run = run + 1
-        taken = self._account_of(home).take(run, self.demand)
+        taken = self._account.take(run, self.demand, self._place_of(home))
         assert taken  # noqa: S101 - it was asked before
         self._runs[run] = _Run(home, call)
         self._beginning.append(Call(run, argument))
@@ -408,7 +396,7 @@ class LentStep(RunningExecutor):
         run = self._runs.pop(number, None)
         if run is None:
             return
-        self._account_of(run.home).give_back(number)
+        self._account.give_back(number)
         self._unbegun.discard(number)
         if run.home == self._me:
             del self._here[run.call]
@@ -437,21 +425,10 @@ class LentStep(RunningExecutor):
     def _leave_line(self, home: WorkerIndex) -> None:
         guests = self._guests_of(home)
         if not guests.waiting:
-            guests.account.leave()
+            guests.place.leave()
 
     def _give_up(self, number: int) -> None:
-        run = self._runs.pop(number)
-        self._account_of(run.home).give_back(number)
+        del self._runs[number]
+        self._account.give_back(number)
         self._unbegun.discard(number)
         self._executor.cancel(number)
-
-
-def lent_step(
-    step_id: str, kernel: TaskKernel, executor: RunningExecutor, lending: Lending
-) -> LentStep:
-    """A lent step, whose tasks may have subtasks: those run where the task does."""
-    runs = RunsAccount()
-    ledger = lending.ledger, runs
-    executor = with_subtasks(executor, kernel.rules, ledger, lending.now_s)
-    runs.step = LentStep(step_id, kernel, executor, lending)
-    return runs.step

@@ -94,6 +94,11 @@ class Plan:
     """In topological order: an edge between stages goes from a lower to a higher index."""
     stage_edges: tuple[StageEdge, ...]
 
+    def has_tasks(self, stage: StageIndex) -> bool:
+        """Whether one of a stage's steps has tasks."""
+        steps = self.stages[stage].steps
+        return any(isinstance(self.steps[step].kernel, TaskKernel) for step in steps)
+
 
 def plan(
     flow: Dataflow, workers: int = 1, *, kernels: bool = True, replaying: bool = False

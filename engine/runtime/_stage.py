@@ -91,6 +91,12 @@ class Sender:
         self._first = WorkerIndex(0)
         self._framed = _Framed()
 
+    def spend_all(self) -> None:
+        """Send nothing before the receivers give credit: as they do when they have room."""
+        for credit in self.credits.values():
+            for _ in range(credit.batches):
+                credit.spend(0)
+
     def has_room(self) -> bool:
         """Whether every channel takes another batch."""
         for credit in self.credits.values():
@@ -176,6 +182,14 @@ class StageInput:
         else:
             self.target.push(batch)
             self.tasks.owe(give_back)
+
+    def owe_all(self, batches: int, network: Network, me: WorkerIndex) -> None:
+        """Tasks give all credit, of so many batches for each channel, once they have room."""
+        assert self.tasks is not None  # noqa: S101
+        for channel in self.channels:
+            give = functools.partial(network.return_credit, channel.edge, channel.sender, me)
+            for _ in range(batches):
+                self.tasks.owe_first(give)
 
     def ready(self, channel: Channel) -> bool:
         """Whether the first item may be taken out: it needs no room, or there is room for it."""

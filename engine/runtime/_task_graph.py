@@ -572,7 +572,7 @@ def _given_up(failure: BaseException) -> SubtaskCancelledError:
 def with_subtasks(
     executor: RunningExecutor,
     rules: TaskRules,
-    ledger: tuple[Ledger, GivesBack | None],
+    ledger: tuple[Ledger, GivesBack],
     now_s: Callable[[], float],
 ) -> RunningExecutor:
     """The executor of a step, whose tasks may have subtasks if it can run those.

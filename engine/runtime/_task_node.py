@@ -18,8 +18,7 @@ from engine.operators.tasks._context import TaskContext
 from engine.operators.tasks._executor import Call, Kind, RunningExecutor
 from engine.operators.tasks._task import TaskError, TaskKernel
 from engine.runtime._failure import name_of
-from engine.runtime._failures import StepFailures
-from engine.runtime._ledger import Ledger
+from engine.runtime._failures import StepFailures, is_records_fault
 from engine.runtime._nodes import Aside, Node, Target, push_asides
 from engine.runtime._task_table import OVER, State, Task, TaskTable
 
@@ -35,8 +34,6 @@ class TaskSite:
     """A clock that never goes back."""
     home: str
     """A key that this worker owns: rows under it come back to it, if there are as many workers."""
-    ledger: Ledger
-    """Of the worker."""
     failures: StepFailures | None
     """What takes the records of tasks that have failed; None where that ends the run."""
     letters: Sequence[Aside]
@@ -91,6 +88,14 @@ class TaskNode(Node):
         self._owed.append(give_back)
         self._pay()
 
+    def owe_first(self, give_back: Callable[[], None]) -> None:
+        """Credit that a sender begins without.
+
+        A run begins with the tasks of the run before. If it took a few batches more each time, a
+        job that crashes again and again would have ever more tasks.
+        """
+        self._owed.append(give_back)
+
     def _pay(self) -> None:
         while self._owed and self.table.waiting == 0:
             self._owed.popleft()()
@@ -108,7 +113,10 @@ class TaskNode(Node):
         """In how many seconds `turn` has something to do, if no call ends."""
         table = self.table
         over = self._input_over and not len(table)
-        if over or self._executor.ended() or (room and table.has_over) or self._needs_commit:
+        pays = self._owed and table.waiting == 0
+        if over or pays or self._executor.ended() or (room and table.has_over):
+            return 0.0
+        if self._needs_commit:
             return 0.0
         return max(0.0, table.next_due_s() - self._now_s())
 
@@ -246,9 +254,14 @@ class TaskNode(Node):
         table.epoch = epoch + 1
         keys: list[Any] = []
         stored: list[Any] = []
+        limited = self._kernel.rules.timeout_s < math.inf
+        calls = {task.number: call for call, task in table.running()} if limited else {}
         for task in table.changed.values():
+            left_s = task.left_s
+            if task.number in calls:
+                left_s = self._left_s(task, calls[task.number])
             keys.append(self._row_key(task))
-            stored.append((self._row(task),))
+            stored.append((self._row(task, left_s),))
             task.saved = True
         gone = [self._row_key(task) for task in table.gone]
         table.changed.clear()
@@ -261,12 +274,17 @@ class TaskNode(Node):
             task.home = part_key(key, int(task.task_id.rsplit("-", 1)[1]))
         return task.home
 
-    def _row(self, task: Task) -> _Row:
-        state, left_s, timeout_s = task.state, task.left_s, self._kernel.rules.timeout_s
-        if state is State.RUNNING and timeout_s < math.inf:
-            limit_s = timeout_s if left_s is None else left_s
-            left_s = max(0.0, task.started_s + limit_s - self._now_s())
-        result = b""
+    def _left_s(self, task: Task, call: int) -> float | None:
+        """How much time a try has left; None for all of it."""
+        began_s = self._executor.started_s(call)
+        if began_s is None:
+            # It waits for its place, which doesn't count.
+            return task.left_s
+        limit_s = self._kernel.rules.timeout_s if task.left_s is None else task.left_s
+        return max(0.0, began_s + limit_s - self._now_s())
+
+    def _row(self, task: Task, left_s: float | None) -> _Row:
+        state, result = task.state, b""
         if state in OVER:
             try:
                 result = pickle.dumps(task.result, 5)
@@ -295,9 +313,23 @@ class TaskNode(Node):
             task.result = pickle.loads(result) if result else None  # noqa: S301 - as above
         except Exception:  # noqa: BLE001 - as when it was written
             task.state = State.RUNNING
+        if task.state is State.FAILED and self._ends_run(task.result):
+            # It would end this run as it has ended the last one: it is tried again.
+            task.state = State.RUNNING
+        if self._ends_run(TimeoutError()):
+            # A try with a moment left would end each run after this one.
+            task.left_s = None
         if self._kernel.rules.order == "key":
             task.key = key[0]
         return task
+
+    def _ends_run(self, error: BaseException) -> bool:
+        """Whether nobody takes a task that has failed so."""
+        if self._errors is not None:
+            return False
+        if self._failures is None or not isinstance(error, Exception):
+            return True
+        return not is_records_fault(error)
 
 
 def _order_of(task: Task) -> tuple[int, str]:

@@ -16,9 +16,12 @@ from engine.operators.tasks._task import TaskKernel
 from engine.runtime._batch import KeyOwners
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
-from engine.runtime._ledger import Account
-from engine.runtime._ports import log
+from engine.runtime._ledger import Account, Ledger
+from engine.runtime._lending import Lending
+from engine.runtime._lent_step import LentStep
+from engine.runtime._ports import Clock, log
 from engine.runtime._store import Store
+from engine.runtime._task_graph import with_subtasks
 from engine.runtime._task_table import TaskTable
 
 
@@ -29,33 +32,83 @@ def home_of(worker: WorkerIndex, workers: int) -> str:
     return next(name for name in names if owner((name, None)) == worker)
 
 
-def task_table(
-    kernel: TaskKernel,
-    worker: tuple[WorkerIndex, int],
-    chance: Callable[[], float],
-    account: Account | None,
-    saving: tuple[str, Store | None],
-) -> TaskTable:
-    """The table of a step with tasks on one worker.
+class Surroundings(Protocol):
+    """What a step with tasks finds on its worker (`engine.runtime._build.WorkerSite`)."""
 
-    Args:
-        kernel: The step.
-        worker: Its number, and how many there are.
-        chance: Gives random numbers from 0 to 1.
-        account: What its tries take resources by; None if that is somebody else's business.
-        saving: The step's id, and where its tasks are saved; None if they aren't.
-    """
-    step_id, store = saving
-    index, workers = worker
-    rules, watch = kernel.rules, None
+    @property
+    def index(self) -> WorkerIndex:
+        """The worker's number."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many workers there are."""
+        ...
+
+    @property
+    def chance(self) -> Callable[[], float]:
+        """Gives random numbers from 0 to 1."""
+        ...
+
+    @property
+    def store(self) -> Store | None:
+        """Where tasks are saved; None if they aren't."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """What tasks take resources of."""
+        ...
+
+    @property
+    def lending(self) -> Lending | None:
+        """The way to other workers; None if no calls go there."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Tells the time."""
+        ...
+
+    @property
+    def executors(self) -> StartsExecutors:
+        """Starts what runs tasks."""
+        ...
+
+    @property
+    def wake(self) -> Callable[[], None]:
+        """Ends the wait of whoever drives the worker."""
+        ...
+
+
+def table_and_executor(
+    kernel: TaskKernel, step_id: str, site: Surroundings
+) -> tuple[TaskTable, RunningExecutor]:
+    """The table of a step with tasks on one worker, and what runs its calls."""
+    account = site.ledger.account()
+    executor = site.executors.start(kernel.executor, kernel.function, site.wake, step_id)
+    ledger, now_s = (site.ledger, account), site.clock.monotonic_s
+    executor = with_subtasks(executor, kernel.rules, ledger, now_s)
+    if site.lending is None or kernel.rules.placement == "worker":
+        return _table(kernel, step_id, site, account), executor
+    # It takes what calls need where they run.
+    executor = LentStep(step_id, kernel, executor, site.lending, account)
+    return _table(kernel, step_id, site, None), executor
+
+
+def _table(
+    kernel: TaskKernel, step_id: str, site: Surroundings, account: Account | None
+) -> TaskTable:
+    rules, store, watch = kernel.rules, site.store, None
     again = store is not None or rules.retry.attempts > 1
     encode = _encoded if again else None
     if store is not None and not isinstance(kernel.executor, ProcessExecutor):
         records = rules.max_in_flight * (1 if rules.batch is None else rules.batch.size)
         watch = store.call_watch(step_id, records, rules.retry.deaths)
     if rules.rate is not None:
-        rules = replace(rules, rate=Rate(rules.rate.count / workers, rules.rate.per))
-    return TaskTable(rules, str(index), chance, encode=encode, account=account, watch=watch)
+        rules = replace(rules, rate=Rate(rules.rate.count / site.count, rules.rate.per))
+    name = str(site.index)
+    return TaskTable(rules, name, site.chance, encode=encode, account=account, watch=watch)
 
 
 def _encoded(record: Any) -> bytes:

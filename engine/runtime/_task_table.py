@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import Enum
 from heapq import heappop, heappush
 from typing import Any, Final, cast
@@ -152,7 +152,10 @@ class TaskTable:
         self._ends: list[tuple[float, int]] = []
         """When a try has taken too long, and its call; a heap."""
         self._started = 0
-        """How many were submitted and not emitted."""
+        """How many were submitted by this run and not emitted."""
+        self._over_before: set[int] = set()
+        """The numbers of those that were over when the run began. They don't count as submitted:
+        with those of several workers in one table, the task that they wait for could never be."""
         self._lines: dict[Any, deque[Task]] = {}
         """Tasks in the order in which they are to be emitted, by key."""
         self._over: list[Task] = []
@@ -407,13 +410,16 @@ class TaskTable:
         if self._rules.order == "none":
             self._over.append(task)
             return
-        line = self._lines[task.key]
-        if line[0] is not task:
-            return
+        if self._lines[task.key][0] is task:
+            self._advance(task.key)
+
+    def _advance(self, key: Any) -> None:
+        """Let those at the head of a line come out that are over."""
+        line = self._lines[key]
         while line and line[0].state in OVER:
             self._over.append(line.popleft())
         if not line:
-            del self._lines[task.key]
+            del self._lines[key]
 
     def take_over(self) -> list[Task]:
         """The tasks whose turn it is to be emitted; they leave the table."""
@@ -424,6 +430,11 @@ class TaskTable:
             self.changed.pop(number, None)
             if task.saved:
                 self.gone.append(task)
+        before = self._over_before
+        if before:
+            self._started += len(before)
+            before.difference_update(task.number for task in over)
+            self._started -= len(before)
         self._started -= len(over)
         return over
 
@@ -454,6 +465,10 @@ class TaskTable:
         if not self._waiting or self._started >= rules.max_in_flight:
             return False
         return not rules.after_commit or self._waiting[0].epoch <= self.durable
+
+    def running(self) -> Iterable[tuple[int, Task]]:
+        """The calls that were submitted and haven't ended, each with its task."""
+        return self._running.items()
 
     @property
     def uncommitted(self) -> bool:
@@ -489,7 +504,10 @@ class TaskTable:
             task.number = number
             self._tasks[number] = task
             self._line_up(task)
-            if task.state is State.GATHERING and self._gathering is None:
+            # Others would wait for it if they came behind it. And where ids are safe keys, it may
+            # have been called with the records that it had.
+            gathers = task is tasks[-1] and not self._rules.after_commit
+            if task.state is State.GATHERING and gathers:
                 self._gathering = task
                 task.started_s = now_s
             elif task.state not in OVER:
@@ -499,10 +517,11 @@ class TaskTable:
                 task.state = State.WAITING
                 self._queue(task)
         self._next_number += len(tasks)
-        for task in over:
-            self._started += 1
-            self._end(task, task.state, task.result)
-            del self.changed[task.number]
+        self._over_before.update(task.number for task in over)
+        if self._rules.order == "none":
+            self._over += over
+        for key in list(self._lines):
+            self._advance(key)
 
 
 class _Limiter:

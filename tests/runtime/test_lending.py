@@ -24,7 +24,7 @@ from engine.operators.tasks import (
 from engine.operators.tasks._policies import Placement, TaskRules
 from engine.operators.tasks._task import TaskKernel
 from engine.runtime import WorkerIndex
-from engine.runtime._errands import ERRANDS, Parcel
+from engine.runtime._errands import ERRANDS, Parcel, Recall
 from engine.runtime._frames import FrameReader, FrameWriter, TooLongError
 from engine.runtime._ledger import Ledger
 from engine.runtime._lending import TELL_S, Lending
@@ -110,8 +110,10 @@ class World:
         kernel = TaskKernel(len, InlineExecutor(), rules, None)
         for i, offer in enumerate(offers):
             me, hand = WorkerIndex(i), Hand()
-            lending = Lending(me, offers, Ledger(offer), self, lambda: self.now_s)
-            self.workers.append(Place(lending, LentStep(STEP, kernel, hand, lending), hand))
+            ledger = Ledger(offer)
+            lending = Lending(me, offers, ledger, self, lambda: self.now_s)
+            step = LentStep(STEP, kernel, hand, lending, ledger.account())
+            self.workers.append(Place(lending, step, hand))
         return self.workers
 
     def send(self, edge: int, sender: WorkerIndex, receiver: WorkerIndex, item: Any) -> int:
@@ -134,11 +136,15 @@ class World:
     def return_credit(self, *_: Any) -> None:
         raise AssertionError
 
+    def deliver(self) -> None:
+        """Let what is under way come to where it is to go."""
+        while self._way:
+            self._way.popleft()()
+
     def settle(self) -> None:
         """Until nobody has anything to do or to hear; no time passes."""
         for _ in range(1000):
-            while self._way:
-                self._way.popleft()()
+            self.deliver()
             idle = [place.lending.turn() > 0.0 for place in self.workers]
             if all(idle) and not self._way:
                 return
@@ -225,6 +231,27 @@ def test_what_waits_at_a_guest_is_called_back_when_another_has_room():
     two.hand.end("b")
     world.settle()
     assert world.running() == [[], ["a"], ["c"]]
+
+
+def test_what_has_begun_is_not_called_back():
+    """Where its beginning crosses with the wish to have it back: it runs once."""
+    world = World(Resources(gpu=1), Label("gpu"))
+    home, one, two = world.offering(cpus(1), Resources(gpu=1), Resources(gpu=1))
+    home.submit("a", "b", "c")
+    world.settle()
+    two.hand.end("b")
+    two.lending.turn()
+    world.deliver()
+    home.lending.turn()
+    assert isinstance(world.sent[-1], Recall)
+    one.hand.end("a")
+    one.lending.turn()
+    assert world.running() == [[], ["c"], []]
+    world.settle()
+    assert world.running() == [[], ["c"], []]
+    one.hand.end("c", "C")
+    world.settle()
+    assert home.step.completions()[-1] == Completion(2, Kind.RETURNED, "C")
 
 
 def test_a_call_that_is_given_up_frees_its_guest():

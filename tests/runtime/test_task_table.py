@@ -207,6 +207,55 @@ def _steps() -> st.SearchStrategy[list[tuple[str, int]]]:
     return st.lists(st.tuples(kinds, st.integers(0, 5)), max_size=60)
 
 
+def saved(*states: State, key: Any = None) -> list[Task]:
+    """Tasks of an earlier run, whose results are their numbers."""
+    tasks = [Task(number, f"0-{number}", 1) for number in range(len(states))]
+    for task, state in zip(tasks, states, strict=True):
+        task.records, task.state, task.result = [(key, task.number)], state, task.number
+    return tasks
+
+
+def test_a_list_that_may_have_been_called_gets_no_more_records():
+    """Its id would be the key of other records: a service would do nothing for the new ones."""
+    table = table_of(batch=Batching(9, timedelta(hours=1)), after_commit=True)
+    table.durable = 1
+    table.epoch = 2
+    table.restore(saved(State.GATHERING), 0.0)
+    table.admit([(None, 1)], 0.0)
+    assert [task.records for _, task in table.next_calls(0.0)] == [[(None, 0)]]
+
+
+@pytest.mark.parametrize("order", ["none", "input", "key"])
+def test_results_that_had_not_come_out_yet_come_out_in_the_next_run(order: Any):
+    """All of them, though no task is left that could end."""
+    table = table_of(order=order)
+    table.restore(saved(State.DONE, State.DONE, key="k"), 0.0)
+    assert emitted(table) == [0, 1]
+    assert len(table) == 0
+
+
+def test_results_of_several_workers_do_not_keep_the_task_that_they_wait_for_from_beginning():
+    """A run of one worker may find more of them than it may have in flight."""
+    table = table_of(max_in_flight=2)
+    table.restore(saved(State.RUNNING, *[State.DONE] * 5), 0.0)
+    table.admit([(None, 6), (None, 7)], 0.0)
+    calls = list(table.next_calls(0.0))
+    assert [task.records[0][1] for _, task in calls] == [0, 6]
+    table.returned(calls[0][0], 0, 0.0)
+    assert emitted(table) == list(range(6))
+    # What has come out makes room for one, and only that which counted.
+    assert list(begun(table)) == [(None, 7)]
+    table.admit([(None, 8)], 0.0)
+    assert begun(table) == {}
+
+
+def test_a_list_that_others_come_behind_does_not_gather_any_more():
+    """It was the last one of its worker; here it would hold back what was another's."""
+    table = table_of(batch=Batching(9, timedelta(hours=1)))
+    table.restore(saved(State.GATHERING, State.DONE), 0.0)
+    assert [task.records for _, task in table.next_calls(0.0)] == [[(None, 0)]]
+
+
 @given(
     _steps(),
     st.sampled_from(["input", "key", "none"]),

@@ -1,7 +1,8 @@
 """Prints which seed catches which mutant first, and how: `python -m tests.sim.mutants_table`.
 
 With this one keeps up the seeds that `CRASH_MUTANTS`, `CLOCK_MUTANTS`, `WINDOW_MUTANTS`,
-`FAILURE_MUTANTS`, `GRAPH_MUTANTS`, `PLACEMENT_MUTANTS` and `MUTANTS` say.
+`FAILURE_MUTANTS`, `TASK_MUTANTS`, `GRAPH_MUTANTS`, `PLACEMENT_MUTANTS` and
+`MUTANTS` say.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tests.sim.graph_mutants import GRAPH_MUTANTS
 from tests.sim.mutant import SEEDS, Catch, Mutant, catch
 from tests.sim.mutants import MUTANTS
 from tests.sim.placement_mutants import PLACEMENT_MUTANTS
+from tests.sim.task_mutants import TASK_MUTANTS
 from tests.sim.window_mutants import WINDOW_MUTANTS
 
 
@@ -36,8 +38,16 @@ def _tell(line: str) -> None:
 def main() -> int:
     _tell(lines([])[0])
     survivors = 0
-    mutants = (*CRASH_MUTANTS, *CLOCK_MUTANTS, *WINDOW_MUTANTS, *FAILURE_MUTANTS)
-    for mutant in (*mutants, *GRAPH_MUTANTS, *PLACEMENT_MUTANTS, *MUTANTS):
+    for mutant in (
+        *CRASH_MUTANTS,
+        *CLOCK_MUTANTS,
+        *WINDOW_MUTANTS,
+        *FAILURE_MUTANTS,
+        *TASK_MUTANTS,
+        *GRAPH_MUTANTS,
+        *PLACEMENT_MUTANTS,
+        *MUTANTS,
+    ):
         caught = catch(mutant, range(SEEDS))
         survivors += caught is None
         _tell(lines([(mutant, caught)])[1])

@@ -1,7 +1,7 @@
 """Shows what a seed does: `python -m tests.sim.replay MODEL SEED`.
 
-For the models "store", "takeovers", "clocked" and "windows" it tells what was drawn and happened,
-and at a failure what was said last.
+For the models "store", "takeovers", "clocked", "windows" and "tasks" it tells what was drawn and
+happened, and at a failure what was said last.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from tests.sim.crashes import CrashRun
 from tests.sim.models import MODELS, told
 from tests.sim.takeovers import TakeoverRun
+from tests.sim.tasks import TaskedRun
 from tests.sim.windows import WindowedRun
 
 _LAST = 25
@@ -22,6 +23,7 @@ _HISTORIES: dict[str, Callable[[int], CrashRun]] = {
     "takeovers": TakeoverRun,
     "clocked": lambda seed: CrashRun(seed, ["clock"]),
     "windows": WindowedRun,
+    "tasks": TaskedRun,
 }
 
 

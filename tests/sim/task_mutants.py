@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from engine.errors import UserCodeError
 from engine.operators._state import StateChanges
+from engine.runtime import _failures
+from engine.runtime._stage import Sender, StageInput
 from engine.runtime._task_node import TaskNode
-from engine.runtime._task_table import OVER, State, Task, TaskTable
+from engine.runtime._task_table import OVER, State, Task, TaskTable, _Limiter
 from tests.sim.mutant import Mutant
 from tests.sim.tasks import check_tasked_store
 
@@ -167,22 +170,105 @@ def _tasks_not_awaited_to_be_ready_for_more(patch: Patch) -> None:
     patch.setattr(TaskTable, "_rest", drop)
 
 
+def _more_taken_in_at_each_start(patch: Patch) -> None:
+    """Channels have their credit at once, whatever tasks there are."""
+    patch.setattr(Sender, "spend_all", lambda _self: None)
+    patch.setattr(StageInput, "owe_all", lambda *_: None)
+
+
+def _results_of_others_take_room(patch: Patch) -> None:
+    """What was over when the run began counts as in flight."""
+    restore = TaskTable.restore
+
+    def count(self: TaskTable, tasks: list[Task], now_s: float) -> None:
+        restore(self, tasks, now_s)
+        self._started += len(self._over_before)
+        self._over_before.clear()
+
+    patch.setattr(TaskTable, "restore", count)
+
+
+def _what_failed_once_fails_for_ever(patch: Patch) -> None:
+    """A failure that ended a run ends each run after it."""
+    patch.setattr(TaskNode, "_ends_run", lambda _self, _error: False)
+
+
+def _a_list_that_was_called_gets_more(patch: Patch) -> None:
+    """Under the same id."""
+    restore = TaskTable.restore
+
+    def go_on(self: TaskTable, tasks: list[Task], now_s: float) -> None:
+        rules = self._rules
+        self._rules = replace(rules, after_commit=False)
+        restore(self, tasks, now_s)
+        self._rules = rules
+
+    patch.setattr(TaskTable, "restore", go_on)
+
+
+def _a_death_is_not_the_records_fault(patch: Patch) -> None:
+    """It ends the job, though the step goes on without records that fail."""
+    patch.setattr(_failures, "_RECORDS_FAULT", (UserCodeError,))
+
+
+def _a_moment_left_stays_a_moment(patch: Patch) -> None:
+    """A try that is cut short by a restart has what it had left, though a failure ends the run."""
+    resumed = TaskNode._task
+
+    def keep(self: TaskNode, key: Any, row: Any) -> Task:
+        task = resumed(self, key, row)
+        task.left_s = row[4]
+        return task
+
+    patch.setattr(TaskNode, "_task", keep)
+
+
+def _no_limiter_waits(patch: Patch) -> None:
+    take = _Limiter.take
+
+    def twice(self: _Limiter, now_s: float) -> bool:
+        self._tokens += 0.5
+        return take(self, now_s)
+
+    patch.setattr(_Limiter, "take", twice)
+
+
+def _lists_do_not_linger(patch: Patch) -> None:
+    next_calls = TaskTable.next_calls
+
+    def at_once(self: TaskTable, now_s: float) -> Any:
+        if self._gathering is not None:
+            self._close_list()
+        return next_calls(self, now_s)
+
+    patch.setattr(TaskTable, "next_calls", at_once)
+
+
 TASK_MUTANTS = [
     Mutant(function.__name__.strip("_").replace("_", " "), function, check_tasked_store, seed)
     for function, seed in (
-        (_running_tasks_not_saved, 0),
-        (_waiting_tasks_not_saved, 0),
-        (_finished_tasks_not_saved, 0),
+        (_running_tasks_not_saved, 3),
+        (_waiting_tasks_not_saved, 1),
+        (_finished_tasks_not_saved, 70),
         (_emitted_tasks_not_deleted, 0),
-        (_a_list_that_is_not_full_lost, 0),
-        (_late_results_taken, 0),
+        (_a_list_that_is_not_full_lost, 6),
+        (_late_results_taken, 1),
         (_ended_before_its_tasks, 0),
-        (_ids_begin_again, 0),
+        (_ids_begin_again, 1),
         (_no_order, 0),
-        (_tasks_of_keys_stay_with_workers, 0),
+        (_tasks_of_keys_stay_with_workers, 5),
         (_more_than_the_limit, 0),
         (_credit_given_back_at_once, 0),
-        (_called_before_its_epoch_is_durable, 0),
+        (_called_before_its_epoch_is_durable, 1),
         (_tasks_not_awaited_to_be_ready_for_more, 0),
+        (_tries_begin_again, 1),
+        (_more_taken_in_at_each_start, 1),
+        (_results_of_others_take_room, 25),
+        (_what_failed_once_fails_for_ever, 41),
+        (_a_list_that_was_called_gets_more, 49),
+        (_a_death_is_not_the_records_fault, 8),
+        (_a_moment_left_stays_a_moment, 0),
+        (_no_limiter_waits, 0),
+        (_lists_do_not_linger, 4),
     )
 ]

@@ -16,15 +16,23 @@ from typing import Any
 
 import engine.operators as op
 from engine.dataflow import Dataflow, Stream
+from engine.errors import WorkerProcessError
+from engine.operators import DeadLetter
 from engine.operators.tasks import Batching, Exponential, Rate, Retry, TaskOut, task
 from engine.runtime import Plan, plan
 from engine.runtime._recovery import JobStore
+from engine.testing.sim._gang import Gang
 from tests.sim.crash_checks import positions_of, states_of
 from tests.sim.crash_job import LATER, CutSink, MarkedSink, Numbers, NumbersPart, Outside
 from tests.sim.crash_world import Life
 from tests.sim.crashes import CrashRun
+from tests.sim.task_watch import Known, TaskWatch
 
 VALUES = range(1, 41)
+FAILED_MAX = 100
+"""Where tasks take too long now and then, though the service was mended."""
+_FAILURES = (ValueError, TimeoutError, WorkerProcessError)
+"""What ends a job whose tasks fail."""
 
 
 def check_tasked_store(seed: int) -> Counter[str]:
@@ -54,6 +62,8 @@ class Tasked(Outside):
     """Positions that epochs were to save, with the last epoch that was durable then."""
     early: int = 0
     """How many were taken before they were durable."""
+    mended: bool = False
+    """No call fails any more."""
 
     @property
     def parts(self) -> dict[str, list[Any]]:
@@ -73,9 +83,13 @@ class Tasked(Outside):
             newest = self.durable_epoch()
             snapped = [at for at, epoch in self.snapped.get(part, ()) if epoch < newest]
             self.early += place >= max([self.opened.get(part, 0), *snapped])
-        if is_bad(value) or self.luck.random() < self.flaky:
+        if not self.mended and (is_bad(value) or self.luck.random() < self.flaky):
             raise ValueError(value)
         return key, ("ok", value)
+
+
+def _dead(letter: DeadLetter) -> tuple[str, int]:
+    return "dead", letter.record[1]
 
 
 def is_bad(value: int) -> bool:
@@ -131,7 +145,7 @@ class TaskedRun(CrashRun):
             "batch": rng.choice((None, None, Batching(3, 0.2 * seconds))),
             "rate": rng.choice((None, None, Rate(20, per=seconds))),
             "submit": rng.choice(("now", "now", "after_commit")),
-            "on_error": "skip",
+            "on_error": rng.choice(("skip", "dead_letter", "fail")),
         }
         if params["order"] == "key":
             params["batch"] = None
@@ -151,6 +165,14 @@ class TaskedRun(CrashRun):
             luck=rng,
             places={r: (name, at) for name, part in dealt.items() for at, r in enumerate(part)},
         )
+        self._watches: dict[int, list[TaskWatch]] = {}
+        """By the number of the life."""
+        self._known = Known()
+        self._drains = rng.choice((0, 0, 1, 3))
+        """How many there may be."""
+        self._drained: set[int] = set()
+        self._fails = params["on_error"] == "fail" and not self._tasked.reads_errors
+        self._failures_left = rng.randint(1, 3)
         self._note(f"{params}, deaths {self._deaths}, hangs {self._hangs}")
         return self._tasked
 
@@ -162,7 +184,7 @@ class TaskedRun(CrashRun):
             call_max=longest,
             deaths=self._deaths,
             hangs=self._hangs,
-            steps_max=10 * options.steps_max,
+            steps_max=4 * options.steps_max,
         )
 
     def _flow(self) -> Dataflow:
@@ -173,6 +195,10 @@ class TaskedRun(CrashRun):
         if outside.reads_errors:
             failed = op.map("failed", called.errors, lambda e: (e.record[0], ("err", e.record[1])))
             rows = op.merge("rows", rows, failed)
+        elif outside.params["on_error"] == "dead_letter":
+            letters = op.dead_letters("letters", flow)
+            dead = op.map("dead", letters, lambda letter: (letter.record[0], _dead(letter)))
+            rows = op.merge("rows", rows, dead)
         if self._drawn.random() < 0.5:
             op.output("table", rows, MarkedSink(outside))
         else:
@@ -183,17 +209,61 @@ class TaskedRun(CrashRun):
     def _called(self, records: Stream[Any]) -> TaskOut[Any, Any]:
         return task("call", records, self._tasked.call, **self._tasked.params)
 
+    def _open(self, life: Life) -> None:
+        super()._open(life)
+        gang = life.gang
+        assert gang is not None
+        # From one worker, or from all of them, batches of up to three records each.
+        senders = life.workers if self._tasked.params["order"] == "key" else 1
+        room = senders * self._options.channel_batches * 3
+        self._watches[life.number] = [
+            TaskWatch(node, self._clock.monotonic_s, self._known, room=room, share=1 / life.workers)
+            for worker in gang.workers
+            for node, _ in worker._tasked
+        ]
+
     def _turn(self, life: Life) -> None:
+        if life is self.current and life.gang is not None and self._drains:
+            self._may_drain(life, life.gang)
         super()._turn(life)
-        if life.gang is not None:
-            limit = self._tasked.params["max_in_flight"]
-            most = max((executor.most for executor in life.gang.executors), default=0)
-            assert most <= limit, f"{most} calls were under way"
-            for worker in life.gang.workers:
-                for node, _ in worker._tasked:
-                    # Channels from one or two workers of two batches of up to three records, and
-                    # what one of them may be over.
-                    assert len(node.table) <= limit + 3 * 3 * 3, f"{len(node.table)} tasks"
+        if life.gang is None:
+            return
+        limit = self._tasked.params["max_in_flight"]
+        most = max((executor.most for executor in life.gang.executors), default=0)
+        assert most <= limit, f"{most} calls were under way"
+        for watch in self._watches.get(life.number, ()):
+            watch.look()
+            if life.gang.stopped and life.number not in self._drained:
+                watch.check_ended()
+        if life.over and life is self.current and life.number in self._drained:
+            # Another life goes on where this one has stopped.
+            self.lives.remove(life)
+            self.current = None
+
+    def _may_drain(self, life: Life, gang: Gang) -> None:
+        if life.number not in self._drained and self._drawn.random() < 0.01:
+            self._note(f"{life} is drained")
+            self.counts["drains"] += 1
+            self._drains -= 1
+            self._drained.add(life.number)
+            now_s = self._clock.monotonic_s()
+            self._do(life, lambda: gang._tell(gang._coordinator.drain(now_s)))
+
+    def _may_fail(self, life: Life, error: Exception) -> bool:
+        """A life may end by a task that has failed, too, where that is to end it."""
+        cause = error.__cause__ or error
+        late = isinstance(cause, TimeoutError)
+        if isinstance(cause, _FAILURES) and self._fails and (late or not self._tasked.mended):
+            self.counts["failed"] += 1
+            assert self.counts["failed"] < FAILED_MAX, "it fails for ever"
+            self._failures_left -= 1
+            if self._failures_left <= 0:
+                # Somebody mends the service, so that the job can come to its end.
+                self._tasked.mended = True
+                calm = timedelta(seconds=0.01)
+                self._options = replace(self._options, call_max=calm, deaths=0.0, hangs=0.0)
+            return True
+        return super()._may_fail(life, error)
 
     def _planned(self, life: Life) -> tuple[Dataflow, Plan]:
         # One flow for all lives: which sink it has was drawn once.
@@ -221,12 +291,18 @@ class TaskedRun(CrashRun):
                 assert came in allowed, f"{key} {value} came out as {came}, not as {allowed}"
         if outside.params["order"] == "key":
             for key, rows in found.items():
-                for what in ("ok", "err"):
+                for what in ("ok", "err", "dead"):
                     values = [value for kind, value in rows if kind == what]
                     assert values == sorted(values), f"{what} of {key}: {values}"
 
     def _allowed(self, value: int, *, sure: bool) -> list[list[str]]:
-        failed = ["err"] if self._tasked.reads_errors else []
+        if self._fails:
+            return [["ok"]]
+        failed: list[str] = []
+        if self._tasked.reads_errors:
+            failed = ["err"]
+        elif self._tasked.params["on_error"] == "dead_letter":
+            failed = ["dead"]
         if is_bad(value):
             return [failed]
         return [["ok"]] if sure else [["ok"], failed]

@@ -11,6 +11,7 @@ from tests.sim.graph_mutants import GRAPH_MUTANTS
 from tests.sim.mutant import SEEDS, Catch, Mutant, catch
 from tests.sim.mutants import MUTANTS
 from tests.sim.placement_mutants import PLACEMENT_MUTANTS
+from tests.sim.task_mutants import TASK_MUTANTS
 from tests.sim.window_mutants import WINDOW_MUTANTS
 
 
@@ -23,6 +24,7 @@ from tests.sim.window_mutants import WINDOW_MUTANTS
         *FAILURE_MUTANTS,
         *GRAPH_MUTANTS,
         *PLACEMENT_MUTANTS,
+        *TASK_MUTANTS,
         *MUTANTS,
     ],
     ids=str,

@@ -10,7 +10,7 @@ import pytest
 from tests.sim.models import SeedError, run_many, run_seeds, told
 
 SEEDS = {
-    "store": 360,
+    "store": 300,
     "takeovers": 40,
     "outcome": 220,
     "cuts": 220,
@@ -23,6 +23,7 @@ SEEDS = {
     "graphs": 200,
     "subtasks": 50,
     "placement": 60,
+    "tasks": 150,
 }
 PARTS = 10
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import engine.operators as op
 from engine.dataflow import Dataflow
+from engine.operators.tasks import Executor, Label, Resources, task
 from engine.testing import TestingSink, TestingSource
 from engine.visualize import (
     RenderedDataflow,
@@ -13,6 +15,7 @@ from engine.visualize import (
     RenderedPort,
     to_json,
     to_mermaid,
+    to_plantuml,
     to_rendered,
 )
 from tests.runtime.watermarked import NumberClock, watermarked
@@ -159,3 +162,32 @@ def test_with_one_worker_all_partitions_are_told_apart():
         ("f.first", 1, "partition", []),
         ("f.second", 0, "worker", ["f.first emits on its own time"]),
     ]
+
+
+def test_the_plan_says_how_tasks_are_run():
+    """Where, how many at the same time, and in what order: in each kind of drawing."""
+    flow = Dataflow("tasked")
+    s = op.input("in", flow, TestingSource([]))
+    asked = task("ask", s, str, executor="thread", max_in_flight=9, order="none")
+    take = Resources(cpu=2, memory=10**9)
+    owned = task("own", asked.ok, str, executor=_Own(), resources=take, placement=Label("gpu"))
+    op.output("out", owned.ok, TestingSink([]))
+    found = json.loads(to_json(flow, workers=2))["tasks"]
+    first = {"step_id": "tasked.ask", "executor": "thread", "max_in_flight": 9, "order": "none"}
+    first |= {"resources": "", "placement": "worker"}
+    own = {"step_id": "tasked.own", "executor": "_Own", "max_in_flight": 256, "order": "input"}
+    own |= {"resources": "cpu=2,memory=1GB", "placement": "gpu"}
+    assert found == [first, own]
+    told = "thread: up to 9 in flight, order: none"
+    assert f"ask<br>(task)<br>{told}" in to_mermaid(flow, workers=2)
+    assert told in to_plantuml(flow, workers=2)
+    drawn = to_plantuml(flow, workers=2)
+    assert "takes cpu" in drawn
+    assert "runs on workers with room: gpu" in drawn
+
+
+class _Own(Executor):
+    """An executor of a user's own."""
+
+    def start(self, fn: Any, wake: Any, step_id: str) -> Any:
+        raise NotImplementedError

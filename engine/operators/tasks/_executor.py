@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from engine.dataflow._callable_name import f_repr
+from engine.operators.tasks._context import NAME, takes_context
 from engine.operators.tasks._shipping import shipped
 
 if TYPE_CHECKING:
@@ -247,15 +248,33 @@ def executor_of(named: str | AnyExecutor) -> AnyExecutor:
     return named
 
 
+def executor_name(executor: AnyExecutor) -> str:
+    """What a user may call it; of a user's own, its class.
+
+    >>> executor_name(ThreadExecutor(threads=4))
+    'thread'
+    """
+    names: dict[type, str] = {kind: name for name, kind in _BY_NAME.items()}
+    return names.get(type(executor), type(executor).__name__)
+
+
 def check(executor: AnyExecutor, fn: Callable[..., Any], step_id: str) -> None:
     """See, as the flow is built, whether an executor can run a function.
 
     Raises:
-        TypeError: It isn't callable, is `async def` where that isn't awaited, or can't be sent to
-            another process; the message says what to do.
+        TypeError: It isn't callable, or not with one argument; is a generator function, or
+            `async def` where that isn't awaited; or can't be sent to another process. The message
+            says what to do.
     """
     if not callable(fn):
         msg = f"step {step_id!r}: {fn!r} can't be called"
+        raise TypeError(msg)
+    _check_arity(fn, step_id)
+    if _is(fn, inspect.isgeneratorfunction) or _is(fn, inspect.isasyncgenfunction):
+        msg = (
+            f"step {step_id!r}: {f_repr(fn)} is a generator function, whose results would be "
+            "generators: have it return a list, and put `flat_map` behind the step"
+        )
         raise TypeError(msg)
     if isinstance(executor, Executor):
         executor.check(fn, step_id)
@@ -269,9 +288,30 @@ def check(executor: AnyExecutor, fn: Callable[..., Any], step_id: str) -> None:
 
 def is_async(fn: Any) -> bool:
     """Whether a function, or an object that can be called, is surely `async def`."""
-    return inspect.iscoroutinefunction(inspect.unwrap(fn)) or inspect.iscoroutinefunction(
+    return _is(fn, inspect.iscoroutinefunction)
+
+
+def _is(fn: Any, kind: Callable[[Any], bool]) -> bool:
+    return kind(inspect.unwrap(fn)) or kind(
         getattr(fn, "__call__", None)  # noqa: B004 - asked what it is, not whether it is there
     )
+
+
+def _check_arity(fn: Callable[..., Any], step_id: str) -> None:
+    try:
+        signature = inspect.signature(fn)
+    except (TypeError, ValueError):
+        # Some that are written in C don't say what they take.
+        return
+    context = {NAME: None} if takes_context(fn) else {}
+    try:
+        signature.bind(None, **context)
+    except TypeError as ex:
+        msg = (
+            f"step {step_id!r}: {f_repr(fn)} must take one argument, the record (and `ctx`, if it "
+            f"asks for that): {ex}"
+        )
+        raise TypeError(msg) from None
 
 
 def _at_least(name: str, value: int, least: int) -> None:

@@ -47,7 +47,9 @@ def _by_code(fn: Callable[[Any], Any], step_id: str, cause: Exception | None) ->
         raise TypeError(msg) from cause
     try:
         code: bytes = cloudpickle.dumps(fn, pickle.HIGHEST_PROTOCOL)
-    except Exception as ex:
-        msg = f"step {step_id!r}: {f_repr(fn)} can't be sent to other processes: it holds {ex}"
-        raise TypeError(msg) from ex
+    except Exception as ex:  # noqa: BLE001 - whatever objects that it holds may raise
+        why = f"{type(ex).__name__}: {ex}"
+        msg = f"step {step_id!r}: {f_repr(fn)} can't be sent to other processes: {why}"
+        # Without the cause, whose message doesn't name the step.
+        raise TypeError(msg) from None
     return code

@@ -59,7 +59,8 @@ class Remote:
         about = "the record of" if what == UNREADABLE else "what was returned by"
         doing = "unpickled" if what == UNREADABLE else "pickled"
         text = f"{about} {f_repr(self._fn)} can't be {doing}: {error.type_name}: {error.message}"
-        return Completion(call_id, _RAISED, self._blamed(text, error))
+        hint = "give the step executor='async'" if "'coroutine'" in error.message else _HINT
+        return Completion(call_id, _RAISED, self._blamed(text, error, hint))
 
     def answer(self, outcomes: list[Outcome] | None) -> Any:
         """What a call waits for, as it is sent."""
@@ -67,8 +68,8 @@ class Remote:
             return None
         return [(ok, value if ok else _packed(value)) for ok, value in outcomes]
 
-    def _blamed(self, text: str, cause: BaseException) -> UserCodeError:
-        error = UserCodeError(text, function=self._fn, hint=_HINT)
+    def _blamed(self, text: str, cause: BaseException, hint: str = _HINT) -> UserCodeError:
+        error = UserCodeError(text, function=self._fn, hint=hint)
         error.__cause__ = cause
         return error
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
+from engine.errors import WorkerProcessError
 from engine.operators.tasks import AnyExecutor, Call, Completion, Kind, RunningExecutor
 from engine.testing.sim._world import FakeClock
 
@@ -103,7 +104,9 @@ class FakeExecutor(RunningExecutor):
         _, argument = self._running.pop(call)
         self._wanted.discard(call)
         if self._rng.random() < self._deaths:
-            self._ended.append(Completion(call, Kind.DIED, RuntimeError("its process has died")))
+            self._ended.append(
+                Completion(call, Kind.DIED, WorkerProcessError("its process has died"))
+            )
             return
         try:
             completion = Completion(call, Kind.RETURNED, self._function(argument))

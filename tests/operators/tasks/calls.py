@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -187,3 +188,42 @@ async def with_context_async(record: int, ctx: Any) -> tuple[int, str, str, int]
 
 def number_key(record: int) -> str:
     return f"number {record}"
+
+
+class Holds:
+    """Can be called, and holds something that may be hard to send."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __call__(self, record: Any) -> Any:
+        return record
+
+
+def generates(record: Any) -> Any:
+    yield record
+
+
+async def generates_async(record: Any) -> Any:
+    yield record
+
+
+def backwards(record: bytes) -> bytes:
+    return record[::-1]
+
+
+def greedy_at_one(record: int) -> int:
+    if record == 1:
+        limit = 256 << 20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        return len(bytearray(1 << 30))
+    return record
+
+
+def dies_of_one(record: tuple[int, int]) -> int:
+    number, how = record
+    if number == 1 and how < 0:
+        os.kill(os.getpid(), -how)
+    if number == 1:
+        os._exit(how)
+    return number

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import threading
 import time
 from datetime import timedelta
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from engine._cli.signals import StopNow
 from engine.errors import EngineRuntimeError, RemoteError, UserCodeError
 from engine.operators.tasks import (
     Batching,
@@ -23,13 +26,19 @@ from engine.operators.tasks import (
 )
 from engine.testing import cluster_main
 from tests.operators.tasks.calls import (
+    Holds,
     KillsItsProcess,
     Stuck,
     Unsendable,
+    backwards,
+    dies_of_one,
     doubled,
     doubled_async,
     for_executor,
+    generates,
+    generates_async,
     gives_unsendable,
+    greedy_at_one,
     leaves,
     raises_unsendable,
     returns_awaitable,
@@ -51,12 +60,16 @@ executors = pytest.mark.parametrize("name", EXECUTORS)
     ("params", "error", "told"),
     [
         ({"fn": 7}, TypeError, "step 'flow.task': 7 can't be called"),
+        ({"fn": takes_two}, TypeError, "step 'flow.task': .*takes_two.* one argument.*'other'"),
+        ({"fn": lambda: 1}, TypeError, "one argument.*too many"),
+        ({"fn": generates}, TypeError, "step 'flow.task': .*generates.* is a generator function"),
+        ({"fn": generates_async}, TypeError, "generates_async.* is a generator function"),
+        ({"fn": Holds(threading.Lock()), "executor": "process"}, TypeError, "'flow.task'.*Holds"),
         ({"executor": "fiber"}, ValueError, "executor must be one of 'inline', 'async'"),
         ({"executor": 3}, TypeError, "executor must be a name or an Executor, not 3"),
         ({"executor": ThreadExecutor}, TypeError, "make an instance of it"),
         ({"fn": doubled_async, "executor": "thread"}, TypeError, "takes executor='async'"),
         ({"fn": doubled_async, "executor": "process"}, TypeError, "takes executor='async'"),
-        ({"fn": lambda x: x, "executor": "process"}, TypeError, "top of a module"),
         ({"order": "time"}, ValueError, "`order` of step 'flow.task' must be one of"),
         ({"order": "key", "batch": Batching(2)}, ValueError, "order of each key in lists"),
         ({"max_in_flight": 0}, ValueError, "`max_in_flight` of step 'flow.task'"),
@@ -76,6 +89,15 @@ def test_a_mistake_is_told_as_the_flow_is_built(params: Any, error: Any, told: s
     """With the step and with what would be right."""
     with pytest.raises(error, match=told):
         flow_of([1], **{"fn": doubled, **params})
+
+
+def test_a_lambda_for_processes_is_refused_where_cloudpickle_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """As the flow is built; the message says both ways out."""
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(TypeError, match="step 'flow.task': .*top of a module, or install cloudp"):
+        flow_of([1], lambda x: x, executor="process")
 
 
 @pytest.mark.parametrize(
@@ -99,10 +121,14 @@ def test_policies_that_make_no_sense_are_refused(make: Any, error: Any, told: st
         make()
 
 
+def does_not_say(*arguments: Any) -> Any:
+    return takes_two(*arguments)
+
+
 @executors
-def test_a_function_of_another_arity_is_told_by_python(name: str):
+def test_a_function_of_another_arity_is_told_by_python_where_it_does_not_say(name: str):
     """The step is named, and the argument that is missing."""
-    fn = for_executor(name, takes_two)
+    fn = for_executor(name, does_not_say)
     with pytest.raises(EngineRuntimeError, match="'flow.task' failed.*'other'"):
         run_tasks([1], fn, executor=executor_of(name), reads_errors=False)
 
@@ -274,3 +300,75 @@ def test_memory_that_runs_out_is_an_error_of_the_record():
 
     [error] = run_tasks([1], greedy).errors
     assert isinstance(error.exception, MemoryError)
+
+
+def test_memory_that_runs_out_in_the_job_itself_ends_it():
+    """Whatever the step does about errors: the next record would find no more of it."""
+
+    def greedy(_record: int) -> bytes:
+        return b"x" * (1 << 60)
+
+    with pytest.raises(EngineRuntimeError, match="'flow.task' failed.*MemoryError"):
+        run_tasks([1], greedy, reads_errors=False, on_error="skip")
+
+
+def test_memory_that_runs_out_in_a_process_is_the_fault_of_its_record():
+    """A process for tasks has a limit of its own, and the job has not felt it."""
+    params: dict[str, Any] = {"executor": executor_of("process"), "on_error": "skip"}
+    assert run_tasks(range(3), greedy_at_one, reads_errors=False, **params).ok == [0, 2]
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        (7, "ended with exit code 7"),
+        (-signal.SIGSEGV, "was killed by SIGSEGV"),
+        (-signal.SIGKILL, "was killed by SIGKILL, perhaps for want of memory"),
+    ],
+)
+def test_a_process_that_dies_is_told_by_its_function_and_by_how(how: int, told: str):
+    """Where failures are skipped, its record is left out, and the others come."""
+    params: dict[str, Any] = {
+        "executor": executor_of("process"),
+        "retry": Retry(backoff=Exponential(MS), deaths=1),
+    }
+    records = [(n, how) for n in range(3)]
+    ran = run_tasks(records, dies_of_one, **params)
+    [error] = ran.errors
+    assert isinstance(error.exception, WorkerProcessError)
+    assert "dies_of_one" in str(error.exception)
+    assert str(error.exception).endswith(told)
+    assert ran.ok == [0, 2]
+    skipping = run_tasks(records, dies_of_one, reads_errors=False, on_error="skip", **params)
+    assert skipping.ok == [0, 2]
+
+
+def test_an_exception_that_cannot_be_sent_is_skipped_like_others():
+    """What comes in its place is the record's fault too."""
+    params: dict[str, Any] = {"executor": executor_of("process"), "on_error": "skip"}
+    assert run_tasks([1], raises_unsendable, reads_errors=False, **params).ok == []
+
+
+def test_a_coroutine_that_processes_are_given_is_an_error():
+    """The hint says what to name instead, as on threads."""
+    [error] = run_tasks([1], returns_awaitable, executor=executor_of("process")).errors
+    assert isinstance(error.exception, UserCodeError)
+    assert "executor='async'" in error.exception.hint
+
+
+def test_records_and_results_of_processes_may_be_large():
+    """Over 100 MB, which come back as they went."""
+    record = bytes(range(256)) * (400 << 10)
+    assert len(record) > 100_000_000
+    [result] = run_tasks([record], backwards, executor=executor_of("process")).ok
+    assert result == record[::-1]
+
+
+def test_what_ends_the_run_ends_it_in_an_inline_call_too():
+    """A second Ctrl-C, or the end of the time for a drain, isn't the call's own failure."""
+
+    def stopped(_record: int) -> None:
+        raise StopNow
+
+    with pytest.raises(StopNow):
+        run_tasks([1], stopped, executor="inline")

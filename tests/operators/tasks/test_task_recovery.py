@@ -31,7 +31,7 @@ def flow_to_file(
     s = op.input("in", flow, source)
     out = task("task", s, fn, **params)
     op.output("ok", op.map("text", out.ok, _line), FileSink(folder / "ok.txt"))
-    if params.get("on_error") != "skip":
+    if params.get("on_error") is None:
         failed = op.map(
             "failed", out.errors, lambda e: ("", f"{e.record} {e.attempts} {e.task_id}")
         )
@@ -319,4 +319,26 @@ def test_a_task_keeps_its_id_over_a_crash_where_calls_come_after_the_commit(
     run_main(flow, recovery_config=config, epoch_interval=EACH_BATCH)
     assert len(keys[0]) == len(keys[1]) == 2
     assert [set(found) for found in keys.values()] == [{f"0-{n}"} for n in range(4)]
+    assert lines(tmp_path / "ok.txt") == ["0", "1", "2", "3"]
+
+
+def test_a_task_that_failed_is_tried_again_by_the_next_run_where_failures_end_it(
+    config: RecoveryConfig, tmp_path: Path
+):
+    """Though an epoch has saved that it failed, as it waited for the task before it."""
+    fn = Counted(0)
+    mended = False
+
+    def fails(record: int) -> int:
+        fn(record)
+        if record == 1 and not mended:
+            raise ValueError
+        return record
+
+    ends = [Until(lambda: 1 in fn.ended), 2, committed(tmp_path, 2), 3, committed(tmp_path, 3)]
+    flow, _ = flow_to_file(PatientSource([0, 1, *ends, Abort()]), fails, tmp_path, on_error="fail")
+    crash(flow, config, fn)
+    mended = True
+    run_main(flow, recovery_config=config, epoch_interval=EACH_BATCH)
+    assert fn.calls[1] == 2
     assert lines(tmp_path / "ok.txt") == ["0", "1", "2", "3"]
