@@ -243,7 +243,8 @@ class TaskTable:
         if watch is not None and watch.known:
             suspect = watch.suspect(task.encoded)
             if suspect is not None:
-                task.deaths, task.alone = suspect.deaths, watch.goes_alone(suspect)
+                task.deaths = max(task.deaths, suspect.deaths)
+                task.alone = watch.goes_alone(suspect)
                 if (error := watch.verdict(suspect)) is not None:
                     task.tries = max(task.tries, suspect.deaths)
                     self._started += 1
