@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping
 from random import Random
 from typing import Any, cast
 
+from engine.errors import WorkerProcessError
 from engine.operators.tasks import Completion, Kind
 from engine.operators.tasks._callers import Caller, call, results_of
 from engine.operators.tasks._requests import (
@@ -92,7 +93,7 @@ class FakeGraphExecutor(FakeExecutor):
         call_id = self._rng.choice(ready)
         invocation: Invocation = self._running[call_id][1]
         if call_id in self.waiting or self._rng.random() < self._deaths:
-            self._finish(call_id, Kind.DIED, RuntimeError("its process has died"))
+            self._finish(call_id, Kind.DIED, WorkerProcessError("its process has died"))
             return
         steps = self._steps.get(call_id)
         if steps is None:
