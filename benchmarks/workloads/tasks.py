@@ -3,8 +3,8 @@
 The start of threads and processes is part of the time on both sides. By hand, all records are
 submitted at once, and only as many async calls are let in as the step lets in. Nothing is saved.
 
-Where calls go to processes one by one, Ray and Dask make them too. Their start takes seconds, and is
-not part of their time.
+Where calls go to processes one by one, Ray and Dask make them too. Their start takes seconds, and
+is not part of their time.
 """
 
 from __future__ import annotations
