@@ -72,6 +72,11 @@ class Surroundings(Protocol):
         ...
 
     @property
+    def clock(self) -> Clock:
+        """Tells the time."""
+        ...
+
+    @property
     def executors(self) -> StartsExecutors:
         """Starts what runs tasks."""
         ...
