@@ -47,11 +47,6 @@ class Surroundings(Protocol):
         ...
 
     @property
-    def clock(self) -> Clock:
-        """Its time."""
-        ...
-
-    @property
     def chance(self) -> Callable[[], float]:
         """Gives random numbers from 0 to 1."""
         ...

@@ -50,8 +50,7 @@ class FakeGraphExecutor(FakeExecutor):
         # Those that wait for subtasks have given theirs back.
         self._places = math.inf
         self.places = rng.choice((None, 1, 2, 5))
-        # What can't be stopped and never ends would keep its place for ever.
-        self.stops = hangs > 0 or rng.random() < 0.5
+        self.stops = rng.random() < 0.5
         self.objects: dict[str, Any] = {}
         """Large results, by name."""
         self.waiting: set[int] = set()
