@@ -417,7 +417,8 @@ class TaskGraphs(RunningExecutor):
             else:
                 # It ends by itself, and keeps its place until then.
                 ghost = self._live[call.call_id] = call.left_alone()
-                self._alone.append((self._now_s() + self._rules.left_alone_s, call.call_id))
+                if self._rules.left_alone_s < math.inf:
+                    self._alone.append((self._now_s() + self._rules.left_alone_s, call.call_id))
                 self._going_on.extend(ghost.waits.values())
         call.state = State.OVER
 

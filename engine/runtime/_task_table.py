@@ -65,6 +65,7 @@ class Task:
         "saved",
         "started_s",
         "state",
+        "suspected",
         "task_id",
         "tries",
     )
@@ -88,6 +89,9 @@ class Task:
         """How many have begun."""
         self.deaths = 0
         """How many of them ended with the process."""
+        self.suspected = 0
+        """How many deaths of the worker's own process it was there at. The tries that those have
+        cut short don't count, so they are no part of `deaths`."""
         self.alone = False
         """Whether it is to run while no other task of the table does, as it may end the process."""
         self.rows: list[int] = []
@@ -244,9 +248,7 @@ class TaskTable:
         if watch is not None and watch.known:
             suspect = watch.suspect(task.encoded)
             if suspect is not None:
-                task.deaths = max(task.deaths, suspect.deaths)
-                task.alone = watch.goes_alone(suspect)
-                self.changed[task.number] = task
+                task.suspected, task.alone = suspect.deaths, watch.goes_alone(suspect)
                 if (error := watch.verdict(suspect)) is not None:
                     task.tries = max(task.tries, suspect.deaths)
                     self._unsubmitted.add(task.number)
@@ -318,7 +320,7 @@ class TaskTable:
         self._next_call = call + 1
         self._running[call] = task
         if self._watch is not None:
-            task.rows = self._watch.begin(task.encoded, task.deaths, alone=task.alone)
+            task.rows = self._watch.begin(task.encoded, task.suspected, alone=task.alone)
             if task.alone:
                 self._alone = task
         limit_s = self._rules.timeout_s if task.left_s is None else task.left_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -358,3 +359,22 @@ def test_a_subtask_is_tried_again_when_its_process_dies(deaths: int):
         desk.look()
         assert desk.cancelled[-1] == call + 1
     assert (1 in desk.answers) == (deaths == 3)
+
+
+@pytest.mark.parametrize("limit_s", [5.0, math.inf])
+def test_a_call_that_cannot_be_stopped_loses_its_place_after_the_timeout(limit_s: float):
+    """Or calls that never come back would hold all places, and no task could ever begin."""
+    desk = Desk(limit=1, left_alone_s=limit_s)
+    desk.stops = False
+    desk.roots(1, 2)
+    desk.subtask(1)
+    desk.wait(1, 0)
+    desk.look()
+    desk.end(1, ValueError(), Kind.RAISED)
+    desk.look()
+    assert desk.ids == [1, 2], "the subtask keeps its place"
+    assert desk.graphs.due_s() == limit_s
+    desk.now_s = 5.0
+    desk.look()
+    assert desk.ids == ([1, 2, 3] if limit_s == 5.0 else [1, 2])
+    assert desk.cancelled == ([2] if limit_s == 5.0 else [])

@@ -422,6 +422,15 @@ def test_a_suspect_whose_call_ends_is_none_any_more():
     assert list(begun(table)) == [2, 3]
 
 
+def test_deaths_of_the_worker_give_no_tries():
+    """The tries that they have cut short don't count, so a record has as many as it ever has."""
+    table, _ = watched({2: Suspect(1, alone=False)}, retry=Retry(2, NO_JITTER))
+    table.admit([2], 0.0)
+    table.raised(begun(table)[2], ValueError(), 0.0)
+    table.raised(begun(table, 9.0)[2], ValueError(), 9.0)
+    assert [(task.state, task.tries) for task in table.take_over()] == [(State.FAILED, 2)]
+
+
 def test_saved_tasks_are_suspects_too():
     """One that was in flight at the last epoch, and at the deaths since, fails or runs alone."""
     table, _ = watched({2: Suspect(3, alone=True), 3: Suspect(2, alone=False)})

@@ -33,6 +33,7 @@ def test_the_kit_is_what_its_users_know():
     assert set(kit.__all__) == {
         "TestingSink", "TestingSource", "TimeTestingGetter", "cluster_main", "ffwd_iter",
         "poll_next_batch", "run_main",
+        "run_tasks",
     }  # fmt: skip
     assert all(hasattr(kit, name) for name in kit.__all__)
 

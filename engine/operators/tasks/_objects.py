@@ -115,7 +115,9 @@ def read(result: Pickled | ObjectRef[Any]) -> Any:
     except FileNotFoundError:
         raise LostObjectError(result.name) from None
     try:
-        if os.fstat(fd).st_size != sum(result.sizes_bytes):
+        status = os.fstat(fd)
+        # All users may make files there: one that has taken a lost object's name isn't read.
+        if status.st_uid != os.geteuid() or status.st_size != sum(result.sizes_bytes):
             raise LostObjectError(result.name)
         view = memoryview(mmap.mmap(fd, 0, access=mmap.ACCESS_COPY))
     finally:
