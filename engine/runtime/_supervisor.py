@@ -21,6 +21,8 @@ from engine.operators.actors import (
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import (
     ASK,
+    FAILED,
+    RESULT,
     SIGNAL,
     STOP,
     TELL,
@@ -34,6 +36,7 @@ from engine.runtime._failure import name_of
 from engine.runtime._mailboxes import Mailboxes, dead_message
 
 _MESSAGES: Final = (TELL, ASK)
+_ENDS: Final = (RESULT, FAILED)
 
 
 class Supervisor:
@@ -90,6 +93,8 @@ class Supervisor:
                 return at
             directive = directive.then
         life.tries = 0
+        if mail[0] in _ENDS and mail[3] is not None:
+            life.tasks.pop(mail[3], None)
         if isinstance(directive, Restart):
             since_s = now_s - directive.within.total_seconds()
             life.restarts = [at_s for at_s in life.restarts if at_s > since_s]
@@ -118,6 +123,7 @@ class Supervisor:
         life.behaviour = None
         life.timers.clear()
         life.asks.clear()
+        self._forget_tasks(address, life)
         self._state.alarms.set(address, None)
 
     def stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
@@ -135,8 +141,14 @@ class Supervisor:
             sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
         if life.parent is not None:
             sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
+        self._forget_tasks(address, life)
         self._state.alarms.set(address, None)
         self._state.discard(address)
+
+    def _forget_tasks(self, address: Any, life: Life) -> None:
+        for number in life.tasks:
+            self._state.end_task(address, number)
+        life.tasks.clear()
 
     def bury(self, mail: Mail, reason: str, tries: int = 0) -> None:
         """Make a dead letter of a mail of the actor whose turn it is."""

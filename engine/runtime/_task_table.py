@@ -17,6 +17,7 @@ from heapq import heappop, heappush
 from typing import Any, Final, cast
 
 from engine.operators._keys import check_key, key_and_value
+from engine.operators.tasks._executor import Completion, Kind
 from engine.operators.tasks._policies import TaskRules
 from engine.operators.tasks._resources import Resources
 from engine.runtime._call_watch import CallWatch
@@ -328,6 +329,17 @@ class TaskTable:
             heappush(self._ends, (now_s + limit_s, call))
         self.changed[task.number] = task
         return call, task
+
+    def hear(self, completions: list[Completion], now_s: float) -> bool:
+        """Take what has become of calls; whether there was any."""
+        for call, kind, value in completions:
+            if kind is Kind.RETURNED:
+                self.returned(call, value, now_s)
+            elif kind is Kind.RAISED:
+                self.raised(call, value, now_s)
+            else:
+                self.died(call, value, now_s)
+        return bool(completions)
 
     def returned(self, call: int, result: Any, now_s: float) -> None:
         """A try has given a result: for a list of records, one for each of them."""

@@ -68,7 +68,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         table = ActorTable((Echo,), "f.act", lambda: 0.5)
-        site = ActorSite("f.act", lambda: 0.0, lambda: self.room, self.peers)
+        calls = ActorCalls("f.act", __name__, self.around)
+        site = ActorSite("f.act", lambda: 0.0, lambda: self.room, self.peers, calls)
         self.node = ActorNode(site, table, (Target(self.out.extend, self._end), None), 1)
 
     def _end(self) -> None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from engine.dataflow import f_repr
 from engine.operators._keys import Key, check_key
 from engine.operators.actors._context import Context
+from engine.operators.actors._dedicated import Dedicated
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._signals import Signal
 from engine.operators.actors._supervision import Directive, Escalate
@@ -81,6 +82,8 @@ class Actor:
     """What an actor remembers; nothing by default."""
     supervise: ClassVar[Directive] = Escalate()
     """What to do when a handler has raised. By default the run fails."""
+    dedicated: ClassVar[Dedicated | None] = None
+    """Set by `dedicated`, for classes whose handlers run in processes of their own."""
     blueprint: ClassVar[Blueprint]
     """What the engine knows of the class."""
 
@@ -129,6 +132,7 @@ class Blueprint:
         self.name = cls.__name__
         self.cls = cls
         self.supervise = cls.supervise
+        self.dedicated = cls.dedicated
         self.hears_signals = cls.on_signal is not Actor.on_signal
         self.handlers: dict[type, Callable[..., Any] | None] = {}
         """By class of message, those derived from a handled one are added as they are met."""
