@@ -100,9 +100,10 @@ class ActorCalls:
 
     def turn(self) -> bool:
         """Hear of calls and have others begin. Whether there was something to do."""
-        now_s = self._now_s()
-        # All of them have to be asked.
-        return any([line.turn(now_s) for line in self._lines.values()])
+        now_s, worked = self._now_s(), False
+        for line in self._lines.values():
+            worked = line.turn(now_s) or worked
+        return worked
 
     def take_ends(self) -> list[End]:
         """The calls that have ended since it was asked last."""

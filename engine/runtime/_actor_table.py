@@ -26,7 +26,7 @@ from engine.operators.actors import (
 )
 from engine.operators.actors._actor import Blueprint
 from engine.operators.actors._apart import Outcome, parcel_of
-from engine.operators.actors._handling import OF_USERS, call_handler, handle
+from engine.operators.actors._handling import OF_USERS, handle
 from engine.operators.actors._life import FIRED_S, Life
 from engine.operators.actors._mail import (
     FAILED,
@@ -259,8 +259,9 @@ class ActorTable:
             if actor is None:
                 return
         self._give_turn(address, actor)
-        handle = self._handle if actor.blueprint.dedicated is None else self._handle_apart
-        boxes.pending -= handle(address, actor, mails)
+        apart = actor.blueprint.dedicated is not None
+        handled = (self._handle_apart if apart else self._handle)(address, actor, mails)
+        boxes.pending -= handled
         self._deliver()
 
     def _give_turn(self, address: Any, actor: Actor) -> None:
@@ -312,12 +313,12 @@ class ActorTable:
                     if message.__class__ is Packed:
                         message = unpacked(message)
                     handler = handlers.get(message.__class__)
-                    if handler is not None:
+                    if handler is None:
+                        self._handle_other(actor, mail)
+                    else:
                         handler(actor, ctx, message)
-                    elif (unhandled := call_handler(actor, ctx, message)) is not None:
-                        self._supervisor.bury(mail, unhandled)
-                elif (unhandled := handle(actor, ctx, mail)) is not None:
-                    self._supervisor.bury(mail, unhandled)
+                else:
+                    self._handle_other(actor, mail)
             except Exception as ex:  # noqa: BLE001 - whatever a user's handler raises
                 del out[emitted:], sent[told:]
                 self._roll_back(actor, state, before)
@@ -332,6 +333,12 @@ class ActorTable:
                 if done is not None:
                     return done
         return len(mails)
+
+    def _handle_other(self, actor: Actor, mail: Mail) -> None:
+        """Handle whatever isn't a plain message to an actor that is nothing but its state."""
+        unhandled = handle(actor, self._ctx, mail)
+        if unhandled is not None:
+            self._supervisor.bury(mail, unhandled)
 
     def _roll_back(self, actor: Actor, state: Any, before: dict[str, Any] | bytes) -> None:
         """Have the actor be as it was before the present message."""

@@ -16,6 +16,7 @@ from engine.operators.actors._life import Life
 from engine.operators.actors._mail import Mail
 from engine.operators.actors._ref import Ref
 from engine.operators.actors._requests import TaskRequest
+from engine.operators.tasks._shipping import shipped
 
 
 class Outcome(NamedTuple):
@@ -72,3 +73,13 @@ class HandledApart:
         flags = ctx.stopped, ctx.stashed, ctx.unstashed
         values = actor.state.__dict__
         return Outcome(values, changed, emitted, ctx.sent, ctx.requests, *flags, unhandled)
+
+
+def check_dedicated(cls: type[Actor], step_id: str) -> None:
+    """See, as the flow is built, that other processes can have a class whose handlers run there.
+
+    Raises:
+        TypeError: They can't import it.
+    """
+    if cls.dedicated is not None:
+        shipped(HandledApart(cls), step_id)

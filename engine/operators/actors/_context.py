@@ -170,11 +170,11 @@ class Context:
     ) -> None:
         """Have a function called apart from the actor, and what it returns handled as a message.
 
-        Nothing waits: other messages come between. It runs as those of `engine.operators.tasks.task`
-        do, on the actor's worker; up to 256 at a time of those with the same options, and others
-        wait. It is part of the actor: if the job dies before the result is saved, the call is made
-        again, its tries counted anew. What comes of it is handled once. A stopped or restarted
-        actor isn't told of it.
+        Nothing waits: other messages come between. It runs as those of
+        `engine.operators.tasks.task` do, on the actor's worker; up to 256 at a time of those with
+        the same options, and others wait. It is part of the actor: if the job dies before the
+        result is saved, the call is made again, its tries counted anew. What comes of it is handled
+        once. A stopped or restarted actor isn't told of it.
 
         Args:
             fn: A function that can be imported by its name; ``async def`` if it runs on an event

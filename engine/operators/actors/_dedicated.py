@@ -75,8 +75,8 @@ def dedicated(
         msg = f"`processes` of `dedicated` must be at least 1; got {processes}"
         raise ValueError(msg)
     if resources is not None and not isinstance(resources, Resources):
-        msg = f"`resources` of `dedicated` must be a `Resources`, as `Resources(gpu=1)`; got "
-        raise TypeError(f"{msg}{resources!r}")
+        msg = f"`resources` of `dedicated` must be like `Resources(gpu=1)`; got {resources!r}"
+        raise TypeError(msg)
     if timeout is not None:
         check_span("timeout", timeout)
         if not timeout:

@@ -31,26 +31,13 @@ OF_USERS: Final = (*MESSAGES, *_ANSWERS, *_ENDS, SIGNAL)
 """What methods of a user's class take."""
 
 
-def call_handler(actor: Actor, ctx: Context, message: Any) -> str | None:
-    """Call the handler for a message; if there is none, why that is."""
-    blueprint = actor.blueprint
-    kind = message.__class__
-    handler = blueprint.handlers.get(kind)
-    if handler is None and kind not in blueprint.handlers:
-        handler = blueprint.find(kind)
-    if handler is None:
-        return f"{blueprint.name} has no handler for it"
-    handler(actor, ctx, message)
-    return None
-
-
 def handle(actor: Actor, ctx: Context, mail: Mail) -> str | None:
-    """Have an actor take a mail of any kind; gives what `call_handler` does."""
+    """Have an actor take a mail of any kind; if nobody does, gives why that is."""
     kind, message, sender, number, _ = mail
     if kind in MESSAGES:
         behaviour = None if actor.life is None else actor.life.behaviour
         if behaviour is None:
-            return call_handler(actor, ctx, unpacked(message))
+            return _call_handler(actor, ctx, unpacked(message))
         getattr(actor, behaviour)(ctx, unpacked(message))
     elif kind in _ANSWERS:
         assert number is not None  # noqa: S101
@@ -71,6 +58,19 @@ def handle(actor: Actor, ctx: Context, mail: Mail) -> str | None:
             life.watchers[sender] = None
         else:
             life.children.pop(sender, None)
+    return None
+
+
+def _call_handler(actor: Actor, ctx: Context, message: Any) -> str | None:
+    """Call the handler for a message; if there is none, why that is."""
+    blueprint = actor.blueprint
+    kind = message.__class__
+    handler = blueprint.handlers.get(kind)
+    if handler is None and kind not in blueprint.handlers:
+        handler = blueprint.find(kind)
+    if handler is None:
+        return f"{blueprint.name} has no handler for it"
+    handler(actor, ctx, message)
     return None
 
 

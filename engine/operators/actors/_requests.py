@@ -82,7 +82,8 @@ def _executor_for(fn: Callable[..., Any], named: str | None) -> str:
     try:
         executor = executor_of(named)
     except (TypeError, ValueError) as ex:
-        raise UserCodeError(f"`ctx.task`: {ex}") from None
+        msg = f"`ctx.task`: {ex}"
+        raise UserCodeError(msg) from None
     if is_async(fn) and not isinstance(executor, AsyncExecutor):
         msg = f"{f_repr(fn)} is `async def`, which takes executor='async'"
         raise UserCodeError(msg, function=fn)
@@ -93,9 +94,11 @@ def _check_timeout(timeout: timedelta) -> None:
     try:
         check_span("timeout", timeout)
     except (TypeError, ValueError) as ex:
-        raise UserCodeError(f"`ctx.task`: {ex}") from None
+        msg = f"`ctx.task`: {ex}"
+        raise UserCodeError(msg) from None
     if not timeout:
-        raise UserCodeError("`timeout` of `ctx.task` must be above zero")
+        msg = "`timeout` of `ctx.task` must be above zero"
+        raise UserCodeError(msg)
 
 
 class Requested:
