@@ -17,7 +17,7 @@ from engine.operators.actors._apart import HandledApart
 from engine.operators.actors._dedicated import Dedicated
 from engine.operators.actors._mail import FAILED, RESULT, Mail, packed
 from engine.operators.actors._requests import Requested, RequestedAsync, TaskRequest
-from engine.operators.tasks import Call, ProcessExecutor, Retry, RunningExecutor
+from engine.operators.tasks import Call, ProcessExecutor, Retry, RunningExecutor, TaskError
 from engine.operators.tasks._executor import AnyExecutor, executor_of
 from engine.operators.tasks._policies import TaskRules
 from engine.runtime._failure import name_of
@@ -50,16 +50,19 @@ class End(NamedTuple):
     order: Order
     result: Any
     error: BaseException | None
+    tries: int
 
     def mail(self) -> Mail:
         """What tells the actor of the end of a task."""
-        error = self.error
+        (_, number, work), error = self.order, self.error
         if error is None:
             try:
-                return RESULT, packed(self.result), None, self.order.task, None
+                return RESULT, packed(self.result), None, number, None
             except UserCodeError as ex:
                 error = ex
-        return FAILED, packed(portable(error)), None, self.order.task, None
+        assert isinstance(work, TaskRequest)  # noqa: S101
+        failed = TaskError(work.args(), portable(error), self.tries, str(number))
+        return FAILED, packed(failed), None, number, None
 
 
 def portable(error: BaseException) -> Exception:
@@ -187,9 +190,9 @@ class _Line:
 
     def take_ends(self) -> list[End]:
         return [
-            End(task.records[0], task.result, None)
+            End(task.records[0], task.result, None, task.tries)
             if task.state is State.DONE
-            else End(task.records[0], None, task.result)
+            else End(task.records[0], None, task.result, task.tries)
             for task in self.table.take_over()
         ]
 

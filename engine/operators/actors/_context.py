@@ -16,6 +16,7 @@ from engine.operators.actors._life import Life
 from engine.operators.actors._mail import ASK, REPLY, SCALARS, SPAWN, TELL, WATCH, Mail, packed
 from engine.operators.actors._ref import Ref
 from engine.operators.actors._requests import TaskOptions, TaskRequest, request_of
+from engine.operators.tasks import TaskError
 
 
 class Addressable(Protocol):
@@ -165,7 +166,7 @@ class Context:
         /,
         *args: Any,
         on_result: Callable[[Context, Any], None],
-        on_error: Callable[[Context, Any], None] | None = None,
+        on_error: Callable[[Context, TaskError[Any]], None] | None = None,
         **options: Unpack[TaskOptions],
     ) -> None:
         """Have a function called apart from the actor, and what it returns handled as a message.
@@ -181,8 +182,9 @@ class Context:
                 loop.
             args: Its arguments. They must be picklable.
             on_result: A method of the actor, which is called with the context and the result.
-            on_error: One that is called with the context and the exception: what the last try has
-                raised, a `TimeoutError`, or a `WorkerProcessError`. Without it the exception counts
+            on_error: One that is called with the context and a `engine.operators.tasks.TaskError`,
+                whose `record` is the tuple of the arguments, and whose `exception` is what the last
+                try has raised, a `TimeoutError`, or a `WorkerProcessError`. Without it that counts
                 as raised by a handler.
             options: `executor`, `timeout` and `retry`, as of `engine.operators.tasks.task`.
 

@@ -94,6 +94,6 @@ def _take_end(actor: Actor, ctx: Context, mail: Mail, task: int) -> None:
     if mail[0] == RESULT:
         getattr(actor, on_result)(ctx, value)
     elif on_error is None:
-        raise value
+        raise value.exception
     else:
         getattr(actor, on_error)(ctx, value)

@@ -35,6 +35,11 @@ class TaskRequest:
     timeout: timedelta | None
     retry: Retry
 
+    def args(self) -> tuple[Any, ...]:
+        """Its arguments."""
+        args: tuple[Any, ...] = pickle.loads(self.work)[1]  # noqa: S301 - of `request_of`
+        return args
+
 
 def request_of(fn: Callable[..., Any], args: tuple[Any, ...], options: TaskOptions) -> TaskRequest:
     """What to save of a call.
