@@ -1,7 +1,8 @@
 """What actors of one step on one worker have running apart from them: tasks, dedicated handlers.
 
-Each kind of call has a table of its own, as a step with tasks has, and an executor, which is
-started when there is a call first. What is to be saved of a call is with its actor.
+Those of an executor, and those of a class, have a table of their own, as a step with tasks has.
+What runs them is started when there is a call first. What is to be saved of a call is with its
+actor.
 """
 
 from __future__ import annotations
@@ -9,12 +10,11 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from engine.errors import UserCodeError
 from engine.operators.actors import Actor
 from engine.operators.actors._apart import HandledApart
-from engine.operators.actors._dedicated import Dedicated
 from engine.operators.actors._mail import FAILED, RESULT, Mail, packed
 from engine.operators.actors._requests import Requested, RequestedAsync, TaskRequest
 from engine.operators.tasks import Call, ProcessExecutor, Retry, RunningExecutor, TaskError
@@ -25,14 +25,15 @@ from engine.runtime._task_site import Surroundings
 from engine.runtime._task_table import State, TaskTable
 
 IN_FLIGHT_MAX = 256
-"""So many calls of a kind are under way at the same time; as of a step with tasks by default."""
+"""So many calls of a table are under way at the same time; as of a step with tasks by default."""
 
 
 class Parcel(NamedTuple):
     """A message for a handler that runs apart."""
 
     cls: type[Actor]
-    data: bytes
+    pack: Callable[[], bytes]
+    """Gives what its process needs, when it begins: states of those that wait aren't copied."""
 
 
 class Order(NamedTuple):
@@ -76,9 +77,6 @@ def portable(error: BaseException) -> Exception:
     return UserCodeError(f"it raised {name_of(error)}")
 
 
-_Kind: TypeAlias = tuple[Any, ...]
-
-
 class ActorCalls:
     """The calls of the actors of one step on one worker.
 
@@ -93,13 +91,18 @@ class ActorCalls:
         self._module = module
         self._site = site
         self._now_s = site.clock.monotonic_s
-        self._lines: dict[_Kind, _Line] = {}
+        self._lines: dict[str | type[Actor], _Line] = {}
+        """By the name of the executor of tasks, or the class of handlers."""
 
     def submit(self, orders: list[Order]) -> None:
         """Take calls; `turn` has them run."""
         now_s = self._now_s()
         for order in orders:
-            self._line_of(order.work).table.admit([order], now_s)
+            work = order.work
+            if isinstance(work, Parcel):
+                self._handlers(work.cls).table.admit([order], now_s)
+            else:
+                self._tasks(work.executor).table.admit([order], now_s, _rules_of(work))
 
     def turn(self) -> bool:
         """Hear of calls and have others begin. Whether there was something to do."""
@@ -123,33 +126,26 @@ class ActorCalls:
         due_s = min(line.due_s(room=room) for line in self._lines.values())
         return max(0.0, due_s - self._now_s())
 
-    def _line_of(self, work: TaskRequest | Parcel) -> _Line:
-        kind: _Kind
-        if isinstance(work, Parcel):
-            kind = (work.cls,)
-        else:
-            kind = work.executor, work.timeout, work.retry
-        line = self._lines.get(kind)
+    def _tasks(self, executor: str) -> _Line:
+        line = self._lines.get(executor)
         if line is None:
-            line = self._handlers(work.cls) if isinstance(work, Parcel) else self._tasks(work)
-            self._lines[kind] = line
+            function = (RequestedAsync if executor == "async" else Requested)(self._module)
+            rules = TaskRules(IN_FLIGHT_MAX, "none")
+            line = self._lines[executor] = self._line(rules, executor_of(executor), function)
         return line
 
-    def _tasks(self, work: TaskRequest) -> _Line:
-        timeout_s = math.inf if work.timeout is None else work.timeout.total_seconds()
-        rules = TaskRules(IN_FLIGHT_MAX, "none", timeout_s, work.retry)
-        function = (RequestedAsync if work.executor == "async" else Requested)(self._module)
-        return self._line(rules, executor_of(work.executor), function)
-
     def _handlers(self, cls: type[Actor]) -> _Line:
-        spec = cls.blueprint.dedicated
-        assert isinstance(spec, Dedicated)  # noqa: S101 - or there would be no parcel
-        timeout_s = math.inf if spec.timeout is None else spec.timeout.total_seconds()
-        # What a call takes it holds also while it waits for a process.
-        most = IN_FLIGHT_MAX if spec.resources is None else spec.processes
-        retry, resources = Retry(attempts=1, deaths=1), spec.resources
-        rules = TaskRules(most, "none", timeout_s, retry, resources=resources)
-        return self._line(rules, ProcessExecutor(spec.processes), HandledApart(cls))
+        line, spec = self._lines.get(cls), cls.blueprint.dedicated
+        if line is None:
+            assert spec is not None  # noqa: S101 - or there would be no parcel
+            timeout_s = math.inf if spec.timeout is None else spec.timeout.total_seconds()
+            # What a call takes it holds also while it waits for a process.
+            most = IN_FLIGHT_MAX if spec.resources is None else spec.processes
+            retry, resources = Retry(attempts=1, deaths=1), spec.resources
+            rules = TaskRules(most, "none", timeout_s, retry, resources=resources)
+            executor = ProcessExecutor(spec.processes)
+            line = self._lines[cls] = self._line(rules, executor, HandledApart(cls))
+        return line
 
     def _line(
         self, rules: TaskRules, executor: AnyExecutor, function: Callable[[Any], Any]
@@ -197,6 +193,11 @@ class _Line:
         ]
 
 
+def _rules_of(work: TaskRequest) -> TaskRules:
+    timeout_s = math.inf if work.timeout is None else work.timeout.total_seconds()
+    return TaskRules(timeout_s=timeout_s, retry=work.retry)
+
+
 def _argument(order: Order) -> bytes:
     work = order.work
-    return work.data if isinstance(work, Parcel) else work.work
+    return work.pack() if isinstance(work, Parcel) else work.work

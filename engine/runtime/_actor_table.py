@@ -10,6 +10,7 @@ sent is delivered once it has returned.
 
 from __future__ import annotations
 
+import functools
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Final
@@ -402,11 +403,16 @@ class ActorTable:
         if mail[0] not in OF_USERS or (mail[0] == SIGNAL and not blueprint.hears_signals):
             self.boxes.postpone(address, mails[1:])
             return self._handle(address, actor, mails[:1])
-        parcel = Parcel(blueprint.cls, parcel_of(actor, self._ctx, mail))
+        parcel = Parcel(blueprint.cls, functools.partial(self._pack, address, mail))
         self.orders.append(Order(address, None, parcel))
         self._apart.add(address)
         self.boxes.hold(address, mails)
         return 0
+
+    def _pack(self, address: Any, mail: Mail) -> bytes:
+        """What is needed to handle a message elsewhere. Nothing else changes the actor till then."""
+        key = address[0] if address.__class__ is Ref else address
+        return parcel_of(key, self.state.peek(address), mail, self._ctx.now_s)
 
     def end(self, ended: End, now_s: float) -> None:
         """A call has ended: have what comes of it handled, or be, if it is what a handler did."""

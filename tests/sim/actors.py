@@ -499,7 +499,9 @@ class ActedRun(CrashRun):
         assert sorted(found) == sorted(wanted), f"tokens {sorted(found)}, not {sorted(wanted)}"
         waits = sum(a.fields.get("children", 0) for a in saved.values())
         leaves = sum(a.name == "Leaf" for a in saved.values())
-        signals = sum(kind in (SIGNAL, SPAWN, WATCH) for a in saved.values() for kind, *_ in a.mails)
+        signals = sum(
+            kind in (SIGNAL, SPAWN, WATCH) for a in saved.values() for kind, *_ in a.mails
+        )
         assert waits <= leaves + signals, "a child's end was not heard of"
 
     def _check_ended(self, recovery: JobStore) -> None:

@@ -1,7 +1,7 @@
 """A handler that runs in another process: what is sent there, and what comes back.
 
-The state, what else the handler may look at, and the message go as one pickle, made at once: the
-actor may be changed before the process gets it.
+The state, what else the handler may look at, and the message go as one pickle. A pool would make it
+later, on a thread of its own.
 """
 
 from __future__ import annotations
@@ -36,15 +36,16 @@ class Outcome(NamedTuple):
     """Why nobody has handled the message, if that is so."""
 
 
-def parcel_of(actor: Actor, ctx: Context, mail: Mail) -> bytes:
+def parcel_of(key: Any, actor: Actor, mail: Mail, now_s: float) -> bytes:
     """What a process needs to handle a mail.
 
     Args:
+        key: The actor's.
         actor: As it is before.
-        ctx: Of the actor.
         mail: What it is to handle.
+        now_s: The time, for the handler.
     """
-    return pickle.dumps((ctx.key, ctx.now_s, mail, actor.state.__dict__, actor.life), 5)
+    return pickle.dumps((key, now_s, mail, actor.state.__dict__, actor.life), 5)
 
 
 class HandledApart:
