@@ -410,7 +410,7 @@ class ActorTable:
         return 0
 
     def _pack(self, address: Any, mail: Mail) -> bytes:
-        """What is needed to handle a message elsewhere. Nothing else changes the actor till then."""
+        """What is needed to handle a message elsewhere. Until then nothing changes the actor."""
         key = address[0] if address.__class__ is Ref else address
         return parcel_of(key, self.state.peek(address), mail, self._ctx.now_s)
 
