@@ -14,6 +14,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from engine.dataflow import f_repr
 from engine.operators._keys import Key, check_key
 from engine.operators.actors._context import Context
+from engine.operators.actors._image import Images
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._signals import Signal
 from engine.operators.actors._supervision import Directive, Escalate
@@ -135,6 +136,7 @@ class Blueprint:
         self._known: dict[type, Callable[..., Any]] = {}
         _check_state(cls)
         self.new_state: Callable[[], Any] = cls.State
+        self.images = Images(cls.State)
         for base in reversed(cls.__mro__):
             for function in vars(base).values():
                 kind = getattr(function, _MARK, None)
