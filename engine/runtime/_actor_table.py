@@ -45,6 +45,7 @@ from engine.runtime._actor_state import ActorForm, ActorState
 from engine.runtime._mailboxes import Mailboxes
 from engine.runtime._supervisor import Supervisor
 
+SENT_MAX: Final = 250
 _MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
 _TO_THE_LIVING: Final = (SIGNAL, STOP, UNSPAWN, REPLY, TIMEOUT)
@@ -193,7 +194,7 @@ class ActorTable:
                 continue
             state, emitted = actor.state, len(out)
             before = take_image(state)
-            ctx.actor, ctx.key, ctx.self_ref = actor, key, None
+            ctx.actor, ctx.key = actor, key
             try:
                 handler(actor, ctx, message)
             except Exception as ex:  # noqa: BLE001 - whatever a user's handler raises
@@ -225,10 +226,15 @@ class ActorTable:
 
         What they send is delivered when all have had their turn.
         """
-        ctx, boxes, touched, restored = self._ctx, self.boxes, self.state.touched, self.form.restored
+        ctx, boxes, touched, restored = (
+            self._ctx,
+            self.boxes,
+            self.state.touched,
+            self.form.restored,
+        )
         ctx.now_s, sent = now_s, ctx.sent
         while most > 0:
-            turn = boxes.next_turn()
+            turn = boxes.next_turn() if len(sent) < SENT_MAX else None
             if turn is None:
                 if not sent:
                     return
@@ -244,7 +250,7 @@ class ActorTable:
                 boxes.pending += len(mails)
                 if actor is None:
                     continue
-            ctx.actor, ctx.name, ctx.self_ref = actor, actor.blueprint.name, None
+            ctx.actor, ctx.name = actor, actor.blueprint.name
             ctx.key = address[0] if address.__class__ is Ref else address
             handled = self._handle(address, actor, mails)
             boxes.pending -= handled
@@ -278,7 +284,9 @@ class ActorTable:
         """Have an actor handle messages one by one; gives how many of them wait no more."""
         ctx, out, blueprint = self._ctx, self.out, actor.blueprint
         sent, handlers, take_image = ctx.sent, blueprint.handlers, blueprint.images.take
-        for at, mail in enumerate(mails):
+        at = -1
+        for mail in mails:
+            at += 1
             kind, message, _, _, number = mail
             state = actor.state
             before = take_image(state)

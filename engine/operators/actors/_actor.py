@@ -85,12 +85,14 @@ class Actor:
     blueprint: ClassVar[Blueprint]
     """What the engine knows of the class."""
 
-    __slots__ = ("life", "state")
+    __slots__ = ("life", "self_ref", "state")
 
     state: Any
     """What the actor remembers: an object of its `State`."""
     life: Any
     """The engine's; None for most."""
+    self_ref: Ref | None
+    """The engine's: where it is reached; None until somebody wants to know."""
 
     def __init_subclass__(cls) -> None:
         """Look at the handlers and at the state.
@@ -154,7 +156,7 @@ class Blueprint:
     def new(self) -> Actor:
         """An actor with a fresh state."""
         actor = self.cls()
-        actor.state, actor.life = self.new_state(), None
+        actor.state, actor.life, actor.self_ref = self.new_state(), None, None
         return actor
 
 

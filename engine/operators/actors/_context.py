@@ -41,7 +41,6 @@ class Context:
         "mail",
         "name",
         "now_s",
-        "self_ref",
         "sent",
         "stashed",
         "stopped",
@@ -65,14 +64,13 @@ class Context:
         """What the actor had besides its state before the transaction, if that was changed."""
         self.stashed = self.stopped = self.unstashed = False
         self.now_s = 0.0
-        self.self_ref: Ref | None = None
 
     @property
     def self(self) -> Ref:
         """The address of the actor."""
-        own = self.self_ref
+        own: Ref | None = self.actor.self_ref
         if own is None:
-            own = self.self_ref = new_ref(Ref, (self.key, None, self.name))
+            own = self.actor.self_ref = new_ref(Ref, (self.key, None, self.name))
         return own
 
     @property
@@ -110,10 +108,7 @@ class Context:
         kind = message.__class__
         if kind not in SCALARS and not CHECKS[kind](message):
             message = packed(message)
-        own = self.self_ref
-        if own is None:
-            own = self.self_ref = new_ref(Ref, (self.key, None, self.name))
-        self.sent.append((to, (TELL, message, own, None, None)))
+        self.sent.append((to, (TELL, message, self.actor.self_ref or self.self, None, None)))
 
     def ask(
         self,

@@ -82,8 +82,9 @@ def _has_only_fields(cls: type) -> bool:
     As a property that is kept, or an attribute that is set when the object is made.
     """
     own = vars(cls)
-    made = "__dataclass_params__" in own and own["__dataclass_params__"].init
-    return made and not set(own) - _OF_DATACLASSES - set(own.get("__annotations__", ()))
+    code = getattr(own.get("__init__"), "__code__", None)
+    generated = code is not None and code.co_filename == _Plain.__init__.__code__.co_filename
+    return generated and not set(own) - _OF_DATACLASSES - set(own.get("__annotations__", ()))
 
 
 @dataclass(frozen=True)
