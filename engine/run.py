@@ -21,10 +21,10 @@ from engine._cli.run_command import RunCommand, parse_run_command
 from engine._cli.signals import StopNow, StopSignals
 from engine.dataflow import Dataflow
 from engine.errors import (
+    AddressError,
     EngineRuntimeError,
     FlowError,
     ImportStringError,
-    AddressError,
     StoreError,
 )
 from engine.runtime import (

@@ -97,9 +97,7 @@ class WorkerStore(StateView):
         """Where it is."""
         self.committed = manifest.epoch
         """The last epoch that is durable, as far as this worker was told."""
-        self.durable = StateView(
-            manifest, parts.table, Committed(parts.overlay), {}, parts.codec
-        )
+        self.durable = StateView(manifest, parts.table, Committed(parts.overlay), {}, parts.codec)
         """What it holds as of that epoch, without what was appended since."""
         self._prepared = manifest.epoch
         self._log = parts.log

@@ -129,7 +129,9 @@ class ActorAnswers:
         classes = self._steps.get(step_id)
         if classes is None:
             there = ", ".join(repr(i.removeprefix(self._flow)) for i in self._steps)
-            raise RefusedError(HTTPStatus.NOT_FOUND, f"no step {step!r} has actors; there is {there}")
+            raise RefusedError(
+                HTTPStatus.NOT_FOUND, f"no actors in step {step!r}; there is {there}"
+            )
         first = next(iter(classes))
         name = said.pop("class", first)
         blueprint = classes.get(name)
@@ -173,7 +175,8 @@ class ActorAnswers:
         who = f"{wanted.blueprint.name}.{wanted.method.name}"
         try:
             found = method(Asked(wanted.key, epoch), **wanted.arguments)
-        except Exception as ex:  # noqa: BLE001 - whatever a user's method raises
+        except Exception as ex:
+            # A user's method may raise whatever it likes.
             why = f"{who} has raised {name_of(ex)}"
             self._tell(f"asked for {wanted.key!r} of step {wanted.step_id!r}: {why}")
             raise RefusedError(HTTPStatus.INTERNAL_SERVER_ERROR, why) from ex
@@ -195,8 +198,10 @@ def _text(part: str) -> str:
 
 def _said(query: str) -> dict[str, str]:
     """What a query says, each name once."""
+    if not query:
+        return {}
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict")
     except ValueError:
         why = f"the query {query!r:.80} is not name=value, with & between several"
         raise RefusedError(HTTPStatus.BAD_REQUEST, why) from None

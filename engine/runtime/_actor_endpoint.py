@@ -1,8 +1,8 @@
 """The web server by which a job's actors are asked: ``GET /actors/<step>/<key>``.
 
 It listens at this machine's own address and nowhere else, because what it tells is users' data. A
-page in a browser could be made to ask for it under another machine's name; so only requests for this
-machine's own names are answered.
+page in a browser could be made to ask for it under another machine's name; so only requests for
+this machine's own names are answered.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def serving_actors(
 class _Handler(WebHandler[_Served]):
     """Answers one request."""
 
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         """Answer."""
         host = self.headers.get("Host", _LOOPBACK).partition(":")[0]
         if host.lower() not in _OWN_NAMES:

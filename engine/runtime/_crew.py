@@ -228,7 +228,7 @@ class Crew:
         self._hear(Counted(worker.index, snapshot))
 
     def ask(self, question: Question) -> None:
-        """Have a worker answer a question; only where there are stores, and if it is of this crew."""
+        """Have a worker answer a question, if it is of this crew; only where there are stores."""
         box, store = self._boxes.get(question.worker), self._stores.get(question.worker)
         if box is not None and store is not None:
             box.put(lambda _: self._hear(Answered(answer_of(store, question))))

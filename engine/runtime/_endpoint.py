@@ -1,7 +1,7 @@
 """Metrics and health of all workers of a job, at one address.
 
-The server (`engine.runtime._web`) answers from threads of its own with what the monitor knows, so it
-neither waits for the run nor holds it up. It serves whoever can connect: on this machine's own
+The server (`engine.runtime._web`) answers from threads of its own with what the monitor knows, so
+it neither waits for the run nor holds it up. It serves whoever can connect: on this machine's own
 address unless told otherwise.
 """
 
@@ -27,7 +27,7 @@ def serve_metrics(address: Address, monitor: Monitor) -> WebServer[Monitor]:
 class _Handler(WebHandler[Monitor]):
     """Answers one request."""
 
-    def do_GET(self) -> None:
+    def respond(self) -> None:
         """Answer."""
         path, monitor = self.path.partition("?")[0], self.subject
         if path == "/metrics":

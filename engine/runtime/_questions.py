@@ -25,7 +25,7 @@ from engine.runtime._store import Store
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """To a worker: what does the last durable epoch have of a key?"""
+    """To a worker, about what the last durable epoch has of a key."""
 
     number: int
     worker: WorkerIndex

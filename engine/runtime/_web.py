@@ -116,7 +116,7 @@ class _Server(ThreadingHTTPServer, Generic[S]):
 
 
 class WebHandler(BaseHTTPRequestHandler, Generic[S]):
-    """Answers one request: the base of handlers, which define `do_GET`."""
+    """Answers one request: the base of handlers, which define `respond`."""
 
     server_version = "engine"
     sys_version = ""
@@ -137,6 +137,14 @@ class WebHandler(BaseHTTPRequestHandler, Generic[S]):
             self.say(HTTPStatus.METHOD_NOT_ALLOWED, "only GET", Allow="GET")
             return False
         return True
+
+    def do_GET(self) -> None:
+        """Answer."""
+        self.respond()
+
+    def respond(self) -> None:
+        """Answer by `say` or `answer`: the subclass's."""
+        raise NotImplementedError
 
     def say(self, status: HTTPStatus, line: str, **headers: str) -> None:
         """Answer with a line of text."""

@@ -35,9 +35,12 @@ def shared(method: F) -> F:
     """Mark a method of an actor as one that answers questions from outside the job.
 
     It is called with an `Asked` and gives what can be written as JSON. Where a run has ``--ask``,
-    ``GET /actors/<step>/<key>?ask=<method>`` calls it with the state of the last durable epoch; what
-    it does to `self.state` has no effect. Further parameters must be by keyword, and `str`, `int`,
-    `float` or `bool`; they come from the query.
+    ``GET /actors/<step>/<key>?ask=<method>`` calls it with the state of the last durable epoch.
+    What it does to `self.state` has no effect. Further parameters must be by keyword, and `str`,
+    `int`, `float` or `bool`; they come from the query.
+
+    Args:
+        method: The method.
 
     >>> from dataclasses import dataclass
     >>> from engine.operators.actors import Actor, Asked, shared
@@ -103,7 +106,8 @@ def shared_methods(cls: type[Any]) -> dict[str, SharedMethod]:
     found: dict[str, SharedMethod] = {}
     for name in dir(cls):
         method = inspect.getattr_static(cls, name)
-        if getattr(method, _MARK, False):
+        # A `staticmethod` or `classmethod` may have been put around it.
+        if getattr(getattr(method, "__func__", method), _MARK, False):
             found[name] = _checked(cls, name, method)
     return found
 
