@@ -128,7 +128,7 @@ def wait_for_answers(asking: Asking, process: subprocess.Popen[str], more: int) 
 
 @pytest.mark.parametrize("way", [("-w", "1"), ("-w", "2"), ("-p", "2")])
 def test_no_answer_is_ever_taken_back(tmp_path: Path, way: tuple[str, ...]):
-    """A count that was told for an epoch is that epoch's for ever, and the epoch is in the store."""
+    """A count that was told for an epoch is that epoch's for ever, and the store has the epoch."""
     tmp_path.joinpath("flows.py").write_text(FLOW, encoding="utf-8")
     rng, port = random.Random(str(way)), free_port()
     asking = Asking(port)
