@@ -115,7 +115,7 @@ class ActorNode(Node):
         self._pay()
 
     def _can_pay(self) -> bool:
-        if self.table.pending > PENDING_MAX:
+        if self.table.boxes.pending > PENDING_MAX:
             return False
         # Not the other way round, or two workers might wait for each other.
         peers = self._peers
@@ -154,13 +154,13 @@ class ActorNode(Node):
     def wait_s(self, *, room: bool) -> float:
         """In how many seconds `turn` has something to do, if nothing comes."""
         table = self.table
-        if self._can_pay() or (room and (table.has_ready or self._at_end())):
+        if self._can_pay() or (room and (table.boxes.has_ready or self._at_end())):
             return 0.0
         return max(0.0, table.next_due_s() - self._now_s())
 
     def _at_end(self) -> bool:
         """Whether there is something to say about the end."""
-        if self.ended or not (self._input_over or self._draining) or not self.table.idle:
+        if self.ended or not (self._input_over or self._draining) or not self.table.boxes.idle:
             return False
         if self._drained:
             return False
@@ -179,7 +179,7 @@ class ActorNode(Node):
         if table.next_due_s() <= now_s:
             table.wake(now_s)
             self._unsaved = True
-        if room and table.has_ready:
+        if room and table.boxes.has_ready:
             table.run(now_s, TURN_MESSAGES_MAX)
             self._unsaved = True
             self._hand_on()
@@ -198,16 +198,18 @@ class ActorNode(Node):
             batch = table.out.copy()
             table.out.clear()
             self._down.push(batch)
-        if table.outgoing:
+        boxes = table.boxes
+        if boxes.outgoing:
             assert self._peers is not None  # noqa: S101
-            outgoing, table.outgoing = table.outgoing, {}
+            outgoing, boxes.outgoing = boxes.outgoing, {}
             for receiver, mails in outgoing.items():
                 self._peers.send(WorkerIndex(receiver), mails)
-        if table.dead:
+        if boxes.dead:
             self._bury()
 
     def _bury(self) -> None:
-        letters, self.table.dead = self.table.dead, []
+        boxes = self.table.boxes
+        letters, boxes.dead = boxes.dead, []
         if self._dead is not None:
             self._dead.push(letters)
             return

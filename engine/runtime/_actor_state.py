@@ -89,7 +89,9 @@ class ActorState(KeyedState):
 
     def __init__(self, form: ActorForm, first: str) -> None:
         super().__init__()
-        self.form: StateForm = form
+        self.form = form
+        self.alarms = form.alarms
+        """When each actor has something due."""
         self.mail: dict[Any, Mailbox] = {}
         """What waits, by address; none is empty."""
         self.gone_rows: list[Any] = []

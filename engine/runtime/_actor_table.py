@@ -10,29 +10,19 @@ sent is delivered once it has returned.
 
 from __future__ import annotations
 
-import math
 import pickle
-from collections import deque
 from collections.abc import Callable, Sequence
-from heapq import heappop, heappush
 from typing import Any, Final
 
 from engine.errors import EngineRuntimeError
 from engine.operators._keys import check_key, key_and_value
-from engine.operators._shown import shortened
 from engine.operators.actors import (
     Actor,
-    ChildFailed,
     Context,
-    DeadMessage,
-    Escalate,
     Ref,
-    Restart,
     Restored,
     Retry,
     Started,
-    Stop,
-    Terminated,
 )
 from engine.operators.actors._actor import Blueprint
 from engine.operators.actors._life import FIRED_S, Life
@@ -53,11 +43,10 @@ from engine.operators.actors._mail import (
     packed,
     unpacked,
 )
-from engine.runtime._actor_state import ActorForm, ActorState, Mailbox
-from engine.runtime._failure import name_of
+from engine.runtime._actor_state import ActorForm, ActorState
+from engine.runtime._mailboxes import Mailboxes
+from engine.runtime._supervisor import Supervisor
 
-TURN_MAX: Final = 1000
-"""So many messages of one actor are handled before others have their turn."""
 _MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
 _TO_THE_LIVING: Final = (SIGNAL, STOP, UNSPAWN, REPLY, TIMEOUT)
@@ -87,25 +76,13 @@ class ActorTable:
         self.state = ActorState(self.form, self._first)
         self.out: list[Any] = []
         """What actors have emitted."""
-        self.dead: list[DeadMessage] = []
-        self.outgoing: dict[int, list[tuple[Ref, Mail]]] = {}
-        """What is for actors of other workers."""
         self.log: list[tuple[Any, Mail]] = []
         """What came from other workers and is of the epoch before; with the keys of its rows."""
-        self.pending = 0
-        """How many messages wait."""
         self._step_id = step_id
-        self._chance = chance
-        self._elsewhere = elsewhere
-        self._mail = self.state.mail
-        self._ready: deque[Any] = deque()
-        """Addresses of those that have mail and may work on it."""
-        self._resting: list[tuple[float, int, Any]] = []
-        """Those that try a message again, and when; a heap."""
-        self._rests = 0
-        self._blocked: set[Any] = set()
-        """Their addresses."""
         self._ctx = Context(self.out.append)
+        self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
+        """What waits."""
+        self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
         self._closed = False
 
     # What comes in
@@ -116,7 +93,7 @@ class ActorTable:
             key, message = key_and_value(record)
             if message.__class__ not in SCALARS:
                 message = packed(message)
-            self._enqueue(self._checked_address(key), (TELL, message, None, None, None))
+            self.boxes.tell(self._checked_address(key), message)
 
     def admit_mails(self, batch: list[tuple[Ref, Mail]], *, logged: bool) -> None:
         """Take what actors of another worker have sent.
@@ -127,67 +104,42 @@ class ActorTable:
                 has to save.
         """
         for ref, mail in batch:
-            address = self._address(ref)
+            address = self.boxes.address(ref)
             if logged:
                 mail, key = self.state.row_of(address, mail)  # noqa: PLW2901
                 self.log.append((key, mail))
-            self._enqueue(address, mail)
+            self.boxes.put(address, mail)
 
     def restore(self, rows: list[tuple[Any, Any]]) -> None:
         """Go on with mails that an earlier run has saved."""
         for address, mail in self.state.waiting(rows):
-            self._enqueue(address, mail)
+            self.boxes.put(address, mail)
 
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
                 msg = f"step {self._step_id!r} has no actors of class {key.actor!r}"
                 raise EngineRuntimeError(msg, step_id=self._step_id, key=key)
-            return self._address(key)
+            return self.boxes.address(key)
         if key.__class__ is not str:
             check_key(key)
         return key
 
-    def _address(self, ref: Ref) -> Any:
-        return ref[0] if ref[2] == self._first else ref
-
-    def _enqueue(self, address: Any, mail: Mail) -> None:
-        box = self._mail.get(address)
-        if box is None:
-            self._mail[address] = [mail]
-            self._ready.append(address)
-        else:
-            box.append(mail)
-        self.pending += 1
-
     # When there is something to do
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing waits, not even to be tried again."""
-        return not self._mail
-
-    @property
-    def has_ready(self) -> bool:
-        """Whether `run` has something to do."""
-        return bool(self._ready)
 
     def next_due_s(self) -> float:
         """When `wake` has something to do, by the wall clock."""
-        rest_s = self._resting[0][0] if self._resting else math.inf
-        timer_s = None if self._closed else self.form.alarms.first_s()
-        return rest_s if timer_s is None else min(rest_s, timer_s)
+        rested_s = self.boxes.rested_s
+        timer_s = None if self._closed else self.state.alarms.first_s()
+        return rested_s if timer_s is None else min(rested_s, timer_s)
 
     def wake(self, now_s: float) -> None:
         """Have the messages come whose time has come."""
         self._ctx.now_s = now_s
-        while self._resting and self._resting[0][0] <= now_s:
-            address = heappop(self._resting)[2]
-            self._blocked.discard(address)
-            self._ready.append(address)
+        self.boxes.wake(now_s)
         if self._closed:
             return
-        for _, address in self.form.alarms.pop_due(now_s):
+        for _, address in self.state.alarms.pop_due(now_s):
             actor = self.state.get(address)
             if actor is not None and actor.life is not None:
                 self._fire(address, actor.life, now_s)
@@ -201,12 +153,12 @@ class ActorTable:
         due = [(at_s, name) for name, (at_s, _) in life.timers.items() if at_s <= now_s]
         for _, name in sorted(due):
             _, message = life.timers.pop(name)
-            self._enqueue(address, (TELL, message, None, None, None))
+            self.boxes.tell(address, message)
         for number, (reply, late, at_s, asked) in life.asks.items():
             if at_s <= now_s:
                 life.asks[number] = reply, late, FIRED_S, asked
-                self._enqueue(address, (TIMEOUT, None, None, number, None))
-        self.form.alarms.set(address, life.due_s())
+                self.boxes.put(address, (TIMEOUT, None, None, number, None))
+        self.state.alarms.set(address, life.due_s())
 
     # Handlers
 
@@ -216,7 +168,8 @@ class ActorTable:
         The same as `admit` and `run`, for the frequent case of actors of the first class that are
         nothing but their state; the others' records are admitted.
         """
-        ctx, out, mail, touched = self._ctx, self.out, self._mail, self.state.touched
+        ctx, out, boxes, touched = self._ctx, self.out, self.boxes, self.state.touched
+        mail = self.state.mail
         blueprint = self._blueprints[self._first]
         handlers, keeps = blueprint.handlers, isinstance(blueprint.supervise, Retry)
         sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
@@ -248,16 +201,16 @@ class ActorTable:
                 del out[emitted:]
                 sent.clear()
                 self._roll_back(actor, state, before)
-                self.pending += 1
-                done = self._failed(key, actor, [_mail_of(message)], 0, ex)
-                self.pending -= 1 if done is None else done
+                boxes.pending += 1
+                done = self._supervisor.failed(key, actor, [_mail_of(message)], 0, ex)
+                boxes.pending -= 1 if done is None else done
             else:
                 if actor.life is not None:
-                    self.pending += 1
+                    boxes.pending += 1
                     self._settled(key, actor, [_mail_of(message)], 0)
-                    self.pending -= 1
+                    boxes.pending -= 1
             if sent:
-                self._deliver(sent)
+                self.boxes.deliver(sent)
                 sent.clear()
 
     def _at_hand(self, key: str, blueprint: Blueprint) -> Actor:
@@ -271,47 +224,28 @@ class ActorTable:
     def run(self, now_s: float, most: int) -> None:
         """Let actors work on what waits, in turn, on about so many messages at most."""
         self._ctx.now_s = now_s
-        ready, mail = self._ready, self._mail
-        while ready and most > 0:
-            address = ready.popleft()
-            if address in self._blocked:
-                continue
-            box = mail.pop(address, None)
-            if box is None:
-                continue
-            if isinstance(box, list) and len(box) <= TURN_MAX:
-                mails = box
-            else:
-                mails = self._first_of(address, box)
+        while most > 0 and (turn := self.boxes.next_turn()) is not None:
+            address, mails = turn
             most -= len(mails)
             self._activate(address, mails)
 
-    def _first_of(self, address: Any, box: Mailbox) -> list[Mail]:
-        """Some of very many messages; others have their turn before the rest."""
-        rest = box if isinstance(box, deque) else deque(box)
-        mails = [rest.popleft() for _ in range(min(len(rest), TURN_MAX))]
-        if rest:
-            self._mail[address] = rest
-            self._ready.append(address)
-        return mails
-
     def _activate(self, address: Any, mails: list[Mail]) -> None:
         """Have an actor handle messages, and deliver what it sends."""
-        actor = self.state.touched.get(address)
+        boxes, actor = self.boxes, self.state.touched.get(address)
         if actor is None or self.form.restored:
-            self.pending -= len(mails)
+            boxes.pending -= len(mails)
             actor = self._found(address, mails)
-            self.pending += len(mails)
+            boxes.pending += len(mails)
             if actor is None:
                 return
         ctx = self._ctx
         ctx.actor, ctx.name, ctx.self_ref = actor, actor.blueprint.name, None
         ctx.key = address[0] if address.__class__ is Ref else address
         handled = self._handle(address, actor, mails)
-        self.pending -= handled
+        boxes.pending -= handled
         sent = ctx.sent
         if sent:
-            self._deliver(sent)
+            self.boxes.deliver(sent)
             sent.clear()
 
     def _found(self, address: Any, mails: list[Mail]) -> Actor | None:
@@ -361,7 +295,7 @@ class ActorTable:
             except Exception as ex:  # noqa: BLE001 - whatever a user's handler raises
                 del out[emitted:], sent[told:]
                 self._roll_back(actor, state, before)
-                done = self._failed(address, actor, mails, at, ex)
+                done = self._supervisor.failed(address, actor, mails, at, ex)
                 if done is not None:
                     return done
                 continue
@@ -381,7 +315,7 @@ class ActorTable:
         if handler is None and kind not in blueprint.handlers:
             handler = blueprint.find(kind)
         if handler is None:
-            self._bury(self._ctx.self, mail, f"{blueprint.name} has no handler for it")
+            self._supervisor.bury(mail, f"{blueprint.name} has no handler for it")
         else:
             handler(actor, self._ctx, message)
 
@@ -447,9 +381,9 @@ class ActorTable:
         ctx.before = None
         if ctx.stopped:
             ctx.stopped = ctx.stashed = ctx.unstashed = False
-            self._stop(address, actor, mails, at)
+            self._supervisor.stop(address, actor, mails, at)
             return len(mails)
-        self.form.alarms.set(address, life.due_s())
+        self.state.alarms.set(address, life.due_s())
         stash: list[Mail] = []
         if ctx.unstashed:
             ctx.unstashed, stash, life.stash = False, life.stash, []
@@ -458,123 +392,8 @@ class ActorTable:
             life.stash.append((*mails[at][:4], None))
         if not stash:
             return None
-        self._put_in_front(address, stash, mails[at + 1 :])
-        self.pending += len(stash)
+        self.boxes.put_in_front(address, stash, mails[at + 1 :])
         return at + 1
-
-    def _put_in_front(self, address: Any, first: list[Mail], then: list[Mail]) -> None:
-        """Have messages come before those that lie in a mailbox."""
-        mails = [*first, *then, *self._mail.pop(address, ())]
-        # Rows are in the order of their numbers, so all of them get new ones.
-        for at, mail in enumerate(mails):
-            if mail[4] is not None:
-                self.state.drop_row(address, mail[4])
-                mails[at] = (*mail[:4], None)
-        self._mail[address] = mails
-        self._ready.appendleft(address)
-
-    # When a handler has raised
-
-    def _failed(
-        self, address: Any, actor: Actor, mails: list[Mail], at: int, error: Exception
-    ) -> int | None:
-        """Do as the class says in `supervise`; gives what `_settled` does."""
-        mail, life, now_s = mails[at], actor.life or Life(), self._ctx.now_s
-        actor.life = life
-        directive, tries = actor.blueprint.supervise, 1
-        if isinstance(directive, Retry):
-            life.tries = tries = life.tries + 1
-            if tries < directive.attempts:
-                self._mail[address] = [*mails[at:], *self._mail.pop(address, ())]
-                self._rest(address, now_s + directive.backoff.wait_s(tries, self._chance()))
-                return at
-            directive = directive.then
-        life.tries = 0
-        if isinstance(directive, Restart):
-            since_s = now_s - directive.within.total_seconds()
-            life.restarts = [at_s for at_s in life.restarts if at_s > since_s]
-            if len(life.restarts) >= directive.max:
-                directive = Escalate()
-            else:
-                self._restart(address, actor, now_s)
-        ref = self._ctx.self
-        if isinstance(directive, Escalate):
-            if life.parent is None:
-                raise self._error(ref, unpacked(mail[1]), error) from error
-            failed = packed(ChildFailed(ref, unpacked(mail[1]), name_of(error)))
-            self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
-        self._bury(ref, mail, name_of(error), tries)
-        if mail[4] is not None:
-            self.state.drop_row(address, mail[4])
-        if isinstance(directive, Stop | Escalate):
-            self._stop(address, actor, mails, at)
-            return len(mails)
-        return None
-
-    def _rest(self, address: Any, until_s: float) -> None:
-        self._rests += 1
-        self._blocked.add(address)
-        heappush(self._resting, (until_s, self._rests, address))
-
-    def _restart(self, address: Any, actor: Actor, now_s: float) -> None:
-        life: Life = actor.life
-        actor.state = actor.blueprint.new_state()
-        life.restarts.append(now_s)
-        life.behaviour = None
-        life.timers.clear()
-        life.asks.clear()
-        self.form.alarms.set(address, None)
-
-    def _stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
-        """End an actor after one of its messages."""
-        ref, sent = self._ctx.self, self._ctx.sent
-        life: Life = actor.life
-        behind = self._mail.pop(address, [])
-        self.pending -= len(behind)
-        for mail in [*life.stash, *mails[at + 1 :], *behind]:
-            if mail[4] is not None:
-                self.state.drop_row(address, mail[4])
-            if mail[0] in _MESSAGES:
-                self._bury(ref, mail, "the actor has stopped")
-        for child in life.children:
-            sent.append((child, (STOP, None, ref, None, None)))
-        for watcher in life.watchers:
-            sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
-        if life.parent is not None:
-            sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
-        self.form.alarms.set(address, None)
-        self.state.discard(address)
-
-    def _bury(self, ref: Ref, mail: Mail, reason: str, tries: int = 0) -> None:
-        self.dead.append(DeadMessage(ref, unpacked(mail[1]), mail[2], reason, tries))
-
-    def _error(self, ref: Ref, message: Any, error: Exception) -> EngineRuntimeError:
-        msg = f"step {self._step_id!r} failed for {ref!r} on {shortened(message)}: {name_of(error)}"
-        return EngineRuntimeError(
-            msg, step_id=self._step_id, key=ref, record=message, has_record=True
-        )
-
-    # What actors send
-
-    def _deliver(self, sent: list[tuple[Ref, Mail]]) -> None:
-        elsewhere, first, get = self._elsewhere, self._first, self._mail.get
-        for ref, mail in sent:
-            if elsewhere is not None:
-                worker = elsewhere(ref[0])
-                if worker is not None:
-                    self.outgoing.setdefault(worker, []).append((ref, mail))
-                    continue
-            address = ref[0] if ref[2] == first else ref
-            if address is ref and ref[2] not in self._blueprints:
-                self._bury(ref, mail, f"the step has no class {ref[2]!r}")
-                continue
-            box = get(address)
-            if box is None:
-                self._mail[address] = [mail]
-                self._ready.append(address)
-            else:
-                box.append(mail)
-            self.pending += 1
 
 
 def _image(values: dict[str, Any]) -> dict[str, Any] | bytes:

@@ -64,7 +64,7 @@ def actor_node(
         stored = store.state(site.step_id)
         table.state.attach(stored)
         scan = functools.partial(_timers, store, site.step_id, table.state)
-        table.form.alarms.attach(scan, site.now_s())
+        table.state.alarms.attach(scan, site.now_s())
         due = store.timers(site.step_id, MAIL_DUE_S)
         node.resume(stored, [key for _, key in due])
     return node

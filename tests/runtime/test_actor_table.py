@@ -43,9 +43,9 @@ def handle(table: ActorTable, records: Sequence[tuple[Any, Any]], now_s: float =
 
 def work(table: ActorTable, now_s: float = 0.0) -> list[Any]:
     table.wake(now_s)
-    while table.has_ready:
+    while table.boxes.has_ready:
         table.run(now_s, 10)
-    assert table.pending == sum(map(len, table.state.mail.values()))
+    assert table.boxes.pending == sum(map(len, table.state.mail.values()))
     out = table.out.copy()
     table.out.clear()
     return out
@@ -79,7 +79,7 @@ def test_a_handler_that_raises_has_done_nothing():
     assert handle(table, [("a", 5), ("a", -7)]) == [("a", 5), ("all", 5)]
     actor = table.state.get("a")
     assert vars(actor.state) == {"total": 5, "seen": [5]}
-    assert [(letter.ref, letter.message, letter.reason) for letter in table.dead] == [
+    assert [(letter.ref, letter.message, letter.reason) for letter in table.boxes.dead] == [
         (Ref("Sum", "a"), -7, "ValueError: -7")
     ]
     assert handle(table, [("b", -7)]) == []
@@ -135,7 +135,7 @@ def test_a_class_that_the_step_has_not_is_refused():
         handle(table_of(Stranger), [(Ref("Nobody", "x"), 1)])
     table = table_of(Stranger)
     handle(table, [("a", 1)])
-    assert [letter.reason for letter in table.dead] == ["the step has no class 'Nobody'"]
+    assert [letter.reason for letter in table.boxes.dead] == ["the step has no class 'Nobody'"]
 
 
 def test_the_nearest_handler_counts():
@@ -156,7 +156,7 @@ def test_the_nearest_handler_counts():
         "bool",
         "int",
     ]
-    assert [letter.reason for letter in table.dead] == ["Kinds has no handler for it"] * 2
+    assert [letter.reason for letter in table.boxes.dead] == ["Kinds has no handler for it"] * 2
 
 
 def test_what_is_done_to_a_message_later_is_not_seen():
@@ -180,7 +180,7 @@ def test_what_is_done_to_a_message_later_is_not_seen():
     table = table_of(Lists)
     assert handle(table, [("a", "go")]) == []
     work(table, 2.0)
-    assert [letter.message for letter in table.dead] == [[1]]
+    assert [letter.message for letter in table.boxes.dead] == [[1]]
 
 
 def test_a_message_that_cannot_be_pickled_is_refused():
@@ -295,7 +295,7 @@ def test_after_the_end_of_input_timers_that_are_due_later_do_not_come():
     handle(table, [("a", "go")])
     table.close(0.5)
     assert work(table, 5.0) == []
-    assert table.idle
+    assert table.boxes.idle
     changes = table.state.barrier()
     assert changes.keys == ["a"]
     assert changes.due_s == [1.0]
@@ -370,7 +370,7 @@ def test_who_watches_hears_of_the_end():
     handle(table, [("p", "c")])
     out = handle(table, [(Child.ref("c"), "stop"), (Child.ref("c"), "again")])
     assert out == [("c", "stop"), Terminated(Child.ref("c"))]
-    assert [(letter.message, letter.reason) for letter in table.dead] == [
+    assert [(letter.message, letter.reason) for letter in table.boxes.dead] == [
         ("again", "the actor has stopped")
     ]
     assert handle(table, [(Child.ref("c"), "new")]) == [("c", "new")]
@@ -398,7 +398,7 @@ def test_a_failure_goes_to_the_parent():
 
 
 def reasons(table: ActorTable) -> list[tuple[Any, int]]:
-    return [(letter.message, letter.tries) for letter in table.dead]
+    return [(letter.message, letter.tries) for letter in table.boxes.dead]
 
 
 class Picky(Actor):
@@ -554,7 +554,7 @@ def test_taking_at_once_comes_to_the_same(directive: Any):
     handle(taken, [("a", 0)])
     taken.take(NUMBERS[:1], 0.0)
     taken.take(NUMBERS[1:2], 0.0)
-    assert taken.pending == 0
+    assert taken.boxes.pending == 0
     emitted = taken.out.copy()
     taken.out.clear()
     if not isinstance(directive, Stop):

@@ -177,7 +177,7 @@ def _effects_before_the_handler_returns(patch: Patch) -> None:
 
     def at_once(self: Context, to: Any, message: Any) -> None:
         tell(self, to, packed(message))
-        tables[0]._deliver([self.sent.pop()])
+        tables[0].boxes.deliver([self.sent.pop()])
 
     tables: list[ActorTable] = []
     handle = ActorTable._handle
@@ -240,7 +240,7 @@ def _peers_wait_for_peers(patch: Patch) -> None:
     """Credit that is owed to another worker waits until that one gives back its own."""
 
     def can_pay(self: ActorNode) -> bool:
-        if self.table.pending > 10_000:
+        if self.table.boxes.pending > 10_000:
             return False
         return bool(self._owed_peers or self._owed) and (
             self._peers is None or self._peers.has_room()
@@ -279,7 +279,7 @@ ACTOR_MUTANTS = [
         (_no_feedback_log, 5),
         (_log_not_appended, 5),
         (_feedback_barriers_not_awaited, 3),
-        (_early_feedback_barriers_not_held, 57),
+        (_early_feedback_barriers_not_held, 53),
         (_aligned_on_feedback_too, 0),
         (_log_with_the_sender, 1),
         (_mailboxes_not_saved, 5),

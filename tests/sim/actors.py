@@ -31,7 +31,7 @@ from engine.operators.actors import (
     handles,
 )
 from engine.operators.actors._mail import ASK, REPLY, TELL, unpacked
-from engine.runtime import Plan, _actor_node, _actor_table, plan
+from engine.runtime import Plan, _actor_node, _mailboxes, plan
 from engine.runtime._actor_state import is_mail_row, parts_of
 from engine.runtime._recovery import JobStore
 from tests.sim.crash_checks import positions_of, states_of
@@ -336,7 +336,7 @@ class ActedRun(CrashRun):
         WORLD = self._world
         with (
             patch.object(_actor_node, "PENDING_MAX", self._pending_max),
-            patch.object(_actor_table, "TURN_MAX", self._turn_max),
+            patch.object(_mailboxes, "TURN_MAX", self._turn_max),
         ):
             super().run()
 
@@ -373,7 +373,7 @@ class ActedRun(CrashRun):
         for stage in [stage for worker in workers for stage in worker.stages]:
             for node, _ in stage.actors:
                 table = node.table
-                assert table.pending == sum(map(len, table.state.mail.values())), "miscounted"
+                assert table.boxes.pending == sum(map(len, table.state.mail.values())), "miscounted"
 
     def _saved(self, recovery: JobStore) -> dict[Any, Saved]:
         rows = states_of(recovery, STEP)

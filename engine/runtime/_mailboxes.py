@@ -1,0 +1,184 @@
+"""The mailboxes of the actors of a step on one worker: what waits, whose turn it is, who rests.
+
+What actors send goes into the mailboxes of this worker, or to `outgoing` for another one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Container
+from heapq import heappop, heappush
+from typing import Any, Final
+
+from engine.operators.actors import DeadMessage, Ref
+from engine.operators.actors._mail import TELL, Mail, unpacked
+from engine.runtime._actor_state import ActorState, Mailbox
+
+TURN_MAX: Final = 1000
+"""So many messages of one actor are handled before others have their turn."""
+
+
+class Mailboxes:
+    """What waits for the actors of one step on one worker.
+
+    Args:
+        state: The actors, and their mailboxes.
+        names: Of the class whose actors have plain keys for addresses, and of all of them.
+        elsewhere: Gives the worker that an actor of a key lives on, if it isn't this one.
+    """
+
+    def __init__(
+        self,
+        state: ActorState,
+        names: tuple[str, Container[str]],
+        elsewhere: Callable[[Any], int | None] | None = None,
+    ) -> None:
+        self.pending = 0
+        """How many messages wait."""
+        self.outgoing: dict[int, list[tuple[Ref, Mail]]] = {}
+        """What is for actors of other workers."""
+        self.dead: list[DeadMessage] = []
+        """Messages that no actor has handled."""
+        self._state = state
+        self._mail = state.mail
+        self._first, self._classes = names
+        self._elsewhere = elsewhere
+        self._ready: deque[Any] = deque()
+        """Addresses of those that have mail and may work on it."""
+        self._resting: list[tuple[float, int, Any]] = []
+        """Those that try a message again, and when; a heap."""
+        self._rests = 0
+        self._blocked: set[Any] = set()
+        """Their addresses."""
+
+    # What comes in
+
+    def address(self, ref: Ref) -> Any:
+        """What an actor's row and mailbox are found by."""
+        return ref[0] if ref[2] == self._first else ref
+
+    def put(self, address: Any, mail: Mail) -> None:
+        """Put a mail behind those that wait."""
+        box = self._mail.get(address)
+        if box is None:
+            self._mail[address] = [mail]
+            self._ready.append(address)
+        else:
+            box.append(mail)
+        self.pending += 1
+
+    def tell(self, address: Any, message: Any) -> None:
+        """Put a message that nobody has sent behind those that wait."""
+        self.put(address, (TELL, message, None, None, None))
+
+    def deliver(self, sent: list[tuple[Ref, Mail]]) -> None:
+        """Put what an actor has sent where it is for."""
+        elsewhere, first, get = self._elsewhere, self._first, self._mail.get
+        for ref, mail in sent:
+            if elsewhere is not None:
+                worker = elsewhere(ref[0])
+                if worker is not None:
+                    self.outgoing.setdefault(worker, []).append((ref, mail))
+                    continue
+            address = ref[0] if ref[2] == first else ref
+            if address is ref and ref[2] not in self._classes:
+                reason = f"the step has no class {ref[2]!r}"
+                self.dead.append(dead_message(ref, mail, reason))
+                continue
+            box = get(address)
+            if box is None:
+                self._mail[address] = [mail]
+                self._ready.append(address)
+            else:
+                box.append(mail)
+            self.pending += 1
+
+    # Whose turn it is
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, not even to be tried again."""
+        return not self._mail
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `next_turn` has something."""
+        return bool(self._ready)
+
+    def next_turn(self) -> tuple[Any, list[Mail]] | None:
+        """Take mails of the actor whose turn it is, with its address; None if all have had theirs.
+
+        They still count as pending.
+        """
+        ready = self._ready
+        while ready:
+            address = ready.popleft()
+            if address in self._blocked:
+                continue
+            box = self._mail.pop(address, None)
+            if box is None:
+                continue
+            if isinstance(box, list) and len(box) <= TURN_MAX:
+                return address, box
+            return address, self._first_of(address, box)
+        return None
+
+    def _first_of(self, address: Any, box: Mailbox) -> list[Mail]:
+        """Some of very many messages; others have their turn before the rest."""
+        rest = box if isinstance(box, deque) else deque(box)
+        mails = [rest.popleft() for _ in range(min(len(rest), TURN_MAX))]
+        if rest:
+            self._mail[address] = rest
+            self._ready.append(address)
+        return mails
+
+    def put_in_front(self, address: Any, first: list[Mail], then: list[Mail]) -> None:
+        """Have mails come next, before those that lie in the mailbox, in an order of their own.
+
+        Args:
+            address: Whose.
+            first: Mails that didn't wait.
+            then: Mails of the present turn that come behind them.
+        """
+        mails = [*first, *then, *self._mail.pop(address, ())]
+        # Rows are in the order of their numbers, so all of them get new ones.
+        for at, mail in enumerate(mails):
+            if mail[4] is not None:
+                self._state.drop_row(address, mail[4])
+                mails[at] = (*mail[:4], None)
+        self._mail[address] = mails
+        self._ready.appendleft(address)
+        self.pending += len(first)
+
+    def take_all(self, address: Any) -> Mailbox:
+        """Empty a mailbox."""
+        behind = self._mail.pop(address, [])
+        self.pending -= len(behind)
+        return behind
+
+    # Who rests
+
+    def rest(self, address: Any, mails: list[Mail], until_s: float) -> None:
+        """Have mails of the present turn come again, when it is time; those behind them wait."""
+        self._mail[address] = [*mails, *self._mail.pop(address, ())]
+        self._rests += 1
+        self._blocked.add(address)
+        heappush(self._resting, (until_s, self._rests, address))
+
+    @property
+    def rested_s(self) -> float:
+        """When `wake` has something to do."""
+        return self._resting[0][0] if self._resting else math.inf
+
+    def wake(self, now_s: float) -> None:
+        """Let those go on that have rested."""
+        while self._resting and self._resting[0][0] <= now_s:
+            address = heappop(self._resting)[2]
+            self._blocked.discard(address)
+            self._ready.append(address)
+
+
+def dead_message(ref: Ref, mail: Mail, reason: str, tries: int = 0) -> DeadMessage:
+    """The dead letter of a mail."""
+    return DeadMessage(ref, unpacked(mail[1]), mail[2], reason, tries)

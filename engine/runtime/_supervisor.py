@@ -1,0 +1,149 @@
+"""What becomes of actors whose handlers raise, as their classes say in `supervise`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from engine.errors import EngineRuntimeError
+from engine.operators._shown import shortened
+from engine.operators.actors import (
+    Actor,
+    ChildFailed,
+    Context,
+    Escalate,
+    Ref,
+    Restart,
+    Retry,
+    Stop,
+    Terminated,
+)
+from engine.operators.actors._life import Life
+from engine.operators.actors._mail import (
+    ASK,
+    SIGNAL,
+    STOP,
+    TELL,
+    UNSPAWN,
+    Mail,
+    packed,
+    unpacked,
+)
+from engine.runtime._actor_state import ActorState
+from engine.runtime._failure import name_of
+from engine.runtime._mailboxes import Mailboxes, dead_message
+
+_MESSAGES: Final = (TELL, ASK)
+
+
+class Supervisor:
+    """Sees to failed and stopped actors of one step on one worker.
+
+    Args:
+        step_id: The step, for errors.
+        state: The actors.
+        boxes: Their mailboxes.
+        ctx: Of the actor whose turn it is.
+        chance: Gives random numbers from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        step_id: str,
+        state: ActorState,
+        boxes: Mailboxes,
+        ctx: Context,
+        chance: Callable[[], float],
+    ) -> None:
+        self._step_id = step_id
+        self._state = state
+        self._boxes = boxes
+        self._ctx = ctx
+        self._chance = chance
+
+    def failed(
+        self, address: Any, actor: Actor, mails: list[Mail], at: int, error: Exception
+    ) -> int | None:
+        """Do as the class says in `supervise`.
+
+        Args:
+            address: Whose handler has raised.
+            actor: It, as it was before the handler.
+            mails: Those of the present turn.
+            at: Which of them it was.
+            error: What was raised.
+
+        Returns:
+            How many of the messages wait no more, if it is others' turn; None to go on.
+
+        Raises:
+            EngineRuntimeError: It ends the run.
+        """
+        mail, life, now_s = mails[at], actor.life or Life(), self._ctx.now_s
+        actor.life = life
+        directive, tries = actor.blueprint.supervise, 1
+        if isinstance(directive, Retry):
+            life.tries = tries = life.tries + 1
+            if tries < directive.attempts:
+                until_s = now_s + directive.backoff.wait_s(tries, self._chance())
+                self._boxes.rest(address, mails[at:], until_s)
+                return at
+            directive = directive.then
+        life.tries = 0
+        if isinstance(directive, Restart):
+            since_s = now_s - directive.within.total_seconds()
+            life.restarts = [at_s for at_s in life.restarts if at_s > since_s]
+            if len(life.restarts) >= directive.max:
+                directive = Escalate()
+            else:
+                self._restart(address, actor, now_s)
+        ref = self._ctx.self
+        if isinstance(directive, Escalate):
+            if life.parent is None:
+                raise self._error(ref, unpacked(mail[1]), error) from error
+            failed = packed(ChildFailed(ref, unpacked(mail[1]), name_of(error)))
+            self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
+        self.bury(mail, name_of(error), tries)
+        if mail[4] is not None:
+            self._state.drop_row(address, mail[4])
+        if isinstance(directive, Stop | Escalate):
+            self.stop(address, actor, mails, at)
+            return len(mails)
+        return None
+
+    def _restart(self, address: Any, actor: Actor, now_s: float) -> None:
+        life: Life = actor.life
+        actor.state = actor.blueprint.new_state()
+        life.restarts.append(now_s)
+        life.behaviour = None
+        life.timers.clear()
+        life.asks.clear()
+        self._state.alarms.set(address, None)
+
+    def stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
+        """End the actor whose turn it is after one of its messages."""
+        ref, sent = self._ctx.self, self._ctx.sent
+        life: Life = actor.life
+        for mail in [*life.stash, *mails[at + 1 :], *self._boxes.take_all(address)]:
+            if mail[4] is not None:
+                self._state.drop_row(address, mail[4])
+            if mail[0] in _MESSAGES:
+                self.bury(mail, "the actor has stopped")
+        for child in life.children:
+            sent.append((child, (STOP, None, ref, None, None)))
+        for watcher in life.watchers:
+            sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
+        if life.parent is not None:
+            sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
+        self._state.alarms.set(address, None)
+        self._state.discard(address)
+
+    def bury(self, mail: Mail, reason: str, tries: int = 0) -> None:
+        """Make a dead letter of a mail of the actor whose turn it is."""
+        self._boxes.dead.append(dead_message(self._ctx.self, mail, reason, tries))
+
+    def _error(self, ref: Ref, message: Any, error: Exception) -> EngineRuntimeError:
+        msg = f"step {self._step_id!r} failed for {ref!r} on {shortened(message)}: {name_of(error)}"
+        return EngineRuntimeError(
+            msg, step_id=self._step_id, key=ref, record=message, has_record=True
+        )
