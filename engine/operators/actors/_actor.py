@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from engine.dataflow import f_repr
 from engine.operators._keys import Key, check_key
+from engine.operators._state_options import VERSION_MAX
 from engine.operators.actors._context import Context
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._signals import Signal
@@ -81,6 +82,8 @@ class Actor:
     """What an actor remembers; nothing by default."""
     supervise: ClassVar[Directive] = Escalate()
     """What to do when a handler has raised. By default the run fails."""
+    version: ClassVar[int] = 1
+    """Of the form that `State` has, from 1 to 65,535: one more whenever `migrate` is needed."""
     blueprint: ClassVar[Blueprint]
     """What the engine knows of the class."""
 
@@ -96,6 +99,7 @@ class Actor:
 
         Raises:
             TypeError: One of them isn't as it must be.
+            ValueError: `version` is out of range.
         """
         super().__init_subclass__()
         cls.blueprint = Blueprint(cls)
@@ -111,6 +115,23 @@ class Actor:
             check_key(key)
         return new_ref(Ref, (key, None, cls.__name__))
 
+    @staticmethod
+    def migrate(version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Bring the fields of a state that was saved in an older `version` to the present one.
+
+        Called when an actor is read, so it must know all versions that may be left. A class whose
+        `version` is above 1 needs one of its own.
+
+        Args:
+            version: In which they were saved.
+            fields: What was saved, by the names of the fields.
+
+        Returns:
+            Fields of the present `State`; those that aren't in it have their defaults.
+        """
+        del version
+        return fields
+
     def on_signal(self, ctx: Context, signal: Signal) -> None:
         """Take what the engine tells the actor; a transaction like a handler. Does nothing."""
 
@@ -123,6 +144,7 @@ class Blueprint:
 
     Raises:
         TypeError: Something isn't as it must be.
+        ValueError: The version is out of range.
     """
 
     def __init__(self, cls: type[Actor]) -> None:
@@ -134,6 +156,11 @@ class Blueprint:
         """By class of message, those derived from a handled one are added as they are met."""
         self._known: dict[type, Callable[..., Any]] = {}
         _check_state(cls)
+        self.version = cls.version
+        self.migrate = None if cls.migrate is Actor.migrate else cls.migrate
+        """The user's, if there is one."""
+        self.fields = tuple(field.name for field in fields(cls.State))
+        self.field_names = ",".join(self.fields)
         self.new_state: Callable[[], Any] = cls.State
         for base in reversed(cls.__mro__):
             for function in vars(base).values():
@@ -172,6 +199,13 @@ def _check_state(cls: type[Actor]) -> None:
                 f"{field.name!r} has none"
             )
             raise TypeError(msg)
+    version: object = cls.version
+    if not isinstance(version, int) or isinstance(version, bool):
+        msg = f"`{cls.__qualname__}.version` must be an `int`; got {version!r}"
+        raise TypeError(msg)
+    if not 1 <= version <= VERSION_MAX:
+        msg = f"`{cls.__qualname__}.version` must be between 1 and {VERSION_MAX}; got {version!r}"
+        raise ValueError(msg)
 
 
 def _check_handler(cls: type[Actor], function: Callable[..., Any], kind: type) -> None:
