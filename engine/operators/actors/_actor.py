@@ -12,11 +12,13 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from engine.dataflow import f_repr
+from engine.errors import EngineRuntimeError
 from engine.operators._keys import Key, check_key
+from engine.operators._shown import shortened
 from engine.operators._state_options import VERSION_MAX
 from engine.operators.actors._context import Context
 from engine.operators.actors._ref import Ref, new_ref
-from engine.operators.actors._signals import Signal
+from engine.operators.actors._signals import ChildFailed, Signal
 from engine.operators.actors._supervision import Directive, Escalate
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -133,7 +135,17 @@ class Actor:
         return fields
 
     def on_signal(self, ctx: Context, signal: Signal) -> None:
-        """Take what the engine tells the actor; a transaction like a handler. Does nothing."""
+        """Take what the engine tells the actor; a transaction like a handler.
+
+        Unless a class has its own, a child's failure is one of the actor itself, so its own
+        `supervise` says what to do; all else is passed over.
+
+        Raises:
+            EngineRuntimeError: A child has failed.
+        """
+        if isinstance(signal, ChildFailed):
+            msg = f"its child {signal.ref!r} failed on {shortened(signal.message)}: {signal.error}"
+            raise EngineRuntimeError(msg, key=ctx.self)
 
 
 class Blueprint:
