@@ -27,7 +27,7 @@ before its own, and keys may have moved.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from engine.operators._kernels import KeyedLogic, StreamClock
