@@ -173,9 +173,7 @@ def test_a_limit_that_is_reached_goes_to_the_parent():
     table = table_of(Restart(max=1), Hearing)
     handle(table, ["c"], key=Ref("Hearing", "p"))
     said = handle(table, [1, 2, 3], key="c")
-    assert said == [
-        "ValueError: 2 (it has failed once before within 0:01:00, which is the limit)"
-    ]
+    assert said == ["ValueError: 2 (it has failed once before within 0:01:00, which is the limit)"]
     assert reasons(table)[2] == "the actor has stopped"
 
 
