@@ -102,6 +102,8 @@ class ActorState(KeyedState):
         """What waits, by address; none is empty."""
         self.gone_rows: list[Any] = []
         """Of mails that wait no more, since the last barrier."""
+        self.epochs = 0
+        """How many were saved in this run."""
         self._first = first
         self._next_number = 0
 
@@ -123,6 +125,7 @@ class ActorState(KeyedState):
 
     def barrier(self) -> StateChanges:
         """Also what waits: each mail goes with the epoch in which it came."""
+        self.epochs += 1
         changes = super().barrier()
         keys, rows = changes.keys, changes.stored
         actors = len(keys)

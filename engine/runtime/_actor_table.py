@@ -46,6 +46,7 @@ from engine.operators.actors._mail import (
 from engine.runtime._actor_state import ActorForm, ActorState
 from engine.runtime._mailboxes import Mailboxes
 from engine.runtime._supervisor import Supervisor
+from engine.runtime._turn_watch import TurnWatch
 
 _MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
@@ -83,7 +84,13 @@ class ActorTable:
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
         self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        self._watch: TurnWatch | None = None
+        """Only after a death of a worker."""
         self._closed = False
+
+    def watch_turns(self, watch: TurnWatch) -> None:
+        """Have messages written down before they are handled, for some epochs."""
+        self._watch = watch
 
     # What comes in
 
@@ -168,6 +175,9 @@ class ActorTable:
         The same as `admit` and `run`, for the frequent case of actors of the first class that are
         nothing but their state; the others' records are admitted.
         """
+        if self._watch is not None:
+            self.admit(batch)
+            return
         ctx, out, boxes, touched = self._ctx, self.out, self.boxes, self.state.touched
         mail = self.state.mail
         blueprint = self._blueprints[self._first]
@@ -224,6 +234,8 @@ class ActorTable:
     def run(self, now_s: float, most: int) -> None:
         """Let actors work on what waits, in turn, on about so many messages at most."""
         self._ctx.now_s = now_s
+        if self._watch is not None and self._watch.is_over(self.state.epochs):
+            self._watch = None
         while most > 0 and (turn := self.boxes.next_turn()) is not None:
             address, mails = turn
             most -= len(mails)
@@ -242,6 +254,8 @@ class ActorTable:
         ctx.actor, ctx.name, ctx.self_ref = actor, actor.blueprint.name, None
         ctx.key = address[0] if address.__class__ is Ref else address
         handled = self._handle(address, actor, mails)
+        if self._watch is not None:
+            self._watch.leave()
         boxes.pending -= handled
         sent = ctx.sent
         if sent:
@@ -275,6 +289,7 @@ class ActorTable:
         """Have an actor handle messages one by one; gives how many of them wait no more."""
         ctx, out = self._ctx, self.out
         sent, handlers = ctx.sent, actor.blueprint.handlers
+        watched = self._watch is not None
         for at, mail in enumerate(mails):
             kind, message, _, _, number = mail
             state = actor.state
@@ -282,7 +297,7 @@ class ActorTable:
             emitted, told = len(out), len(sent)
             ctx.mail = mail
             try:
-                if kind == TELL and actor.life is None:
+                if kind == TELL and actor.life is None and not watched:
                     if message.__class__ is Packed:
                         message = unpacked(message)
                     handler = handlers.get(message.__class__)
@@ -322,6 +337,8 @@ class ActorTable:
     def _handle_other(self, actor: Actor, mail: Mail) -> None:
         """Handle whatever isn't a plain message to an actor that is nothing but its state."""
         ctx, (kind, message, sender, ask, _) = self._ctx, mail
+        if self._watch is not None:
+            self._watch.enter(ctx.self, mail, actor.blueprint.deaths_max)
         if kind in _MESSAGES:
             message = unpacked(message)
             behaviour = None if actor.life is None else actor.life.behaviour

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from engine.errors import EngineRuntimeError
+from engine.errors import EngineRuntimeError, WorkerProcessError
 from engine.operators._shown import shortened
 from engine.operators.actors import (
     Actor,
@@ -85,7 +85,8 @@ class Supervisor:
         directive, tries = actor.blueprint.supervise, 1
         if isinstance(directive, Retry):
             life.tries = tries = life.tries + 1
-            if directive.allows(error, tries):
+            # One that ends the process isn't tried again by those who have counted its deaths.
+            if directive.allows(error, tries) and not isinstance(error, WorkerProcessError):
                 until_s = now_s + directive.backoff.wait_s(tries, self._chance())
                 self._boxes.rest(address, mails[at:], until_s)
                 return at

@@ -19,10 +19,12 @@ from engine.operators._state_options import VERSION_MAX
 from engine.operators.actors._context import Context
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._signals import ChildFailed, Signal
-from engine.operators.actors._supervision import Directive, Escalate
+from engine.operators.actors._supervision import Directive, Escalate, Retry
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__engine_handles__"
+DEATHS_MAX = Retry().deaths
+"""How often a message may end the worker's process, unless its class says otherwise."""
 
 
 def handles(kind: type[Any]) -> Callable[[F], F]:
@@ -163,6 +165,7 @@ class Blueprint:
         self.name = cls.__name__
         self.cls = cls
         self.supervise = cls.supervise
+        self.deaths_max = cls.supervise.deaths if isinstance(cls.supervise, Retry) else DEATHS_MAX
         self.hears_signals = cls.on_signal is not Actor.on_signal
         self.handlers: dict[type, Callable[..., Any] | None] = {}
         """By class of message, those derived from a handled one are added as they are met."""
