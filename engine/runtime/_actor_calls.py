@@ -141,7 +141,7 @@ class ActorCalls:
             timeout_s = math.inf if spec.timeout is None else spec.timeout.total_seconds()
             # What a call takes it holds also while it waits for a process.
             most = IN_FLIGHT_MAX if spec.resources is None else spec.processes
-            retry, resources = Retry(attempts=1, deaths=1), spec.resources
+            retry, resources = Retry(deaths=cls.blueprint.deaths_max), spec.resources
             rules = TaskRules(most, "none", timeout_s, retry, resources=resources)
             executor = ProcessExecutor(spec.processes)
             line = self._lines[cls] = self._line(rules, executor, HandledApart(cls))

@@ -352,18 +352,29 @@ def test_a_timer_waits_for_a_dedicated_handler():
     assert work(table, now_s=9.0) == []
 
 
-def test_the_death_of_a_process_fails_the_message():
-    """It is tried again as the class says, before those behind it; then it is a dead letter."""
+def test_a_dedicated_handler_that_raises_is_tried_again():
+    """As the class says, before the messages behind it; then there is a dead letter."""
     table = table_of(Adder)
     handle(table, ("a", 1), ("a", 2))
-    end(table, error=WorkerProcessError("its process has died"))
+    end(table, error=ValueError("no"))
     assert work(table) == []
     assert table.orders == []
     assert work(table, now_s=1.0) == []
-    end(table, error=WorkerProcessError("its process has died"))
+    end(table, error=ValueError("no"))
     work(table, now_s=1.0)
     (letter,) = table.boxes.dead
     assert (letter.message, letter.tries) == (1, 2)
+    end(table)
+    assert work(table) == [("a", 2)]
+
+
+def test_a_message_whose_process_died_too_often_isnt_tried_again():
+    """Those who ran it have counted; state and other messages are as they were."""
+    table = table_of(Adder)
+    handle(table, ("a", 1), ("a", 2))
+    end(table, error=WorkerProcessError("its process has died"))
+    work(table)
+    assert [letter.message for letter in table.boxes.dead] == [1]
     end(table)
     assert work(table) == [("a", 2)]
 
@@ -521,7 +532,7 @@ def test_a_task_that_takes_too_long_has_failed():
 class Elsewhere(Actor):
     """Says where it runs, and dies for negative numbers."""
 
-    supervise = Resume()
+    supervise = Retry(attempts=2, backoff=Exponential(timedelta(0)), deaths=2)
 
     @dataclass
     class State:
@@ -541,7 +552,7 @@ def test_dedicated_handlers_run_in_another_process_which_is_replaced():
     assert [row[:2] for row in out if row[0] == "a"] == [("a", 1), ("a", 3)]
     pids = {row[2] for row in out}
     assert os.getpid() not in pids
-    assert len(pids) == 2
+    assert len(pids) > 1
     assert [(letter.message, letter.tries) for letter in dead] == [(-1, 1)]
     assert "WorkerProcessError" in dead[0].reason
 

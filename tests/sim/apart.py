@@ -70,4 +70,5 @@ class ApartRun(ActedRun):
         with ExitStack() as stack:
             for cls in self._dedicated:
                 stack.enter_context(patch.object(cls.blueprint, "dedicated", self._rules))
+                stack.enter_context(patch.object(cls.blueprint, "deaths_max", 1000))
             super().run()

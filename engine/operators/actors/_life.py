@@ -39,8 +39,8 @@ class Life:
     watchers: dict[Ref, None] = field(default_factory=dict[Ref, None])
     tries: int = 0
     """How often the first message in the mailbox has failed."""
-    restarts: list[float] = field(default_factory=list[float])
-    """When the last ones were."""
+    failures: list[float] = field(default_factory=list[float])
+    """When the last ones were, if there may be so many in a time."""
     tasks: dict[int, tuple[str, str | None]] = field(
         default_factory=dict[int, tuple[str, str | None]]
     )
@@ -59,7 +59,7 @@ class Life:
             self.spawned,
             self.watchers.copy(),
             self.tries,
-            self.restarts.copy(),
+            self.failures.copy(),
             self.tasks.copy(),
         )
 
@@ -82,7 +82,7 @@ class Life:
             self.spawned,
             [plain(watcher) for watcher in self.watchers],
             self.tries,
-            self.restarts,
+            self.failures,
             self.tasks,
         )
 
