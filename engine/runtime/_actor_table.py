@@ -445,6 +445,8 @@ class ActorTable:
 
     def _end_apart(self, address: Any, ended: End) -> None:
         actor = self.state.get(address)
+        # Where memory is short it may have been read again each time that its handler was away.
+        self.form.restored.discard(address)
         self._apart.discard(address)
         mail = self.boxes.let_go(address)
         ctx = self._ctx
