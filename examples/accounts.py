@@ -112,9 +112,9 @@ class Account(Actor):
         ctx.emit(f"{ctx.key} has {self.state.balance}, {answer}")
 
     @shared
-    def balance(self, _asked: Asked) -> int:
+    def balance(self, asked: Asked) -> dict[str, object]:
         """What is told to those who ask from outside (``-r DIR --ask PORT``)."""
-        return self.state.balance
+        return {"account": asked.key, "balance": self.state.balance}
 
 
 def refused(letter: DeadMessage) -> str:
