@@ -26,7 +26,6 @@ from engine.operators.actors import (
     Context,
     DeadMessage,
     Resume,
-    actor,
     handles,
     shared,
 )
@@ -131,6 +130,6 @@ ORDERS = [
 
 flow = Dataflow("accounts")
 orders = op.input("orders", flow, TestingSource(ORDERS))
-accounts = actor("accounts", orders, Account)
+accounts = op.actor("accounts", orders, Account)
 lines = op.merge("lines", accounts.out, op.map("refused", accounts.dead_letters, refused))
 op.output("out", lines, StdOutSink())

@@ -39,7 +39,7 @@ from engine.connectors.files import FileSink
 from engine.connectors.kafka import KafkaSourceMessage, serde
 from engine.connectors.kafka import operators as kop
 from engine.dataflow import Dataflow, Stream
-from engine.operators.actors import Actor, Asked, Context, actor, handles, shared
+from engine.operators.actors import Actor, Asked, Context, handles, shared
 from engine.operators.tasks import Exponential, Retry, task
 
 BROKERS = os.environ.get("KAFKA_BROKERS", "localhost:9092").split(",")
@@ -186,7 +186,7 @@ def case_files(flow: Dataflow, messages: Stream[Message]) -> None:
     compared = op.stateful_map("habit", by_customer, with_payment)
     retry = Retry(5, Exponential(timedelta(milliseconds=10)), on=(OSError,))
     scored = task("score", compared, score, executor="thread", order="key", retry=retry)
-    cases = actor("cases", scored.ok, CaseFile, Team)
+    cases = op.actor("cases", scored.ok, CaseFile, Team)
     op.output("out", cases.out, FileSink("cases.txt"))
 
 

@@ -16,7 +16,7 @@ from datetime import timedelta
 import engine.operators as op
 from engine.connectors.stdio import StdOutSink
 from engine.dataflow import Dataflow
-from engine.operators.actors import Actor, Asked, Context, actor, handles, shared
+from engine.operators.actors import Actor, Asked, Context, handles, shared
 from engine.testing import TestingSource
 
 SILENCE = timedelta(seconds=1)
@@ -105,5 +105,5 @@ SCRIPT = [
 
 flow = Dataflow("device_twins")
 said = op.input("said", flow, TestingSource(SCRIPT, batch_size=10))
-twins = actor("twins", said, Twin)
+twins = op.actor("twins", said, Twin)
 op.output("out", twins.out, StdOutSink())

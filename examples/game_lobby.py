@@ -24,7 +24,6 @@ from engine.operators.actors import (
     Ref,
     Signal,
     Terminated,
-    actor,
     handles,
 )
 from engine.testing import TestingSource
@@ -230,5 +229,5 @@ SCRIPT = [
 
 flow = Dataflow("game_lobby")
 script = op.input("script", flow, TestingSource(SCRIPT, batch_size=20))
-lobby = actor("lobby", script, Player, Lobby, Game)
+lobby = op.actor("lobby", script, Player, Lobby, Game)
 op.output("out", lobby.out, StdOutSink())
