@@ -16,6 +16,7 @@ from engine.operators._keys import Key, check_key
 from engine.operators.actors._context import Context
 from engine.operators.actors._image import Images
 from engine.operators.actors._ref import Ref, new_ref
+from engine.operators.actors._shared import shared_methods
 from engine.operators.actors._signals import Signal
 from engine.operators.actors._supervision import Directive, Escalate
 
@@ -146,6 +147,8 @@ class Blueprint:
                     _check_handler(cls, function, kind)
                     self._known[kind] = getattr(cls, function.__name__)
         self.handlers.update(self._known)
+        self.shared = shared_methods(cls)
+        """What can be asked from outside, by name."""
 
     def find(self, kind: type) -> Callable[..., Any] | None:
         """The handler for messages of a class that wasn't met yet; None if there is none."""
