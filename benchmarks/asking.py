@@ -1,4 +1,4 @@
-"""The flow whose asks `workloads/actors_ask.py` times: one actor asks another one.
+"""The flow whose asks `workloads/actors_beside.py` times: one actor asks another one.
 
 It asks again when the answer has come. At its end it emits how long each took, and the sink of its
 worker writes that to a file.
