@@ -15,9 +15,9 @@ from typing import Any
 
 import engine.operators as op
 from engine.dataflow import Dataflow
+from engine.keys import key_group, owner
 from engine.operators.actors import Actor, Context, actor, handles
 from engine.outputs import DynamicSink, StatelessSinkPartition
-from engine.runtime._actor_owners import ActorOwners
 from engine.testing import TestingSource
 
 TIMEOUT = timedelta(minutes=1)
@@ -30,8 +30,7 @@ _took_ns: list[int] = []
 
 def _key_of(worker: int) -> str:
     """A key that is owned by one of two workers."""
-    of_key = ActorOwners(2).of_key
-    return next(key for key in map(str, range(1000)) if of_key(key) == worker)
+    return next(key for key in map(str, range(1000)) if owner(key_group(key), 2) == worker)
 
 
 ASKS, ANSWERS = _key_of(0), _key_of(1)
