@@ -19,6 +19,7 @@ from engine.operators.actors._actor import Actor, Blueprint
 from engine.operators.actors._life import Life, mail_of, plain_mail
 from engine.operators.actors._mail import Mail
 from engine.operators.actors._ref import Ref
+from engine.operators.actors._versions import present_fields
 
 Mailbox: TypeAlias = list[Mail] | deque[Mail]
 """What waits for an actor, in its order. Long ones are deques."""
@@ -41,18 +42,20 @@ class ActorForm(StateForm):
         self._blueprints = blueprints
 
     def to_stored(self, state: Actor) -> Any:
-        """The name of the class, the state, and what else there is of the actor.
+        """The name of the class, the state and its version, and what else there is of the actor.
 
         It is flat, since the store is fastest with tuples of plain values.
         """
         life: Life | None = state.life
-        images = state.blueprint.images
-        row = (state.blueprint.name, ",".join(images.names), *images.values_of(state.state))
+        blueprint = state.blueprint
+        images = blueprint.images
+        names = blueprint.field_names
+        row = (blueprint.name, blueprint.version, names, *images.values_of(state.state))
         return row if life is None else (*row, life.row())
 
     def from_stored(self, key: Any, stored: Any) -> Actor:
         """The actor that a row was made of."""
-        name, values, life = parts_of(stored)
+        name, version, values, life = parts_of(stored)
         blueprint = self._blueprints.get(name)
         if blueprint is None:
             msg = (
@@ -70,7 +73,7 @@ class ActorForm(StateForm):
             raise InconsistentPartitionsError(msg)
         actor = blueprint.new()
         fields: dict[str, Any] = actor.state.__dict__
-        fields.update(values)
+        fields.update(present_fields(blueprint, Ref(name, _plain_key(key)), version, values))
         if life is not None:
             actor.life = Life.of_row(life)
             self.alarms.set(key, actor.life.due_s())
@@ -96,6 +99,8 @@ class ActorState(KeyedState):
         """What waits, by address; none is empty."""
         self.gone_rows: list[Any] = []
         """Of mails that wait no more, since the last barrier."""
+        self.epochs = 0
+        """How many were saved in this run."""
         self._first = first
         self._next_number = 0
 
@@ -117,6 +122,7 @@ class ActorState(KeyedState):
 
     def barrier(self) -> StateChanges:
         """Also what waits: each mail goes with the epoch in which it came."""
+        self.epochs += 1
         changes = super().barrier()
         keys, rows = changes.keys, changes.stored
         actors = len(keys)
@@ -145,12 +151,16 @@ class ActorState(KeyedState):
             yield key if name == self._first else Ref(name, key), mail_of(row, number)
 
 
-def parts_of(row: tuple[Any, ...]) -> tuple[str, dict[str, Any], tuple[Any, ...] | None]:
-    """The name of the class, the fields of the state, and the row of the life, if there is one."""
-    names: list[str] = row[1].split(",") if row[1] else []
-    end = 2 + len(names)
-    values = dict(zip(names, row[2:end], strict=True))
-    return row[0], values, row[end] if len(row) > end else None
+def parts_of(row: tuple[Any, ...]) -> tuple[str, int, dict[str, Any], tuple[Any, ...] | None]:
+    """The name of the class, the version and fields of the state, and the row of the life."""
+    names: list[str] = row[2].split(",") if row[2] else []
+    end = 3 + len(names)
+    values = dict(zip(names, row[3:end], strict=True))
+    return row[0], row[1], values, row[end] if len(row) > end else None
+
+
+def _plain_key(address: Any) -> Any:
+    return address[0] if address.__class__ is Ref else address
 
 
 def is_mail_row(key: Any) -> bool:
