@@ -22,10 +22,14 @@ from engine.operators.actors import (
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import (
     ASK,
+    REPLY,
     SIGNAL,
+    SPAWN,
     STOP,
     TELL,
+    TIMEOUT,
     UNSPAWN,
+    WATCH,
     Mail,
     packed,
     unpacked,
@@ -80,7 +84,7 @@ class Supervisor:
         Raises:
             EngineRuntimeError: It ends the run.
         """
-        mail, life, now_s = mails[at], actor.life or Life(), self._ctx.now_s
+        mail, life, now_s = mails[at], actor.life or self._ctx.new_life(), self._ctx.now_s
         actor.life = life
         directive, tries = actor.blueprint.supervise, 1
         if isinstance(directive, Retry):
@@ -91,7 +95,7 @@ class Supervisor:
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
             directive = directive.then
-        life.tries = 0
+        self._give_up(address, life, mail)
         why = name_of(error)
         if isinstance(directive, Resume | Restart):
             if _too_many(directive, life, now_s):
@@ -113,6 +117,14 @@ class Supervisor:
             return len(mails)
         return None
 
+    def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
+        """A message isn't tried again. What was asked is over all the same."""
+        kind, _, _, number, _ = mail
+        life.tries = 0
+        if kind in (REPLY, TIMEOUT) and number is not None:
+            life.asks.pop(number, None)
+            self._state.alarms.set(address, life.due_s())
+
     def _restart(self, address: Any, actor: Actor) -> None:
         life: Life = actor.life
         actor.state = actor.blueprint.new_state()
@@ -122,14 +134,23 @@ class Supervisor:
         self._state.alarms.set(address, None)
 
     def stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
-        """End the actor whose turn it is after one of its messages."""
+        """End the actor whose turn it is after one of its messages.
+
+        Of what lies behind that, all from a wish to have such an actor on is for the next one.
+        """
         ref, sent = self._ctx.self, self._ctx.sent
         life: Life = actor.life
-        for mail in [*life.stash, *mails[at + 1 :], *self._boxes.take_all(address)]:
+        waiting = [*mails[at + 1 :], *self._boxes.take_all(address)]
+        end = next((i for i, mail in enumerate(waiting) if mail[0] == SPAWN), len(waiting))
+        for mail in [*life.stash, *waiting[:end]]:
             if mail[4] is not None:
                 self._state.drop_row(address, mail[4])
             if mail[0] in _MESSAGES:
                 self.bury(mail, "the actor has stopped")
+            elif mail[0] == WATCH:
+                life.watchers[mail[2]] = None
+        for mail in waiting[end:]:
+            self._boxes.put(address, mail)
         for child in life.children:
             sent.append((child, (STOP, None, ref, None, None)))
         for watcher in life.watchers:
