@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from engine.errors import EngineRuntimeError
+from engine.errors import EngineRuntimeError, InconsistentPartitionsError
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.actors import (
     Actor,
@@ -308,10 +308,18 @@ class ActorTable:
                 mails.clear()
                 return None
             name = address[2] if address.__class__ is Ref else self._first
+            if name not in self._blueprints:
+                msg = (
+                    f"the store has messages for actors of class {name!r}, and the step has no "
+                    f"such class; it has {', '.join(self._blueprints)}"
+                )
+                raise InconsistentPartitionsError(msg)
             actor = self._blueprints[name].new()
             self.state.put(address, actor)
             if actor.blueprint.hears_signals:
-                mails.insert(0, (SIGNAL, Started(), None, None, None))
+                # Whom a failure of it would be told comes first.
+                at = 1 if mails[0][0] == SPAWN else 0
+                mails.insert(at, (SIGNAL, Started(), None, None, None))
         elif address in self.form.restored:
             self.form.restored.discard(address)
             mails.insert(0, (SIGNAL, Restored(), None, None, None))

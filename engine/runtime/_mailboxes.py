@@ -97,10 +97,11 @@ class Mailboxes:
     def _of_this_worker(
         self, sent: list[tuple[Ref, Mail]], elsewhere: Callable[[Any], int | None]
     ) -> list[tuple[Ref, Mail]]:
-        """Those mails that are for actors here; the others go to `outgoing`."""
+        """Those mails that are for actors here, or for none; the others go to `outgoing`."""
         here: list[tuple[Ref, Mail]] = []
         for told in sent:
-            worker = elsewhere(told[0][0])
+            ref, _ = told
+            worker = elsewhere(ref[0]) if ref[2] in self._classes else None
             if worker is None:
                 here.append(told)
             else:
