@@ -83,7 +83,7 @@ class Mailboxes:
                 address = ref[0]
             elif ref[2] not in self._classes:
                 self.pending -= 1
-                reason = f"the step has no class {ref[2]!r}"
+                reason = f"the step has no class {ref[2]!r}; it has {', '.join(self._classes)}"
                 self.dead.append(dead_message(ref, mail, reason))
                 continue
             box = boxes.get(address)
@@ -97,11 +97,11 @@ class Mailboxes:
     def _of_this_worker(
         self, sent: list[tuple[Ref, Mail]], elsewhere: Callable[[Any], int | None]
     ) -> list[tuple[Ref, Mail]]:
-        """Those mails that are for actors here; the others go to `outgoing`."""
+        """Those mails that are for actors here, or for nobody; the others go to `outgoing`."""
         here: list[tuple[Ref, Mail]] = []
         for told in sent:
             worker = elsewhere(told[0][0])
-            if worker is None:
+            if worker is None or told[0][2] not in self._classes:
                 here.append(told)
             else:
                 self.outgoing.setdefault(worker, []).append(told)

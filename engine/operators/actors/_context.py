@@ -12,6 +12,7 @@ from typing import Any, Protocol, Unpack
 
 from engine.errors import UserCodeError
 from engine.operators._keys import Key
+from engine.operators._shown import shown
 from engine.operators.actors._fixed import CHECKS, SCALARS
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import ASK, REPLY, SPAWN, TELL, WATCH, Mail, packed
@@ -108,8 +109,10 @@ class Context:
             message: Anything that can be pickled. Later changes of it aren't seen.
 
         Raises:
-            UserCodeError: It can't be pickled.
+            UserCodeError: It can't be pickled, or there is no address to send it to.
         """
+        if to.__class__ is not Ref:
+            raise _no_address(to)
         kind = message.__class__
         if kind not in SCALARS and not CHECKS[kind](message):
             message = packed(message)
@@ -137,14 +140,17 @@ class Context:
             on_timeout: A method that is called then with the context and what was asked.
 
         Raises:
-            UserCodeError: The message can't be pickled, or a method isn't the actor's.
+            UserCodeError: The message can't be pickled, `to` is no address, the timeout no
+                `timedelta`, or a method isn't the actor's.
         """
+        if to.__class__ is not Ref:
+            raise _no_address(to)
         life = self.life()
         number = life.next_ask
         life.next_ask = number + 1
         asked = packed(message)
         late = None if on_timeout is None else self._name_of(on_timeout)
-        due_s = self.now_s + timeout.total_seconds()
+        due_s = self.now_s + _seconds(timeout, "timeout")
         life.asks[number] = self._name_of(on_reply), late, due_s, asked
         self.sent.append((to, (ASK, asked, self.self, number, None)))
 
@@ -222,9 +228,9 @@ class Context:
             message: As in `tell`.
 
         Raises:
-            UserCodeError: The message can't be pickled.
+            UserCodeError: The message can't be pickled, or `after` is no `timedelta`.
         """
-        self.life().timers[name] = self.now_s + after.total_seconds(), packed(message)
+        self.life().timers[name] = self.now_s + _seconds(after, "after"), packed(message)
 
     def cancel(self, name: str) -> None:
         """Forget a timer, if there is one of that name. Its message may lie in the mailbox."""
@@ -279,7 +285,13 @@ class Context:
         return ref
 
     def watch(self, ref: Ref) -> None:
-        """Hear of an actor's end by `Terminated`."""
+        """Hear of an actor's end by `Terminated`.
+
+        Raises:
+            UserCodeError: It is no address.
+        """
+        if ref.__class__ is not Ref:
+            raise _no_address(ref)
         self.sent.append((ref, (WATCH, None, self.self, None, None)))
 
     def stop(self) -> None:
@@ -290,3 +302,18 @@ class Context:
         """
         self.life()
         self.stopped = True
+
+
+def _no_address(what: Any) -> UserCodeError:
+    msg = (
+        "actors are addressed by a ref, such as `ctx.sender` or that which `ref(key)` of their "
+        f"class gives; got {shown(what)}"
+    )
+    return UserCodeError(msg)
+
+
+def _seconds(length: timedelta, name: str) -> float:
+    if not isinstance(length, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users may not check types
+        msg = f"`{name}` must be a `timedelta`; got {shown(length)}"
+        raise UserCodeError(msg)
+    return length.total_seconds()
