@@ -35,6 +35,7 @@ from engine.operators.actors._mail import (
     REPLY,
     RESULT,
     SIGNAL,
+    SPAWN,
     STOP,
     TASK,
     TELL,
@@ -137,7 +138,8 @@ class ActorTable:
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
-                msg = f"step {self._step_id!r} has no actors of class {key.actor!r}"
+                there = ", ".join(self._blueprints)
+                msg = f"step {self._step_id!r}: it has no class {key.actor!r}; it has {there}"
                 raise EngineRuntimeError(msg, step_id=self._step_id, key=key)
             return self.boxes.address(key)
         if key.__class__ is not str:

@@ -83,7 +83,7 @@ class Mailboxes:
                 address = ref[0]
             elif ref[2] not in self._classes:
                 self.pending -= 1
-                reason = f"the step has no class {ref[2]!r}"
+                reason = f"the step has no class {ref[2]!r}; it has {', '.join(self._classes)}"
                 self.dead.append(dead_message(ref, mail, reason))
                 continue
             box = boxes.get(address)
