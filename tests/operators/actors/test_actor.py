@@ -180,7 +180,7 @@ def test_a_message_to_a_class_that_the_step_has_not_is_a_dead_letter(workers: in
 @pytest.mark.parametrize(
     ("does", "why"),
     [
-        (lambda ctx: ctx.tell("bob", 1), "such as `ctx.sender` .*; got 'bob' of type `str`"),
+        (lambda ctx: ctx.tell("bob", 1), "as `Cls.ref.*; got 'bob' of type `str`"),
         (lambda ctx: ctx.tell(Actor, 1), "told by its ref"),
         (lambda ctx: ctx.watch("bob"), "told by its ref"),
         (
