@@ -13,6 +13,7 @@ from engine.operators._state import StateChanges, Stored
 from engine.operators.actors._life import plain_mail
 from engine.runtime._actor_state import MAIL_DUE_S, is_mail_row
 from engine.runtime._actor_table import ActorTable
+from engine.runtime._counts import ActorsSnapshot, StepCounts
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._nodes import Node, Target
 
@@ -35,6 +36,10 @@ class Peers(Protocol):
 
     def receive(self, sender: WorkerIndex, batch: list[Any]) -> bool:
         """Note that messages have come; whether they are to be saved with the epoch before."""
+        ...
+
+    def exchanged(self) -> tuple[int, int]:
+        """How many messages were sent and received."""
         ...
 
     def say_quiet(self) -> bool:
@@ -63,6 +68,8 @@ class ActorSite:
     """Whether what actors emit could be sent on."""
     peers: Peers | None
     """None if there is one worker."""
+    counts: StepCounts | None = None
+    """Counts the work of the step, if somebody wants to know."""
 
 
 class ActorNode(Node):
@@ -87,6 +94,8 @@ class ActorNode(Node):
         self._site = site
         self._now_s, self._peers = site.now_s, site.peers
         self._down, self._dead = downs
+        self._dead_letters = 0
+        self._run = table.run if site.counts is None else site.counts.timing(table.run)
         self._owed: deque[Callable[[], None]] = deque()
         """Credit to give back for input, once messages have been handled, here and elsewhere."""
         self._owed_peers: deque[Callable[[], None]] = deque()
@@ -180,7 +189,7 @@ class ActorNode(Node):
             table.wake(now_s)
             self._unsaved = True
         if room and table.boxes.has_ready:
-            table.run(now_s, TURN_MESSAGES_MAX)
+            self._run(now_s, TURN_MESSAGES_MAX)
             self._unsaved = True
             self._hand_on()
         elif room and self._at_end():
@@ -210,6 +219,7 @@ class ActorNode(Node):
     def _bury(self) -> None:
         boxes = self.table.boxes
         letters, boxes.dead = boxes.dead, []
+        self._dead_letters += len(letters)
         if self._dead is not None:
             self._dead.push(letters)
             return
@@ -232,6 +242,21 @@ class ActorNode(Node):
         self._down.end()
         if self._dead is not None:
             self._dead.end()
+
+    def snapshot(self) -> ActorsSnapshot:
+        """What the actors have done up to now."""
+        table, done = self.table, self.table.supervised
+        sent, received = (0, 0) if self._peers is None else self._peers.exchanged()
+        return ActorsSnapshot(
+            table.boxes.pending,
+            table.handled,
+            self._dead_letters,
+            done.failures,
+            done.retries,
+            done.restarts,
+            sent,
+            received,
+        )
 
     # Epochs
 

@@ -84,6 +84,8 @@ class ActorTable:
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
         self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        self.handled = 0
+        """Messages that wait no more, counted."""
         self._watch: TurnWatch | None = None
         """Only after a death of a worker."""
         self._closed = False
@@ -91,6 +93,11 @@ class ActorTable:
     def watch_turns(self, watch: TurnWatch) -> None:
         """Have messages written down before they are handled, for some epochs."""
         self._watch = watch
+
+    @property
+    def supervised(self) -> Supervisor:
+        """What sees to failed actors, and counts them."""
+        return self._supervisor
 
     # What comes in
 
@@ -185,6 +192,7 @@ class ActorTable:
         sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
         ctx.now_s, ctx.mail = now_s, None
         ctx.name = self._first
+        self.handled += len(batch)
         for record in batch:
             key, message = record if record.__class__ is tuple else key_and_value(record)
             actor = touched.get(key) if key.__class__ is str else None
@@ -201,6 +209,7 @@ class ActorTable:
                 slow.append(record)
                 self.admit(slow)
                 slow.clear()
+                self.handled -= 1
                 continue
             state, emitted = actor.state, len(out)
             before = _image(state.__dict__)
@@ -213,7 +222,9 @@ class ActorTable:
                 self._roll_back(actor, state, before)
                 boxes.pending += 1
                 done = self._supervisor.failed(key, actor, [_mail_of(message)], 0, ex)
-                boxes.pending -= 1 if done is None else done
+                over = 1 if done is None else done
+                boxes.pending -= over
+                self.handled -= 1 - over
             else:
                 if actor.life is not None:
                     boxes.pending += 1
@@ -257,6 +268,7 @@ class ActorTable:
         if self._watch is not None:
             self._watch.leave()
         boxes.pending -= handled
+        self.handled += handled
         sent = ctx.sent
         if sent:
             self.boxes.deliver(sent)
