@@ -47,13 +47,9 @@ class ActorForm(StateForm):
         It is flat, since the store is fastest with tuples of plain values.
         """
         life: Life | None = state.life
-        values: dict[str, Any] = state.state.__dict__
-        blueprint, names = state.blueprint, ",".join(values)
-        if names != blueprint.field_names:
-            # An attribute that is no field, or a field that was deleted.
-            values = {name: values[name] for name in blueprint.fields if name in values}
-            names = ",".join(values)
-        row = (blueprint.name, blueprint.version, names, *values.values())
+        blueprint = state.blueprint
+        images, values = blueprint.images, blueprint.images.values_of(state.state)
+        row = (blueprint.name, blueprint.version, ",".join(images.names), *values)
         return row if life is None else (*row, life.row())
 
     def from_stored(self, key: Any, stored: Any) -> Actor:

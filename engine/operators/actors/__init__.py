@@ -7,6 +7,7 @@ from engine.operators.actors._actor import Actor, handles
 from engine.operators.actors._actor_op import ActorOut, DeadMessage, actor
 from engine.operators.actors._context import Context
 from engine.operators.actors._ref import Ref
+from engine.operators.actors._shared import Asked, shared
 from engine.operators.actors._signals import (
     ChildFailed,
     Restored,
@@ -27,6 +28,7 @@ from engine.operators.tasks import Exponential
 __all__ = [
     "Actor",
     "ActorOut",
+    "Asked",
     "ChildFailed",
     "Context",
     "DeadMessage",
@@ -44,4 +46,5 @@ __all__ = [
     "Terminated",
     "actor",
     "handles",
+    "shared",
 ]

@@ -17,7 +17,9 @@ from engine.operators._keys import Key, check_key
 from engine.operators._shown import shortened
 from engine.operators._state_options import VERSION_MAX
 from engine.operators.actors._context import Context
+from engine.operators.actors._image import Images
 from engine.operators.actors._ref import Ref, new_ref
+from engine.operators.actors._shared import shared_methods
 from engine.operators.actors._signals import ChildFailed, Signal
 from engine.operators.actors._supervision import Directive, Escalate, Retry
 
@@ -91,12 +93,14 @@ class Actor:
     blueprint: ClassVar[Blueprint]
     """What the engine knows of the class."""
 
-    __slots__ = ("life", "state")
+    __slots__ = ("life", "self_ref", "state")
 
     state: Any
     """What the actor remembers: an object of its `State`."""
     life: Any
     """The engine's; None for most."""
+    self_ref: Ref | None
+    """The engine's: where it is reached; None until somebody wants to know."""
 
     def __init_subclass__(cls) -> None:
         """Look at the handlers and at the state.
@@ -174,9 +178,8 @@ class Blueprint:
         self.version = cls.version
         self.migrate = None if cls.migrate is Actor.migrate else cls.migrate
         """The user's, if there is one."""
-        self.fields = tuple(field.name for field in fields(cls.State))
-        self.field_names = ",".join(self.fields)
         self.new_state: Callable[[], Any] = cls.State
+        self.images = Images(cls.State)
         for base in reversed(cls.__mro__):
             for function in vars(base).values():
                 kind = getattr(function, _MARK, None)
@@ -184,6 +187,8 @@ class Blueprint:
                     _check_handler(cls, function, kind)
                     self._known[kind] = getattr(cls, function.__name__)
         self.handlers.update(self._known)
+        self.shared = shared_methods(cls)
+        """What can be asked from outside, by name."""
 
     def find(self, kind: type) -> Callable[..., Any] | None:
         """The handler for messages of a class that wasn't met yet; None if there is none."""
@@ -194,7 +199,7 @@ class Blueprint:
     def new(self) -> Actor:
         """An actor with a fresh state."""
         actor = self.cls()
-        actor.state, actor.life = self.new_state(), None
+        actor.state, actor.life, actor.self_ref = self.new_state(), None, None
         return actor
 
 

@@ -30,7 +30,7 @@ def present_fields(
     """
     if version != blueprint.version:
         fields = _migrated(blueprint, ref, version, fields)
-    gone = fields.keys() - set(blueprint.fields)
+    gone = fields.keys() - set(blueprint.images.names)
     if gone:
         names = ", ".join(map(repr, sorted(gone)))
         msg = (
