@@ -48,8 +48,9 @@ class ActorForm(StateForm):
         """
         life: Life | None = state.life
         blueprint = state.blueprint
-        images, values = blueprint.images, blueprint.images.values_of(state.state)
-        row = (blueprint.name, blueprint.version, ",".join(images.names), *values)
+        images = blueprint.images
+        names = blueprint.field_names
+        row = (blueprint.name, blueprint.version, names, *images.values_of(state.state))
         return row if life is None else (*row, life.row())
 
     def from_stored(self, key: Any, stored: Any) -> Actor:

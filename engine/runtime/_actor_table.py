@@ -261,6 +261,9 @@ class ActorTable:
             self.form.restored,
         )
         ctx.now_s, sent = now_s, ctx.sent
+        watch = self._watch
+        if watch is not None and watch.is_over(self.state.epochs):
+            watch = self._watch = None
         while most > 0:
             turn = boxes.next_turn() if len(sent) < SENT_MAX else None
             if turn is None:
@@ -281,6 +284,8 @@ class ActorTable:
             ctx.actor, ctx.name = actor, actor.blueprint.name
             ctx.key = address[0] if address.__class__ is Ref else address
             handled = self._handle(address, actor, mails)
+            if watch is not None:
+                watch.leave()
             boxes.pending -= handled
             self.handled += handled
         boxes.deliver(sent)

@@ -180,6 +180,7 @@ class Blueprint:
         """The user's, if there is one."""
         self.new_state: Callable[[], Any] = cls.State
         self.images = Images(cls.State)
+        self.field_names = ",".join(self.images.names)
         for base in reversed(cls.__mro__):
             for function in vars(base).values():
                 kind = getattr(function, _MARK, None)
