@@ -78,7 +78,7 @@ class ActorTable:
         """What actors have emitted."""
         self.log: list[tuple[Any, Mail]] = []
         """What came from other workers and is of the epoch before; with the keys of its rows."""
-        self._step_id = step_id
+        self.step_id = step_id
         self._ctx = Context(self.out.append)
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
@@ -92,6 +92,11 @@ class ActorTable:
     def watch_turns(self, watch: TurnWatch) -> None:
         """Have messages written down before they are handled, for some epochs."""
         self._watch = watch
+
+    @property
+    def at_work(self) -> Ref:
+        """Whose turn it is, or was last; asked on any thread."""
+        return Ref(self._ctx.name, self._ctx.key)
 
     @property
     def supervised(self) -> Supervisor:
@@ -131,8 +136,8 @@ class ActorTable:
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
-                msg = f"step {self._step_id!r} has no actors of class {key.actor!r}"
-                raise EngineRuntimeError(msg, step_id=self._step_id, key=key)
+                msg = f"step {self.step_id!r} has no actors of class {key.actor!r}"
+                raise EngineRuntimeError(msg, step_id=self.step_id, key=key)
             return self.boxes.address(key)
         if key.__class__ is not str:
             check_key(key)
@@ -247,13 +252,6 @@ class ActorTable:
 
         What they send is delivered when all have had their turn.
         """
-        if self._watch is not None and self._watch.is_over(self.state.epochs):
-            self._watch = None
-        self._work(now_s, most)
-        if self._watch is not None:
-            self._watch.leave()
-
-    def _work(self, now_s: float, most: int) -> None:
         ctx, boxes, touched, restored = (
             self._ctx,
             self.boxes,
