@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
+from engine.operators.actors import _handling
 from engine.operators.actors._actor_op import ActorKernel
 from engine.runtime._actor_table import ActorTable
 from engine.runtime._plan import Plan
@@ -23,8 +24,11 @@ from engine.runtime._plan import Plan
 BLOCKED_S = 5.0
 """So long may a handler take; then it is told of, and again whenever it has taken twice as long."""
 _CALLING = frozenset(
-    function.__code__ for function in vars(ActorTable).values() if hasattr(function, "__code__")
+    function.__code__
+    for function in (*vars(ActorTable).values(), *vars(_handling).values())
+    if isinstance(function, FunctionType)
 )
+"""What stands between a worker and the handlers that it calls."""
 
 
 @contextlib.contextmanager
@@ -79,8 +83,9 @@ def _said(handler: FrameType, passed_s: float) -> str:
     place = f"{code.co_qualname} ({code.co_filename}:{handler.f_lineno})"
     who = ""
     while caller is not None and caller.f_code in _CALLING:
-        table: Any = caller.f_locals["self"]
-        who = f"step {table.step_id!r}: {table.at_work!r}"
+        table: Any = caller.f_locals.get("self")
+        if isinstance(table, ActorTable):
+            who = f"step {table.step_id!r}: {table.at_work!r}"
         caller = caller.f_back
     names = code.co_varnames[2 : code.co_argcount]
     message = handler.f_locals.get(names[0]) if names else None
