@@ -11,6 +11,7 @@ from engine.errors import EngineRuntimeError
 from engine.operators._shown import shortened
 from engine.operators._state import StateChanges, Stored
 from engine.operators.actors._life import plain_mail
+from engine.runtime._actor_calls import ActorCalls
 from engine.runtime._actor_state import MAIL_DUE_S, is_mail_row
 from engine.runtime._actor_table import ActorTable
 from engine.runtime._ids import WorkerIndex
@@ -63,6 +64,8 @@ class ActorSite:
     """Whether what actors emit could be sent on."""
     peers: Peers | None
     """None if there is one worker."""
+    calls: ActorCalls
+    """What runs apart from the actors."""
 
 
 class ActorNode(Node):
@@ -85,7 +88,7 @@ class ActorNode(Node):
         super().__init__(site.step_id, inputs)
         self.table = table
         self._site = site
-        self._now_s, self._peers = site.now_s, site.peers
+        self._now_s, self._peers, self._calls = site.now_s, site.peers, site.calls
         self._down, self._dead = downs
         self._owed: deque[Callable[[], None]] = deque()
         """Credit to give back for input, once messages have been handled, here and elsewhere."""
@@ -115,7 +118,8 @@ class ActorNode(Node):
         self._pay()
 
     def _can_pay(self) -> bool:
-        if self.table.boxes.pending > PENDING_MAX:
+        table = self.table
+        if table.boxes.pending + len(table.state.requests) > PENDING_MAX:
             return False
         # Not the other way round, or two workers might wait for each other.
         peers = self._peers
@@ -156,7 +160,8 @@ class ActorNode(Node):
         table = self.table
         if self._can_pay() or (room and (table.boxes.has_ready or self._at_end())):
             return 0.0
-        return max(0.0, table.next_due_s() - self._now_s())
+        due_s = max(0.0, table.next_due_s() - self._now_s())
+        return min(due_s, self._calls.wait_s(room=room))
 
     def _at_end(self) -> bool:
         """Whether there is something to say about the end."""
@@ -179,21 +184,33 @@ class ActorNode(Node):
         if table.next_due_s() <= now_s:
             table.wake(now_s)
             self._unsaved = True
-        if room and table.boxes.has_ready:
+        called = self._look_at_calls(now_s, room=room)
+        if room and (called or table.boxes.has_ready):
             table.run(now_s, TURN_MESSAGES_MAX)
             self._unsaved = True
             self._hand_on()
         elif room and self._at_end():
             self._end()
-        elif not self._can_pay():
+        elif not called and not self._can_pay():
             return self.wait_s(room=room)
         self._pay()
         # What was sent may lie in a channel of this worker.
         return 0.0
 
+    def _look_at_calls(self, now_s: float, *, room: bool) -> bool:
+        """Have what came of calls apart from the actors count. Whether there was anything."""
+        worked = self._calls.turn()
+        for ended in self._calls.take_ends() if room else ():
+            self.table.end(ended, now_s)
+            worked = True
+        return worked
+
     def _hand_on(self) -> None:
-        """Send on what actors have emitted and sent."""
+        """Send on what actors have emitted and sent, and have calls made apart from them."""
         table = self.table
+        if table.orders:
+            orders, table.orders = table.orders, []
+            self._calls.submit(orders)
         if table.out:
             batch = table.out.copy()
             table.out.clear()
@@ -259,3 +276,4 @@ class ActorNode(Node):
             waiting: Keys of rows that are due at once.
         """
         self.table.restore([(key, stored.load(key)) for key in waiting if is_mail_row(key)])
+        self._hand_on()

@@ -97,6 +97,8 @@ class ActorState(KeyedState):
         """When each actor has something due."""
         self.mail: dict[Any, Mailbox] = {}
         """What waits, by address; none is empty."""
+        self.requests: dict[tuple[Any, int], Mail] = {}
+        """The tasks that are under way, by the address of the actor and their number."""
         self.gone_rows: list[Any] = []
         """Of mails that wait no more, since the last barrier."""
         self.epochs = 0
@@ -120,8 +122,14 @@ class ActorState(KeyedState):
         """A mail that has a row waits no more."""
         self.gone_rows.append(self._row_key(address, number))
 
+    def end_task(self, address: Any, number: int) -> None:
+        """A task isn't under way any more, or nobody waits for it."""
+        mail = self.requests.pop((address, number), None)
+        if mail is not None and mail[4] is not None:
+            self.drop_row(address, mail[4])
+
     def barrier(self) -> StateChanges:
-        """Also what waits: each mail goes with the epoch in which it came."""
+        """Also what waits, and tasks: each mail goes with the epoch in which it came."""
         self.epochs += 1
         changes = super().barrier()
         keys, rows = changes.keys, changes.stored
@@ -136,6 +144,12 @@ class ActorState(KeyedState):
                 numbered.append(mail)
             mails.clear()
             mails.extend(numbered)
+        for (address, number), mail in self.requests.items():
+            if mail[4] is None:
+                mail, key = self.row_of(address, mail)  # noqa: PLW2901 - with its number
+                self.requests[address, number] = mail
+                keys.append(key)
+                rows.append(plain_mail(mail))
         due_s = [*(changes.due_s or [None] * actors), *[MAIL_DUE_S] * (len(keys) - actors)]
         gone, self.gone_rows = [*changes.gone, *self.gone_rows], []
         return StateChanges(keys, rows, due_s, gone)

@@ -50,7 +50,7 @@ class Mailboxes:
         """Those that try a message again, and when; a heap."""
         self._rests = 0
         self._blocked: set[Any] = set()
-        """Their addresses."""
+        """Their addresses, and those of actors with a handler that runs apart."""
 
     # What comes in
 
@@ -112,8 +112,8 @@ class Mailboxes:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits, not even to be tried again."""
-        return not self._mail
+        """Whether nothing waits, not even to be tried again, and no task is under way."""
+        return not self._mail and not self._state.requests
 
     @property
     def has_ready(self) -> bool:
@@ -170,6 +170,39 @@ class Mailboxes:
         behind = self._mail.pop(address, [])
         self.pending -= len(behind)
         return behind
+
+    # Whose handlers run apart
+
+    def hold(self, address: Any, mails: list[Mail]) -> None:
+        """The first mail of the present turn is handled apart; all of them wait for its end."""
+        self._put_back(address, mails)
+        self._blocked.add(address)
+
+    def let_go(self, address: Any) -> Mail:
+        """That has ended: take the mail, which still counts as pending; others may come next."""
+        self._blocked.discard(address)
+        box = self._mail[address]
+        mail = box.popleft() if isinstance(box, deque) else box.pop(0)
+        if box:
+            self._ready.append(address)
+        else:
+            del self._mail[address]
+        return mail
+
+    def postpone(self, address: Any, mails: list[Mail]) -> None:
+        """Have mails of the present turn wait for the next one."""
+        if mails:
+            self._put_back(address, mails)
+            self._ready.append(address)
+
+    def _put_back(self, address: Any, mails: list[Mail]) -> None:
+        behind = self._mail.get(address)
+        if behind is not None:
+            box = behind if isinstance(behind, deque) else deque(behind)
+            box.extendleft(reversed(mails))
+            self._mail[address] = box
+        else:
+            self._mail[address] = mails
 
     # Who rests
 

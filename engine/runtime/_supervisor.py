@@ -22,7 +22,9 @@ from engine.operators.actors import (
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import (
     ASK,
+    FAILED,
     REPLY,
+    RESULT,
     SIGNAL,
     SPAWN,
     STOP,
@@ -39,6 +41,7 @@ from engine.runtime._failure import name_of
 from engine.runtime._mailboxes import Mailboxes, dead_message
 
 _MESSAGES: Final = (TELL, ASK)
+_ENDS: Final = (RESULT, FAILED)
 
 
 class Supervisor:
@@ -95,7 +98,7 @@ class Supervisor:
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
             directive = directive.then
-        self._give_up(address, life, mail)
+        life.tries = 0
         why = name_of(error)
         if isinstance(directive, Resume | Restart):
             if _too_many(directive, life, now_s):
@@ -110,20 +113,24 @@ class Supervisor:
             failed = packed(ChildFailed(ref, unpacked(mail[1]), why))
             self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
         self.bury(mail, why, tries)
-        if mail[4] is not None:
-            self._state.drop_row(address, mail[4])
+        self._give_up(address, life, mail)
         if isinstance(directive, Stop | Escalate):
             self.stop(address, actor, mails, at)
             return len(mails)
         return None
 
     def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
-        """A message isn't tried again. What was asked is over all the same."""
-        kind, _, _, number, _ = mail
-        life.tries = 0
-        if kind in (REPLY, TIMEOUT) and number is not None:
+        """A message isn't tried again. What was asked, or called, is over all the same."""
+        kind, _, _, number, row = mail
+        if row is not None:
+            self._state.drop_row(address, row)
+        if number is None:
+            return
+        if kind in (REPLY, TIMEOUT):
             life.asks.pop(number, None)
             self._state.alarms.set(address, life.due_s())
+        elif kind in _ENDS:
+            life.tasks.pop(number, None)
 
     def _restart(self, address: Any, actor: Actor) -> None:
         life: Life = actor.life
@@ -131,6 +138,7 @@ class Supervisor:
         life.behaviour = None
         life.timers.clear()
         life.asks.clear()
+        self._forget_tasks(address, life)
         self._state.alarms.set(address, None)
 
     def stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
@@ -147,7 +155,7 @@ class Supervisor:
                 self._state.drop_row(address, mail[4])
             if mail[0] in _MESSAGES:
                 self.bury(mail, "the actor has stopped")
-            elif mail[0] == WATCH:
+            elif mail[0] == WATCH and mail[2] is not None:
                 life.watchers[mail[2]] = None
         for mail in waiting[end:]:
             self._boxes.put(address, mail)
@@ -157,8 +165,14 @@ class Supervisor:
             sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
         if life.parent is not None:
             sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
+        self._forget_tasks(address, life)
         self._state.alarms.set(address, None)
         self._state.discard(address)
+
+    def _forget_tasks(self, address: Any, life: Life) -> None:
+        for number in life.tasks:
+            self._state.end_task(address, number)
+        life.tasks.clear()
 
     def bury(self, mail: Mail, reason: str, tries: int = 0) -> None:
         """Make a dead letter of a mail of the actor whose turn it is."""

@@ -17,6 +17,7 @@ from engine.operators._keys import Key, check_key
 from engine.operators._shown import shortened
 from engine.operators._state_options import VERSION_MAX
 from engine.operators.actors._context import Context
+from engine.operators.actors._dedicated import Dedicated
 from engine.operators.actors._image import Images
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._shared import shared_methods
@@ -88,6 +89,8 @@ class Actor:
     """What an actor remembers; nothing by default."""
     supervise: ClassVar[Directive] = Escalate()
     """What to do when a handler has raised. By default the run fails."""
+    dedicated: ClassVar[Dedicated | None] = None
+    """Set by `dedicated`, for classes whose handlers run in processes of their own."""
     version: ClassVar[int] = 1
     """Of the form that `State` has, from 1 to 65,535: one more whenever `migrate` is needed."""
     blueprint: ClassVar[Blueprint]
@@ -169,6 +172,7 @@ class Blueprint:
         self.name = cls.__name__
         self.cls = cls
         self.supervise = cls.supervise
+        self.dedicated = cls.dedicated
         self.deaths_max = cls.supervise.deaths if isinstance(cls.supervise, Retry) else DEATHS_MAX
         self.hears_signals = cls.on_signal is not Actor.on_signal
         self.handlers: dict[type, Callable[..., Any] | None] = {}

@@ -17,7 +17,7 @@ from engine.operators.actors._fixed import is_fixed
 from engine.operators.actors._ref import Ref
 
 Mail: TypeAlias = tuple[int, Any, Ref | None, int | None, int | None]
-"""Kind, message, sender, number of the ask that it is or answers, number of its row."""
+"""Kind, message, sender, number of the ask or task that it is or answers, number of its row."""
 
 TELL: Final = 0
 ASK: Final = 1
@@ -32,6 +32,12 @@ WATCH: Final = 6
 UNSPAWN: Final = 7
 """The sender, a child, has stopped."""
 STOP: Final = 8
+TASK: Final = 9
+"""A call that the actor has asked for. It lies in no mailbox: it is under way."""
+RESULT: Final = 10
+"""What such a call has returned."""
+FAILED: Final = 11
+"""What it has raised."""
 
 
 @dataclass(frozen=True, slots=True)
