@@ -19,7 +19,7 @@ from engine.operators.actors import (
     Terminated,
     handles,
 )
-from engine.operators.actors._mail import REPLY
+from engine.operators.actors._mail import REPLY, STOP
 from engine.runtime._actor_table import ActorTable
 
 MINUTE = timedelta(minutes=1)
@@ -129,6 +129,27 @@ def watch_of(key: str) -> Any:
     table = table_of(Watched, here={key})
     handle(table, (key, "far"))
     return table.boxes.outgoing[1][0][1]
+
+
+def test_a_child_has_the_parent_that_wanted_it_last():
+    """And only that one's end is its own."""
+    table = table_of(Family)
+    handle(table, ("first", "child"), ("second", "child"))
+    assert table.state.get("first").life.children == {}
+    assert handle(table, ("first", "stop"), ("child", 1)) == [("child", 3)]
+    assert handle(table, ("second", "stop")) == []
+    assert handle(table, ("child", 1)) == [("child", 1)]
+
+
+def test_the_end_of_a_parent_is_not_that_of_an_actor_which_has_none():
+    """Its child has stopped; the one after it has the same key."""
+    table = table_of(Family, here={"parent", "child"})
+    handle(table, ("parent", "child"))
+    stop = (Family.ref("child"), (STOP, None, Family.ref("parent"), None, None))
+    handle(table, ("child", "stop"))
+    assert handle(table, ("child", 7)) == [("child", 7)]
+    table.admit_mails([stop], logged=False)
+    assert handle(table, ("child", 1)) == [("child", 8)]
 
 
 class Afraid(Actor):
