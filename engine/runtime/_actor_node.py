@@ -9,17 +9,23 @@ from typing import Any, Final, Protocol
 
 from engine.errors import EngineRuntimeError
 from engine.operators._shown import shortened
-from engine.operators._state import StateChanges, Stored
-from engine.operators.actors._life import plain_mail
-from engine.runtime._actor_state import MAIL_DUE_S, is_mail_row
+from engine.operators._state import StateChanges
+from engine.runtime._actor_state import MAIL_DUE_S
 from engine.runtime._actor_table import ActorTable
+from engine.runtime._backlog import Backlog
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._nodes import Node, Target
+from engine.runtime._ports import log
 
 TURN_MESSAGES_MAX: Final = 1000
 """About how many messages are handled before something else has its turn."""
 PENDING_MAX: Final = 10_000
 """How many messages may wait before no more of the input is taken."""
+FRESH_MAX: Final = 50_000
+"""By so many more messages may be in memory than at the last barrier before actors wait for the
+next one, which brings them to the store."""
+FRESH_MIN: Final = 1000
+"""As `FRESH_MAX`, when states have filled the memory that they may take."""
 
 
 class Peers(Protocol):
@@ -63,6 +69,8 @@ class ActorSite:
     """Whether what actors emit could be sent on."""
     peers: Peers | None
     """None if there is one worker."""
+    tell: Callable[[str], None] = log
+    """Takes lines for people."""
 
 
 class ActorNode(Node):
@@ -87,6 +95,7 @@ class ActorNode(Node):
         self._site = site
         self._now_s, self._peers = site.now_s, site.peers
         self._down, self._dead = downs
+        self._backlog = Backlog(site.step_id, PENDING_MAX, site.tell)
         self._owed: deque[Callable[[], None]] = deque()
         """Credit to give back for input, once messages have been handled, here and elsewhere."""
         self._owed_peers: deque[Callable[[], None]] = deque()
@@ -95,13 +104,15 @@ class ActorNode(Node):
         self._draining = self._drained = False
         self._unsaved = False
         """Whether something has happened since the last barrier that an epoch must save."""
+        self._asked = -1
+        """After how many barriers the next one was asked for."""
 
     # From the stage
 
     def push(self, batch: list[Any]) -> None:
         """Take records: at once if what comes of them can be sent on, else they wait."""
         self.table.state.prefetch(batch)
-        if self._site.has_room():
+        if self._site.has_room() and not self._full:
             now_s = self._now_s()
             self.table.take(batch, now_s)
             self.table.run(now_s, len(batch))
@@ -154,6 +165,10 @@ class ActorNode(Node):
     def wait_s(self, *, room: bool) -> float:
         """In how many seconds `turn` has something to do, if nothing comes."""
         table = self.table
+        if self._full:
+            room = False
+            if self._asked != table.state.barriers:
+                return 0.0
         if self._can_pay() or (room and (table.boxes.has_ready or self._at_end())):
             return 0.0
         return max(0.0, table.next_due_s() - self._now_s())
@@ -176,9 +191,11 @@ class ActorNode(Node):
             In how many seconds there will be something to do if nothing comes: 0 at once.
         """
         table, now_s = self.table, self._now_s()
+        self._backlog.look(table.boxes, now_s)
         if table.next_due_s() <= now_s:
             table.wake(now_s)
             self._unsaved = True
+        room = room and not self._full
         if room and table.boxes.has_ready:
             table.run(now_s, TURN_MESSAGES_MAX)
             self._unsaved = True
@@ -240,22 +257,27 @@ class ActorNode(Node):
         unsaved, self._unsaved = self._unsaved, False
         return unsaved
 
+    @property
+    def _full(self) -> bool:
+        """Whether actors must wait until what they have sent each other is saved."""
+        state = self.table.state
+        return state.tracked and self.table.boxes.in_memory - state.kept_mails > FRESH_MAX
+
+    @property
+    def swells(self) -> bool:
+        """Whether much that waits came since the last barrier: for when memory is short."""
+        return self.table.boxes.in_memory - self.table.state.kept_mails > FRESH_MIN
+
     def asks_commit(self) -> bool:
-        """Whether the epoch must end for anything here to go on: never, as no message waits so."""
-        return False
+        """Whether the epoch must end for actors to go on; told once for each."""
+        barriers = self.table.state.barriers
+        asks = self._full and self._asked != barriers
+        if asks:
+            self._asked = barriers
+        return asks
 
     def take_log(self) -> StateChanges:
         """What came from other workers after the barrier and is of the epoch before it."""
-        log, self.table.log = self.table.log, []
-        keys, mails = [key for key, _ in log], [plain_mail(mail) for _, mail in log]
+        log, self.table.log = self.table.log, {}
         due_s: list[float | None] = [MAIL_DUE_S] * len(log)
-        return StateChanges(keys, mails, due_s, [])
-
-    def resume(self, stored: Stored, waiting: list[Any]) -> None:
-        """Go on with messages that were saved.
-
-        Args:
-            stored: What the store has of the step.
-            waiting: Keys of rows that are due at once.
-        """
-        self.table.restore([(key, stored.load(key)) for key in waiting if is_mail_row(key)])
+        return StateChanges([*log], [*log.values()], due_s, [])

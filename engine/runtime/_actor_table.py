@@ -19,6 +19,7 @@ from engine.operators._keys import check_key, key_and_value
 from engine.operators.actors import (
     Actor,
     Context,
+    Passivating,
     Ref,
     Restored,
     Retry,
@@ -73,11 +74,11 @@ class ActorTable:
         self._blueprints = {cls.__name__: cls.blueprint for cls in classes}
         self._first = classes[0].__name__
         self.form = ActorForm(self._blueprints)
-        self.state = ActorState(self.form, self._first)
+        self.state = ActorState(self.form, self._first, step_id)
         self.out: list[Any] = []
         """What actors have emitted."""
-        self.log: list[tuple[Any, Mail]] = []
-        """What came from other workers and is of the epoch before; with the keys of its rows."""
+        self.log: dict[Any, bytes] = {}
+        """What came from other workers and is of the epoch before: rows by their keys."""
         self._step_id = step_id
         self._ctx = Context(self.out.append)
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
@@ -107,12 +108,7 @@ class ActorTable:
             address = self.boxes.address(ref)
             if logged:
                 mail, key = self.state.row_of(address, mail)  # noqa: PLW2901
-                self.log.append((key, mail))
-            self.boxes.put(address, mail)
-
-    def restore(self, rows: list[tuple[Any, Any]]) -> None:
-        """Go on with mails that an earlier run has saved."""
-        for address, mail in self.state.waiting(rows):
+                self.log[key] = self.state.encoded(address, [mail])
             self.boxes.put(address, mail)
 
     def _checked_address(self, key: Any) -> Any:
@@ -130,7 +126,11 @@ class ActorTable:
     def next_due_s(self) -> float:
         """When `wake` has something to do, by the wall clock."""
         rested_s = self.boxes.rested_s
-        timer_s = None if self._closed else self.state.alarms.first_s()
+        if self._closed:
+            return rested_s
+        timer_s, idle = self.state.alarms.first_s(), self.state.idle
+        if idle:
+            rested_s = min(rested_s, idle.first_s())
         return rested_s if timer_s is None else min(rested_s, timer_s)
 
     def wake(self, now_s: float) -> None:
@@ -143,6 +143,18 @@ class ActorTable:
             actor = self.state.get(address)
             if actor is not None and actor.life is not None:
                 self._fire(address, actor.life, now_s)
+        if self.state.idle:
+            for name, address in self.state.idle.pop_due(now_s):
+                self._put_away(name, address)
+
+    def _put_away(self, name: str, address: Any) -> None:
+        """Have an actor leave memory that nothing waits for; if it wants to, it is told before."""
+        if address in self.state.mail or not self.state.knows(address):
+            return
+        if self._blueprints[name].hears_signals:
+            self.boxes.put(address, (SIGNAL, Passivating(), None, None, None))
+        else:
+            self.state.release(address)
 
     def close(self, now_s: float) -> None:
         """All input has ended: timers that are due later are for a later run."""
@@ -171,6 +183,9 @@ class ActorTable:
         ctx, out, boxes, touched = self._ctx, self.out, self.boxes, self.state.touched
         mail = self.state.mail
         blueprint = self._blueprints[self._first]
+        if blueprint.passivate_s is not None:
+            self.admit(batch)
+            return
         handlers, keeps = blueprint.handlers, isinstance(blueprint.supervise, Retry)
         sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
         ctx.now_s, ctx.mail = now_s, None
@@ -247,6 +262,22 @@ class ActorTable:
         if sent:
             self.boxes.deliver(sent)
             sent.clear()
+        if self.state.idle:
+            self._used(address, actor, mails)
+
+    def _used(self, address: Any, actor: Actor, mails: list[Mail]) -> None:
+        """Note that an actor has worked, or have it leave memory if it was told that it does."""
+        state, name = self.state, actor.blueprint.name
+        if address not in state.touched:
+            # It has stopped.
+            state.idle.forget(name, address)
+        elif mails[-1][1].__class__ is Passivating and address not in state.mail:
+            self.form.restored.add(address)
+            state.idle.forget(name, address)
+            state.release(address)
+        else:
+            state.released.pop(address, None)
+            state.idle.use(name, address, self._ctx.now_s)
 
     def _found(self, address: Any, mails: list[Mail]) -> Actor | None:
         """The actor of an address, made if there is none; with its first signal, if it wants any.

@@ -496,7 +496,7 @@ class _StageBuilder:
         self._edges.lead_out(running)
         senders = self._reach[step.index]
         has_room = functools.partial(have_room, senders)
-        spot = ActorSite(step_id, site.clock.time_s, has_room, running.feedback)
+        spot = ActorSite(step_id, site.clock.time_s, has_room, running.feedback, site.patience.tell)
         node = actor_node(spot, table, (downs[0], dead), inputs, site.store)
         running.actors.append((node, senders))
         if site.tally is not None:

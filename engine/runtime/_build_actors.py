@@ -66,7 +66,7 @@ def actor_node(
         scan = functools.partial(_timers, store, site.step_id, table.state)
         table.state.alarms.attach(scan, site.now_s())
         due = store.timers(site.step_id, MAIL_DUE_S)
-        node.resume(stored, [key for _, key in due])
+        table.boxes.restore(key for _, key in due if is_mail_row(key))
     return node
 
 

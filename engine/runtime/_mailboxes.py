@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable, Iterator
 from heapq import heappop, heappush
+from itertools import chain, islice
 from typing import Any, Final
 
 from engine.operators.actors import DeadMessage, Ref
@@ -51,6 +52,26 @@ class Mailboxes:
         self._rests = 0
         self._blocked: set[Any] = set()
         """Their addresses."""
+
+    @property
+    def in_memory(self) -> int:
+        """How many messages wait in memory."""
+        return self.pending - self._state.spilled_mails
+
+    def sample(self) -> Iterator[Any]:
+        """Messages that wait in memory, those of one actor after those of another."""
+        return chain.from_iterable(self._mail.values())
+
+    def longest(self) -> tuple[Ref, int]:
+        """The actor that most messages wait for, and how many. Something must wait."""
+        address = max(self._mail, key=self._state.waiting)
+        ref = address if address.__class__ is Ref else Ref(self._first, address)
+        return ref, self._state.waiting(address)
+
+    def restore(self, keys: Iterable[Any]) -> None:
+        """Go on with mails that an earlier run has saved, in rows with these keys."""
+        self._ready.extend(self._state.restore(keys))
+        self.pending += self._state.spilled_mails
 
     # What comes in
 
@@ -119,6 +140,8 @@ class Mailboxes:
             box = self._mail.pop(address, None)
             if box is None:
                 continue
+            if self._state.spilled and address in self._state.spilled:
+                return address, self._first_spilled(address, box)
             if isinstance(box, list) and len(box) <= TURN_MAX:
                 return address, box
             return address, self._first_of(address, box)
@@ -133,6 +156,23 @@ class Mailboxes:
             self._ready.append(address)
         return mails
 
+    def _first_spilled(self, address: Any, box: Mailbox) -> list[Mail]:
+        """Some of those messages that are in the store alone, which come before the others."""
+        spilled = self._state.spilled[address]
+        if not spilled.front:
+            # Also of those whose turn comes next: reading many rows at once is cheaper.
+            soon = islice(self._ready, TURN_MAX)
+            self._state.fetch(chain((address,), soon), TURN_MAX)
+        mails, rest = spilled.front[:TURN_MAX], spilled.front[TURN_MAX:]
+        spilled.front = rest
+        if not spilled.rows:
+            del self._state.spilled[address]
+            box = [*rest, *box]
+        if spilled.rows or box:
+            self._mail[address] = box
+            self._ready.append(address)
+        return mails
+
     def put_in_front(self, address: Any, first: list[Mail], then: list[Mail]) -> None:
         """Have mails come next, before those that lie in the mailbox, in an order of their own.
 
@@ -141,19 +181,13 @@ class Mailboxes:
             first: Mails that didn't wait.
             then: Mails of the present turn that come behind them.
         """
-        mails = [*first, *then, *self._mail.pop(address, ())]
-        # Rows are in the order of their numbers, so all of them get new ones.
-        for at, mail in enumerate(mails):
-            if mail[4] is not None:
-                self._state.drop_row(address, mail[4])
-                mails[at] = (*mail[:4], None)
-        self._mail[address] = mails
+        self._state.put_front(address, [*first, *then])
         self._ready.appendleft(address)
         self.pending += len(first)
 
-    def take_all(self, address: Any) -> Mailbox:
+    def take_all(self, address: Any) -> list[Mail]:
         """Empty a mailbox."""
-        behind = self._mail.pop(address, [])
+        behind = [*self._state.take_spilled(address), *self._mail.pop(address, ())]
         self.pending -= len(behind)
         return behind
 
@@ -161,7 +195,7 @@ class Mailboxes:
 
     def rest(self, address: Any, mails: list[Mail], until_s: float) -> None:
         """Have mails of the present turn come again, when it is time; those behind them wait."""
-        self._mail[address] = [*mails, *self._mail.pop(address, ())]
+        self._state.put_front(address, mails)
         self._rests += 1
         self._blocked.add(address)
         heappush(self._resting, (until_s, self._rests, address))

@@ -9,6 +9,7 @@ from engine.operators.actors._context import Context
 from engine.operators.actors._ref import Ref
 from engine.operators.actors._signals import (
     ChildFailed,
+    Passivating,
     Restored,
     Signal,
     Started,
@@ -33,6 +34,7 @@ __all__ = [
     "Directive",
     "Escalate",
     "Exponential",
+    "Passivating",
     "Ref",
     "Restart",
     "Restored",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from datetime import timedelta
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from engine.dataflow import f_repr
@@ -81,6 +82,9 @@ class Actor:
     """What an actor remembers; nothing by default."""
     supervise: ClassVar[Directive] = Escalate()
     """What to do when a handler has raised. By default the run fails."""
+    passivate: ClassVar[timedelta | None] = None
+    """After how long without a message an actor is put away: it gets `Passivating`, and then leaves
+    memory, if the job has a store to find it in. By default only the bound of memory does that."""
     blueprint: ClassVar[Blueprint]
     """What the engine knows of the class."""
 
@@ -129,6 +133,8 @@ class Blueprint:
         self.name = cls.__name__
         self.cls = cls
         self.supervise = cls.supervise
+        self.passivate_s = _passivate_s(cls)
+        """After how many seconds without a message an actor is put away; None for never."""
         self.hears_signals = cls.on_signal is not Actor.on_signal
         self.handlers: dict[type, Callable[..., Any] | None] = {}
         """By class of message, those derived from a handled one are added as they are met."""
@@ -154,6 +160,16 @@ class Blueprint:
         actor = self.cls()
         actor.state, actor.life = self.new_state(), None
         return actor
+
+
+def _passivate_s(cls: type[Actor]) -> float | None:
+    after: object = cls.passivate
+    if after is None:
+        return None
+    if not isinstance(after, timedelta) or after <= timedelta(0):
+        msg = f"`{cls.__qualname__}.passivate` must be a positive timedelta or None; got {after!r}"
+        raise TypeError(msg)
+    return after.total_seconds()
 
 
 def _check_state(cls: type[Actor]) -> None:
