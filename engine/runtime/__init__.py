@@ -7,10 +7,11 @@ and a sink takes it (`_sink_node`). The worker (`_worker`) does this in one loop
 """
 
 from engine.runtime._address import Address
-from engine.runtime._build import WorkerSite, deal_partitions
+from engine.runtime._build import WorkerSite
 from engine.runtime._channel import CHANNEL_BYTES_MAX
 from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
+from engine.runtime._deal import deal_partitions
 from engine.runtime._failure import explained
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._launch import Cluster, Launch, Layout, ReportedError, TlsFiles, secret_of

@@ -7,12 +7,10 @@ where its output goes.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import EngineRuntimeError
 from engine.operators._kernels import (
     BatchKernel,
     BranchKernel,
@@ -34,13 +32,13 @@ from engine.runtime._build_clocks import ClockBuilder
 from engine.runtime._build_edges import EdgeBuilder
 from engine.runtime._channel import CHANNEL_BYTES_MAX
 from engine.runtime._counts import StepCounts, Tally
+from engine.runtime._deal import Deal
 from engine.runtime._failure import blaming, name_of
 from engine.runtime._failures import FailureSite, StepFailures
 from engine.runtime._fusion import fuse
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ledger import Ledger
 from engine.runtime._lending import Lending
-from engine.runtime._listing import listed
 from engine.runtime._nodes import (
     Aside,
     BatchNode,
@@ -53,7 +51,7 @@ from engine.runtime._nodes import (
     Target,
     fan_out,
 )
-from engine.runtime._outage import Asking, Patience
+from engine.runtime._outage import Patience
 from engine.runtime._plan import (
     Plan,
     Stage,
@@ -118,48 +116,6 @@ class WorkerSite:
     """Of this worker, which makes it of its offer."""
     lending: Lending | None = None
     """The worker makes it, if calls of a step may go to other workers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Deal:
-    """Which worker has which partition, by step id; the same on all workers."""
-
-    sources: dict[str, dict[str, WorkerIndex]]
-    sinks: dict[str, dict[str, WorkerIndex]]
-
-
-def deal_partitions(plan: Plan, asking: Asking | None = None) -> Deal:
-    """Deal the partitions of all sources and sinks over the workers, evenly and in name order.
-
-    Asks the sources and sinks for their partitions here, once for all workers, which must see the
-    same ones.
-
-    Args:
-        plan: What is to run.
-        asking: Asks sources again that can't be reached; without it that is an error at once.
-
-    Raises:
-        EngineRuntimeError: A source or sink can't name its partitions.
-        AbortExecution: The run is to drain before they are known.
-    """
-    sources: dict[str, list[str]] = {}
-    sinks: dict[str, list[str]] = {}
-    for step in plan.steps:
-        kernel = step.kernel
-        if isinstance(kernel, InputKernel) and hasattr(kernel.source, "list_parts"):
-            sources[step.step_id] = listed(step.step_id, kernel.source, asking)
-        elif isinstance(kernel, OutputKernel) and hasattr(kernel.sink, "list_parts"):
-            sinks[step.step_id] = listed(step.step_id, kernel.sink)
-            if not sinks[step.step_id]:
-                msg = f"the sink of step {step.step_id!r} has no partitions to write to"
-                raise EngineRuntimeError(msg, step_id=step.step_id)
-    return Deal(_dealt(sources, plan.workers), _dealt(sinks, plan.workers))
-
-
-def _dealt(names_of: dict[str, list[str]], workers: int) -> dict[str, dict[str, WorkerIndex]]:
-    """Go on dealing from step to step, or the first workers would get the most."""
-    turn = itertools.cycle(WorkerIndex(i) for i in range(workers))
-    return {step_id: {name: next(turn) for name in names} for step_id, names in names_of.items()}
 
 
 def build_stages(plan: Plan, deal: Deal, site: WorkerSite) -> list[RunningStage]:

@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
-from engine.runtime._build import Deal, WorkerSite
+from engine.runtime._build import WorkerSite
 from engine.runtime._closing import closing
 from engine.runtime._counts import WorkerSnapshot
+from engine.runtime._deal import Deal
 from engine.runtime._ids import EdgeId, WorkerIndex
 from engine.runtime._messages import Command, Prepared, Report
 from engine.runtime._plan import Plan

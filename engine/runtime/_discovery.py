@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.errors import EngineRuntimeError
 from engine.operators._kernels import InputKernel
-from engine.runtime._build import Deal
+from engine.runtime._deal import Deal
 from engine.runtime._failure import name_of
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._listing import listed

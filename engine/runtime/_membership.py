@@ -14,7 +14,7 @@ from engine.connectors import AbortExecution
 from engine.errors import LinkError
 from engine.operators.tasks._resources import Resources
 from engine.recovery import RecoveryConfig
-from engine.runtime._build import Deal
+from engine.runtime._deal import Deal
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import ReportedError
 from engine.runtime._sink_node import Job

@@ -25,8 +25,8 @@ from engine.recovery._rescale import newest_partitions
 from engine.recovery._running_calls import CallRows, Suspect, Suspicions, rows_path, suspects_of
 from engine.recovery._store_folder import StoreFolder
 from engine.recovery._worker_store import WorkerSpot, WorkerStore
-from engine.runtime._build import Deal
 from engine.runtime._call_watch import CallWatch
+from engine.runtime._deal import Deal
 from engine.runtime._evolving import Migration, options_of
 from engine.runtime._ids import Epoch
 from engine.runtime._letter_orders import LetterDesk, orders_of, replays

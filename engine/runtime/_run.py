@@ -20,12 +20,13 @@ from engine.errors import FlowError, LinkError, StoreError, WorkerDiedError
 from engine.operators._kernels import OutputKernel
 from engine.operators.tasks._resources import Resources
 from engine.recovery import RecoveryConfig
-from engine.runtime._build import Deal, WorkerSite, deal_partitions
+from engine.runtime._build import WorkerSite
 from engine.runtime._channel import CHANNEL_BATCHES_MAX
 from engine.runtime._closing import closing
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._counts import Tally
 from engine.runtime._crew import Crew
+from engine.runtime._deal import Deal, deal_partitions
 from engine.runtime._discovery import Discovery, discovering
 from engine.runtime._failure import explained, name_of
 from engine.runtime._ids import WorkerIndex

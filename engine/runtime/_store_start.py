@@ -36,7 +36,7 @@ from engine.recovery._store_folder import JobIdentity, StoreFolder
 from engine.recovery._table import Tables
 from engine.recovery._worker_files import check_folders
 from engine.recovery._worker_store import StoreOptions, WorkerSpot, WorkerStore
-from engine.runtime._build import Deal
+from engine.runtime._deal import Deal
 from engine.runtime._evolving import evolution_of
 from engine.runtime._ids import Epoch
 from engine.runtime._ids import WorkerIndex as RunWorker

@@ -10,9 +10,9 @@ from engine.connectors import AbortExecution
 from engine.dataflow import Dataflow
 from engine.errors import LinkError, StoreInUseError, WorkerDiedError
 from engine.operators.tasks._resources import Resources
-from engine.runtime._build import deal_partitions
 from engine.runtime._coordinator import Coordinator
 from engine.runtime._crew import CrewEvent
+from engine.runtime._deal import deal_partitions
 from engine.runtime._discovery import discovering
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch

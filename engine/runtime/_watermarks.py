@@ -27,10 +27,11 @@ before its own, and keys may have moved.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from engine.operators._kernels import KeyedLogic, StreamClock
+from engine.runtime._counts import WatermarkSnapshot
 from engine.runtime._messages import HOLD_US, LEFT_OUT_US, CaughtUp, Watermark
 from engine.runtime._ports import Clock
 
@@ -445,6 +446,17 @@ class StageClocks:
         """None where no clock wants to know."""
         self._tell_s = -math.inf
         self._now_s = time.monotonic_s
+
+    def snapshots(self, now_s: float) -> Iterator[tuple[str, WatermarkSnapshot]]:
+        """Where the watermark of each step is that has one, for those who look from outside.
+
+        Args:
+            now_s: By the wall clock.
+        """
+        for step_id, watermark in self.steps:
+            if watermark.at_us is not None:
+                at_s = watermark.at_us / 1_000_000
+                yield step_id, WatermarkSnapshot(at_s, now_s - at_s)
 
     def flush(self) -> bool:
         """An event of the stage is over: let watermarks rise; whether one of them has changed."""

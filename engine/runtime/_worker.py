@@ -17,8 +17,9 @@ from typing import Any
 from engine.errors import InternalError
 from engine.operators.tasks._resources import Resources
 from engine.runtime._actor_node import ActorNode
-from engine.runtime._build import Deal, WorkerSite, build_stages
-from engine.runtime._counts import StepCounts, WatermarkSnapshot, WorkerSnapshot
+from engine.runtime._build import WorkerSite, build_stages
+from engine.runtime._counts import StepCounts, WorkerSnapshot
+from engine.runtime._deal import Deal
 from engine.runtime._errands import ERRANDS
 from engine.runtime._ids import EdgeId, Epoch, WorkerIndex
 from engine.runtime._ledger import Ledger
@@ -200,20 +201,12 @@ class Worker:
         return WorkerSnapshot(
             *(self.index, steps, states, tally.busy_s(), self._epoch, waiting, *exchanged),
             lags=lags,
-            watermarks=dict(self._watermarks()),
+            watermarks={k: v for c, _ in self._clocked for k, v in c.snapshots(self._time_s())},
             tasks={node.step_id: node.table.snapshot() for node, _ in self._tasked},
             left_out=tally.left_out(),
             resources=self.ledger.snapshot(),
             lent={} if self.lending is None else self.lending.lent(),
         )
-
-    def _watermarks(self) -> Iterator[tuple[str, WatermarkSnapshot]]:
-        now_s = self._time_s()
-        for clocks, _ in self._clocked:
-            for step_id, watermark in clocks.steps:
-                if watermark.at_us is not None:
-                    at_s = watermark.at_us / 1_000_000
-                    yield step_id, WatermarkSnapshot(at_s, now_s - at_s)
 
     def close(self) -> list[Exception]:
         """Close all sources, sinks and executors; gives the errors of those that would not."""

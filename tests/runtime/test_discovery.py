@@ -18,8 +18,8 @@ from engine.dataflow import Dataflow
 from engine.inputs import FixedPartitionedSource, StatefulSourcePartition, UnavailableError
 from engine.recovery import RecoveryConfig
 from engine.runtime import Drain, Epoch, RunOptions, SystemWaiter, WorkerIndex, run_flow
-from engine.runtime._build import Deal
 from engine.runtime._coordinator import Coordinator
+from engine.runtime._deal import Deal
 from engine.runtime._discovery import Discovery
 from engine.runtime._messages import CloseEpoch, CommitEpoch, Prepared, Published
 from engine.testing import TestingSink
