@@ -7,6 +7,7 @@ as due at once, so a run finds them by what is due, without looking at all actor
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
@@ -154,6 +155,8 @@ class ActorState(KeyedState):
         """Also what waits: each mail goes with the epoch in which it came."""
         changes = super().barrier()
         self._let_go()
+        for address, mails in self.mail.items():
+            self._take_out(address, mails)
         rows: dict[Any, bytes] = {}
         gone = self._rewrite(rows)
         kept = 0
@@ -176,6 +179,26 @@ class ActorState(KeyedState):
             due_s,
             [*changes.gone, *(key for key in gone if key not in rows)],
         )
+
+    def _take_out(self, address: Any, box: Mailbox) -> None:
+        """Have all mails of a mailbox get new rows from the first one on that is in none.
+
+        What came from other workers may have rows behind it, and rows are in the order of numbers.
+        """
+        mails = list(itertools.dropwhile(_is_saved, box))
+        if not any(map(_is_saved, mails)):
+            return
+        saved = list(itertools.takewhile(_is_saved, box))
+        box.clear()
+        box.extend(saved)
+        box.extend(self._without_rows(address, mails))
+
+    def _without_rows(self, address: Any, mails: Iterable[Mail]) -> Iterator[Mail]:
+        """Mails that are to get new rows."""
+        for mail in mails:
+            if mail[4] is not None:
+                self.drop_row(address, mail[4])
+            yield (*mail[:4], None)
 
     def _rewrite(self, rows: dict[Any, bytes]) -> list[Any]:
         """Write rows anew of which some mails wait no more; gives the keys of the old ones."""
@@ -208,14 +231,11 @@ class ActorState(KeyedState):
         box.extend(mails)
 
     def _write(self, address: Any, box: Mailbox, rows: dict[Any, bytes]) -> None:
-        """Write the mails of a mailbox that are in no row, behind all others of the actor."""
-        fresh = [mail for mail in box if mail[4] is None]
-        if not fresh:
-            return
-        # What came from other workers may lie in between, and have its rows already.
-        saved = [mail for mail in box if mail[4] is not None]
-        box.clear()
-        box.extend(saved)
+        """Write the mails of a mailbox that are in no row, which are its last ones."""
+        fresh: list[Mail] = []
+        while box and not _is_saved(box[-1]):
+            fresh.append(box.pop())
+        fresh.reverse()
         for at in range(0, len(fresh), ROW_MAILS):
             some = fresh[at : at + ROW_MAILS]
             row = self._new_row(len(some))
@@ -290,10 +310,7 @@ class ActorState(KeyedState):
         mails = [*mails, *behind]
         if mails and mails[0][4] is None:
             # Rows are in the order of their numbers, so all of them get new ones.
-            for at, mail in enumerate(mails):
-                if mail[4] is not None:
-                    self.drop_row(address, mail[4])
-                    mails[at] = (*mail[:4], None)
+            mails = list(self._without_rows(address, mails))
         if spilled is None:
             self.mail[address] = mails
         else:
@@ -352,6 +369,10 @@ class ActorState(KeyedState):
                 yield address
             self.spilled[address].rows.append(row)
             self.spilled_mails += row[1]
+
+
+def _is_saved(mail: Mail) -> bool:
+    return mail[4] is not None
 
 
 def _rows_in(mails: Iterable[Mail]) -> Iterator[Row]:

@@ -341,13 +341,16 @@ class ActedRun(CrashRun):
         """As of any job, in its own world."""
         global WORLD  # noqa: PLW0603 - handlers have no other way to know it
         WORLD = self._world
+        # Who waits for epochs, and asks again before the next one, never comes to an end.
+        lasting = self._world.timeout >= timedelta(days=1)
+        fresh_max, fresh_min = (self._fresh_max, 2) if lasting else (50_000, 1000)
         with (
             patch.object(_actor_node, "PENDING_MAX", self._pending_max),
             patch.object(_mailboxes, "TURN_MAX", self._turn_max),
             patch.object(_actor_state, "KEPT_MAX", self._kept_max),
             patch.object(_actor_state, "ROW_MAILS", self._row_mails),
-            patch.object(_actor_node, "FRESH_MAX", self._fresh_max),
-            patch.object(_actor_node, "FRESH_MIN", 2),
+            patch.object(_actor_node, "FRESH_MAX", fresh_max),
+            patch.object(_actor_node, "FRESH_MIN", fresh_min),
             patch.object(Spot.blueprint, "passivate_s", self._passivate_s),
             patch.object(Account.blueprint, "passivate_s", self._passivate_s),
         ):
