@@ -14,7 +14,7 @@
     ├── WorkerProcessError (RuntimeError)   a process that ran a task has ended without a word
     ├── SubtaskCancelledError (RuntimeError)  a subtask was given up, as another one had failed
     ├── RemoteError (RuntimeError)          what a task raised in its process can't be sent here
-    ├── MetricsAddressError (OSError)       metrics can't be served at the address that was given
+    ├── AddressError (OSError)              a run can't serve metrics or answers at its address
     ├── StoreError                          the recovery store can't be used, or not like this
     │   ├── NoPartitionsError (FileNotFoundError)      there is no store in the folder
     │   ├── MissingPartitionsError (FileNotFoundError) a part of the store is gone
@@ -54,7 +54,6 @@ __all__ = [
     "InconsistentPartitionsError",
     "InternalError",
     "LinkError",
-    "MetricsAddressError",
     "MissingPartitionsError",
     "NoPartitionsError",
     "RemoteError",
@@ -234,8 +233,8 @@ class RemoteError(EngineError, RuntimeError):
         return type(self), (self.type_name, self.message, self.traceback_text)
 
 
-class MetricsAddressError(EngineError, OSError):
-    """Metrics can't be served at the address that was given: it is taken, or not this machine's."""
+class AddressError(EngineError, OSError):
+    """A run can't serve metrics or answers where it is to: the address is taken, or not its own."""
 
 
 class StoreError(EngineError):

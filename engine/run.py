@@ -7,9 +7,11 @@ belongs to the flow: everything said here goes to standard error.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from engine._cli.arguments import exit_code_of
 from engine._cli.exits import Exit, say
@@ -19,10 +21,10 @@ from engine._cli.run_command import RunCommand, parse_run_command
 from engine._cli.signals import StopNow, StopSignals
 from engine.dataflow import Dataflow
 from engine.errors import (
+    AddressError,
     EngineRuntimeError,
     FlowError,
     ImportStringError,
-    MetricsAddressError,
     StoreError,
 )
 from engine.runtime import (
@@ -37,6 +39,9 @@ from engine.runtime import (
     monitoring,
     run_flow,
 )
+
+if TYPE_CHECKING:
+    from engine.runtime._questions import Desk
 
 __all__ = ["main"]
 
@@ -65,7 +70,7 @@ def _load_and_run(command: RunCommand) -> int:
     try:
         flow = load_flow(command.import_str)
         return _run(flow, command)
-    except (ImportStringError, FlowError, MetricsAddressError) as ex:
+    except (ImportStringError, FlowError, AddressError) as ex:
         return _failed(ex, flow, command, Exit.MISUSED)
     except (EngineRuntimeError, StoreError) as ex:
         return _failed(ex, flow, command, Exit.FAILED)
@@ -101,6 +106,7 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
         with (
             signals.watching(),
             monitoring(_metrics_of(command), options.clock, tell) as options.monitor,
+            _asking(flow, command, options) as options.desk,
         ):
             _start(flow, command, options)
     except StopNow as ex:
@@ -113,6 +119,18 @@ def _run(flow: Dataflow, command: RunCommand) -> int:
 def _metrics_of(command: RunCommand) -> Address | None:
     """Where this process serves the metrics; of a cluster, only the one that leads does."""
     return command.metrics if command.place is None or command.place.process == 0 else None
+
+
+def _asking(
+    flow: Dataflow, command: RunCommand, options: RunOptions
+) -> contextlib.AbstractContextManager[Desk | None]:
+    """Where this process takes questions about actors; of a cluster, only the leading one does."""
+    if command.ask is None or (command.place is not None and command.place.process):
+        return contextlib.nullcontext()
+    # Loads what most runs don't need.
+    from engine.runtime._actor_endpoint import serving_actors  # noqa: PLC0415
+
+    return serving_actors(command.ask, flow, options.waiter.wake, options.tell)
 
 
 def _start(flow: Dataflow, command: RunCommand, options: RunOptions) -> None:

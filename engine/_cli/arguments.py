@@ -234,6 +234,18 @@ def index(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """The number of a port, or 0 for any that is free.
+
+    Raises:
+        ValueError: It isn't one.
+    """
+    if not _is_number(text) or int(text) > _PORT_MAX:
+        msg = f"must be a port of this machine, from 0 to {_PORT_MAX}"
+        raise ValueError(msg)
+    return int(text)
+
+
 def addresses(text: str) -> list[str]:
     """``host:port`` of each process, with semicolons between.
 

@@ -17,6 +17,7 @@ from engine._cli.arguments import (
     count,
     duration,
     index,
+    port,
     resources,
     settings_of,
     size,
@@ -177,6 +178,16 @@ SETTINGS = (
         "port 0 is any that is free",
     ),
     Setting(
+        "ask",
+        ("--ask",),
+        "ENGINE_ASK",
+        port,
+        None,
+        "PORT",
+        "answer questions about actors, from what is saved in the recovery store (-r), at a port "
+        "of this machine: GET /actors/STEP/KEY; 0 is any that is free",
+    ),
+    Setting(
         "resources",
         ("--resources",),
         "ENGINE_RESOURCES",
@@ -230,6 +241,8 @@ class RunCommand:
     drain_timeout: timedelta
     recovery: RecoveryConfig | None
     metrics: Address | None
+    ask: int | None
+    """The port at which actors answer."""
     resources: Mapping[str, float] | None
     """What each worker offers to tasks, as far as it is said."""
     verbose: bool
@@ -260,6 +273,7 @@ def parse_run_command(argv: Sequence[str] | None, environ: Mapping[str, str]) ->
         given["drain_timeout"].value,
         _recovery(given),
         given["metrics"].value,
+        given["ask"].value,
         given["resources"].value,
         arguments.verbose,
     )
@@ -275,6 +289,10 @@ def _recovery(given: Mapping[str, Given]) -> RecoveryConfig | None:
         raise UsageError(msg)
     if memory.value is not None:
         msg = f"{memory.origin}: what doesn't fit in memory goes to a recovery store; give one (-r)"
+        raise UsageError(msg)
+    ask = given["ask"]
+    if ask.value is not None:
+        msg = f"{ask.origin}: actors tell what is saved in a recovery store; give one (-r)"
         raise UsageError(msg)
     return None
 

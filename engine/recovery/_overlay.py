@@ -187,6 +187,23 @@ class Overlay:
                     yield key, chunk
 
 
+class Committed(Overlay):
+    """What of an overlay is committed: all of it but the open epoch.
+
+    Args:
+        overlay: Whose layers it looks at, as they are then.
+    """
+
+    def __init__(self, overlay: Overlay) -> None:
+        super().__init__()
+        self._of = overlay
+
+    def _layers(self) -> Iterator[Layer]:
+        yield self._of.waiting
+        if self._of.applying is not None:
+            yield self._of.applying
+
+
 def find(indexes: list[Index], key: Any) -> Chunk | Missing | None:
     """A key's newest chunk; MISSING if the overlay knows nothing of the key."""
     for index in indexes:

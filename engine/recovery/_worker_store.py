@@ -26,7 +26,7 @@ from engine.recovery._log import LogWriter
 from engine.recovery._log_reader import LogContents
 from engine.recovery._manifest import Manifest
 from engine.recovery._opening import WorkerSpot, read_worker, recovered
-from engine.recovery._overlay import Overlay
+from engine.recovery._overlay import Committed, Overlay
 from engine.recovery._records import SegmentName
 from engine.recovery._state_view import KeptByStep, StateView
 from engine.recovery._table import Table
@@ -97,6 +97,8 @@ class WorkerStore(StateView):
         """Where it is."""
         self.committed = manifest.epoch
         """The last epoch that is durable, as far as this worker was told."""
+        self.durable = StateView(manifest, parts.table, Committed(parts.overlay), {}, parts.codec)
+        """What it holds as of that epoch, without what was appended since."""
         self._prepared = manifest.epoch
         self._log = parts.log
         self._applier = parts.applier

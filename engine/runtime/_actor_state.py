@@ -59,8 +59,8 @@ class ActorForm(StateForm):
         It is flat, since the store is fastest with tuples of plain values.
         """
         life: Life | None = state.life
-        values: dict[str, Any] = state.state.__dict__
-        row = (state.blueprint.name, ",".join(values), *values.values())
+        images = state.blueprint.images
+        row = (state.blueprint.name, ",".join(images.names), *images.values_of(state.state))
         return row if life is None else (*row, life.row())
 
     def from_stored(self, key: Any, stored: Any) -> Actor:

@@ -10,7 +10,6 @@ sent is delivered once it has returned.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -26,11 +25,12 @@ from engine.operators.actors import (
     Started,
 )
 from engine.operators.actors._actor import Blueprint
+from engine.operators.actors._fixed import SCALARS, is_fixed
+from engine.operators.actors._image import Image
 from engine.operators.actors._life import FIRED_S, Life
 from engine.operators.actors._mail import (
     ASK,
     REPLY,
-    SCALARS,
     SIGNAL,
     SPAWN,
     STOP,
@@ -39,8 +39,6 @@ from engine.operators.actors._mail import (
     UNSPAWN,
     WATCH,
     Mail,
-    Packed,
-    is_fixed,
     packed,
     unpacked,
 )
@@ -48,6 +46,7 @@ from engine.runtime._actor_state import ActorForm, ActorState
 from engine.runtime._mailboxes import Mailboxes
 from engine.runtime._supervisor import Supervisor
 
+SENT_MAX: Final = 250
 _MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
 _TO_THE_LIVING: Final = (SIGNAL, STOP, UNSPAWN, REPLY, TIMEOUT)
@@ -186,7 +185,8 @@ class ActorTable:
         if blueprint.passivate_s is not None:
             self.admit(batch)
             return
-        handlers, keeps = blueprint.handlers, isinstance(blueprint.supervise, Retry)
+        handlers, take_image = blueprint.handlers, blueprint.images.take
+        keeps = isinstance(blueprint.supervise, Retry)
         sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
         ctx.now_s, ctx.mail = now_s, None
         ctx.name = self._first
@@ -208,8 +208,8 @@ class ActorTable:
                 slow.clear()
                 continue
             state, emitted = actor.state, len(out)
-            before = _image(state.__dict__)
-            ctx.actor, ctx.key, ctx.self_ref = actor, key, None
+            before = take_image(state)
+            ctx.actor, ctx.key = actor, key
             try:
                 handler(actor, ctx, message)
             except Exception as ex:  # noqa: BLE001 - whatever a user's handler raises
@@ -237,33 +237,42 @@ class ActorTable:
         return actor
 
     def run(self, now_s: float, most: int) -> None:
-        """Let actors work on what waits, in turn, on about so many messages at most."""
-        self._ctx.now_s = now_s
-        while most > 0 and (turn := self.boxes.next_turn()) is not None:
+        """Let actors work on what waits, in turn, on about so many messages at most.
+
+        What they send is delivered when all have had their turn.
+        """
+        ctx, boxes, touched, restored = (
+            self._ctx,
+            self.boxes,
+            self.state.touched,
+            self.form.restored,
+        )
+        ctx.now_s, sent, watched = now_s, ctx.sent, bool(self.state.idle)
+        while most > 0:
+            turn = boxes.next_turn() if len(sent) < SENT_MAX else None
+            if turn is None:
+                if not sent:
+                    return
+                boxes.deliver(sent)
+                sent.clear()
+                continue
             address, mails = turn
             most -= len(mails)
-            self._activate(address, mails)
-
-    def _activate(self, address: Any, mails: list[Mail]) -> None:
-        """Have an actor handle messages, and deliver what it sends."""
-        boxes, actor = self.boxes, self.state.touched.get(address)
-        if actor is None or self.form.restored:
-            boxes.pending -= len(mails)
-            actor = self._found(address, mails)
-            boxes.pending += len(mails)
-            if actor is None:
-                return
-        ctx = self._ctx
-        ctx.actor, ctx.name, ctx.self_ref = actor, actor.blueprint.name, None
-        ctx.key = address[0] if address.__class__ is Ref else address
-        handled = self._handle(address, actor, mails)
-        boxes.pending -= handled
-        sent = ctx.sent
-        if sent:
-            self.boxes.deliver(sent)
-            sent.clear()
-        if self.state.idle:
-            self._used(address, actor, mails)
+            actor = touched.get(address)
+            if actor is None or restored:
+                boxes.pending -= len(mails)
+                actor = self._found(address, mails)
+                boxes.pending += len(mails)
+                if actor is None:
+                    continue
+            ctx.actor, ctx.name = actor, actor.blueprint.name
+            ctx.key = address[0] if address.__class__ is Ref else address
+            handled = self._handle(address, actor, mails)
+            boxes.pending -= handled
+            if watched:
+                self._used(address, actor, mails)
+        boxes.deliver(sent)
+        sent.clear()
 
     def _used(self, address: Any, actor: Actor, mails: list[Mail]) -> None:
         """Note that an actor has worked, or have it leave memory if it was told that it does."""
@@ -304,25 +313,23 @@ class ActorTable:
 
     def _handle(self, address: Any, actor: Actor, mails: list[Mail]) -> int:
         """Have an actor handle messages one by one; gives how many of them wait no more."""
-        ctx, out = self._ctx, self.out
-        sent, handlers = ctx.sent, actor.blueprint.handlers
-        for at, mail in enumerate(mails):
+        ctx, out, blueprint = self._ctx, self.out, actor.blueprint
+        sent, handlers, take_image = ctx.sent, blueprint.handlers, blueprint.images.take
+        at = -1
+        for mail in mails:
+            at += 1
             kind, message, _, _, number = mail
             state = actor.state
-            before = _image(state.__dict__)
+            before = take_image(state)
             emitted, told = len(out), len(sent)
             ctx.mail = mail
             try:
-                if kind == TELL and actor.life is None:
-                    if message.__class__ is Packed:
-                        message = unpacked(message)
-                    handler = handlers.get(message.__class__)
-                    if handler is None:
-                        self._call(actor, mail, message)
-                    else:
-                        handler(actor, ctx, message)
-                else:
+                plain = kind == TELL and actor.life is None
+                handler = handlers.get(message.__class__) if plain else None
+                if handler is None:
                     self._handle_other(actor, mail)
+                else:
+                    handler(actor, ctx, message)
             except Exception as ex:  # noqa: BLE001 - whatever a user's handler raises
                 del out[emitted:], sent[told:]
                 self._roll_back(actor, state, before)
@@ -387,13 +394,11 @@ class ActorTable:
         elif late is not None:
             getattr(actor, late)(self._ctx, unpacked(asked))
 
-    def _roll_back(self, actor: Actor, state: Any, before: dict[str, Any] | bytes) -> None:
+    def _roll_back(self, actor: Actor, state: Any, before: Image) -> None:
         """Have the actor be as it was before the present message."""
         ctx = self._ctx
         actor.state = state
-        values: dict[str, Any] = state.__dict__
-        values.clear()
-        values.update(before if isinstance(before, dict) else pickle.loads(before))  # noqa: S301 - of `_image`
+        actor.blueprint.images.put_back(state, before)
         if ctx.before is not None:
             actor.life, ctx.before = ctx.before, None
         ctx.stashed = ctx.stopped = ctx.unstashed = False
@@ -425,14 +430,6 @@ class ActorTable:
             return None
         self.boxes.put_in_front(address, stash, mails[at + 1 :])
         return at + 1
-
-
-def _image(values: dict[str, Any]) -> dict[str, Any] | bytes:
-    """The fields of a state, to be put back if a handler raises."""
-    for value in values.values():
-        if value.__class__ not in SCALARS and not is_fixed(value):
-            return pickle.dumps(values, 5)
-    return values.copy()
 
 
 def _mail_of(message: Any) -> Mail:

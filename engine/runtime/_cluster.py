@@ -20,7 +20,7 @@ from engine._version import __version__
 from engine.dataflow import Dataflow, fingerprint
 from engine.errors import ClusterError, LinkError, WorkerDiedError
 from engine.operators.tasks._resources import Resources
-from engine.runtime._crew import Counted, CrewEvent, Left, Reported
+from engine.runtime._crew import Answered, Counted, CrewEvent, Left, Reported
 from engine.runtime._door import PROOF_S_MAX, Answer, Door, LaterError
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Cluster, Layout
@@ -40,6 +40,7 @@ from engine.runtime._messages import Command
 from engine.runtime._plan import plan
 from engine.runtime._ports import Stream
 from engine.runtime._proof import Hello, JobFacts, Purpose, Status
+from engine.runtime._questions import Question
 from engine.runtime._run import RunOptions, plan_run
 from engine.runtime._supervise import supervise
 from engine.runtime._wire import Wire
@@ -381,7 +382,7 @@ class _Remote:
                 self._leave(Left(message.worker, message.error()))
             case Left():
                 self._leave(message)
-            case Reported() | Counted():
+            case Reported() | Counted() | Answered():
                 self._hear(message)
             case _:
                 msg = f"a process does not say such things: {message!r:.100}"
@@ -570,6 +571,12 @@ class _Gang:
         """As in `Led`."""
         for remote in self._remotes:
             remote.send(Count())
+
+    def ask(self, question: Question) -> None:
+        """As in `Led`."""
+        for remote in self._remotes:
+            if question.worker in self._layout.workers_of(remote.process):
+                remote.send(question)
 
     def abort(self) -> None:
         """As in `Led`."""

@@ -22,6 +22,7 @@ from engine.runtime._ids import EdgeId, WorkerIndex
 from engine.runtime._messages import Command, Prepared, Report
 from engine.runtime._plan import Plan
 from engine.runtime._ports import NoNetwork, SystemWaiter
+from engine.runtime._questions import Answer, Question, answer_of
 from engine.runtime._worker import Worker
 
 
@@ -52,7 +53,14 @@ class Counted:
     snapshot: WorkerSnapshot
 
 
-CrewEvent: TypeAlias = Reported | Counted | Left
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A worker answers a question."""
+
+    answer: Answer
+
+
+CrewEvent: TypeAlias = Reported | Counted | Answered | Left
 
 
 class Mailbox:
@@ -192,6 +200,7 @@ class Crew:
         seats = [AloneSeat() for _ in sites] if seats is None else seats
         self._seats = {site.index: seat for site, seat in zip(sites, seats, strict=True)}
         self._boxes = {worker: Mailbox(seat.wake) for worker, seat in self._seats.items()}
+        self._stores = {site.index: site.store for site in sites}
         self._threads = [
             # They don't keep a process alive that was told to stop at once.
             threading.Thread(
@@ -218,6 +227,12 @@ class Crew:
     def _tell_counts(self, worker: Worker) -> None:
         snapshot = worker.snapshot(self._seats[worker.index].exchanged())
         self._hear(Counted(worker.index, snapshot))
+
+    def ask(self, question: Question) -> None:
+        """Have a worker answer a question, if it is of this crew; only where there are stores."""
+        box, store = self._boxes.get(question.worker), self._stores.get(question.worker)
+        if box is not None and store is not None:
+            box.put(lambda _: self._hear(Answered(answer_of(store, question))))
 
     def abort(self) -> None:
         """Have all workers leave as soon as they can."""

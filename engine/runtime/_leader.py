@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Protocol
 from engine.connectors import AbortExecution
 from engine.errors import LinkError
 from engine.runtime._coordinator import Coordinator
-from engine.runtime._crew import Counted, CrewEvent, Left
+from engine.runtime._crew import Answered, Counted, CrewEvent, Left, Reported
 from engine.runtime._discovery import Discovery
 from engine.runtime._failure import name_of
 from engine.runtime._ids import Epoch, WorkerIndex
 from engine.runtime._messages import Command, Decision, LinkEpoch
 from engine.runtime._ports import Clock, Waiter
+from engine.runtime._questions import Desk, Question
 
 if TYPE_CHECKING:
     from engine.runtime._monitor import Monitor
@@ -64,6 +65,10 @@ class Led(Protocol):
         """Have all workers say what they have counted; only if they count."""
         ...
 
+    def ask(self, question: Question) -> None:
+        """Have the worker that it is for answer a question; only if there is a store."""
+        ...
+
     def abort(self) -> None:
         """Have all workers leave as soon as they can."""
         ...
@@ -104,6 +109,7 @@ class Leader:
         self._error: BaseException | None = None
         self._leave_by_s = math.inf
         self._marked: dict[WorkerIndex, dict[str, list[str]]] = {}
+        self._desk: Desk | None = None
 
     def hear(self, event: CrewEvent) -> None:
         """Take what happened to a worker; from any thread."""
@@ -115,6 +121,7 @@ class Leader:
         workers: Led,
         monitor: Monitor | None = None,
         discovery: Discovery | None = None,
+        desk: Desk | None = None,
     ) -> None:
         """Start the workers and coordinate them until all have left.
 
@@ -122,6 +129,7 @@ class Leader:
             workers: Who they are.
             monitor: Is told what happens; with one the workers must be counting.
             discovery: Finds new partitions; None if nobody looks for them.
+            desk: Where questions from outside come; None if nobody may ask.
 
         Raises:
             BaseException: What ended the first worker that was not told to leave. The others were
@@ -131,6 +139,9 @@ class Leader:
             monitor.begin(len(self._staying))
         try:
             workers.start()
+            if desk is not None:
+                self._desk = desk
+                desk.begin(len(self._staying))
             while self._staying and self._clock.monotonic_s() < self._leave_by_s:
                 self._turn(workers, monitor, discovery)
         except BaseException as ex:
@@ -141,6 +152,8 @@ class Leader:
         finally:
             if monitor is not None:
                 monitor.end()
+            if desk is not None:
+                desk.end()
         workers.join(_ENDING_S)
         if self._error is not None:
             raise self._error
@@ -149,17 +162,17 @@ class Leader:
         now_s = self._clock.monotonic_s()
         if monitor is not None and monitor.ask(now_s):
             workers.count()
+        if self._desk is not None:
+            self._desk.carry(workers.ask)
         decisions = self._wishes(discovery, now_s)
         while self._events:
             event = self._events.popleft()
             if isinstance(event, Left):
                 self._see_off(event, workers)
-            elif isinstance(event, Counted):
-                assert monitor is not None  # noqa: S101 - nobody counts unasked
-                monitor.counted(event.snapshot)
-            elif self._error is None:
-                self._marked[event.worker] = event.marked or self._marked.get(event.worker, {})
-                decisions += self._coordinator.on_report(event.worker, event.report, now_s)
+            elif isinstance(event, Reported):
+                decisions += self._reported(event, now_s)
+            else:
+                self._told(event, monitor)
         for decision in decisions:
             decisions += self._carry_out(decision, workers)
         next_s = self._leave_by_s if self._error else self._coordinator.next_time_s()
@@ -169,6 +182,21 @@ class Leader:
             next_s = min(next_s, monitor.next_count_s)
         if self._staying:
             self._waiter.wait(max(0.0, next_s - now_s))
+
+    def _reported(self, event: Reported, now_s: float) -> list[Decision]:
+        if self._error is not None:
+            return []
+        self._marked[event.worker] = event.marked or self._marked.get(event.worker, {})
+        return self._coordinator.on_report(event.worker, event.report, now_s)
+
+    def _told(self, event: Counted | Answered, monitor: Monitor | None) -> None:
+        """A worker has said what it was asked for."""
+        if isinstance(event, Counted):
+            assert monitor is not None  # noqa: S101 - nobody counts unasked
+            monitor.counted(event.snapshot)
+        else:
+            assert self._desk is not None  # noqa: S101 - as above
+            self._desk.answered(event.answer)
 
     def _wishes(self, discovery: Discovery | None, now_s: float) -> list[Decision]:
         """What time, people and sources want of the coordinator."""

@@ -95,25 +95,38 @@ class Mailboxes:
 
     def deliver(self, sent: list[tuple[Ref, Mail]]) -> None:
         """Put what an actor has sent where it is for."""
-        elsewhere, first, get = self._elsewhere, self._first, self._mail.get
+        if self._elsewhere is not None:
+            sent = self._of_this_worker(sent, self._elsewhere)
+        boxes, first, ready = self._mail, self._first, self._ready
         for ref, mail in sent:
-            if elsewhere is not None:
-                worker = elsewhere(ref[0])
-                if worker is not None:
-                    self.outgoing.setdefault(worker, []).append((ref, mail))
-                    continue
-            address = ref[0] if ref[2] == first else ref
-            if address is ref and ref[2] not in self._classes:
+            address = ref
+            if ref[2] == first:
+                address = ref[0]
+            elif ref[2] not in self._classes:
+                self.pending -= 1
                 reason = f"the step has no class {ref[2]!r}"
                 self.dead.append(dead_message(ref, mail, reason))
                 continue
-            box = get(address)
+            box = boxes.get(address)
             if box is None:
-                self._mail[address] = [mail]
-                self._ready.append(address)
+                boxes[address] = [mail]
+                ready.append(address)
             else:
                 box.append(mail)
-            self.pending += 1
+        self.pending += len(sent)
+
+    def _of_this_worker(
+        self, sent: list[tuple[Ref, Mail]], elsewhere: Callable[[Any], int | None]
+    ) -> list[tuple[Ref, Mail]]:
+        """Those mails that are for actors here; the others go to `outgoing`."""
+        here: list[tuple[Ref, Mail]] = []
+        for told in sent:
+            worker = elsewhere(told[0][0])
+            if worker is None:
+                here.append(told)
+            else:
+                self.outgoing.setdefault(worker, []).append(told)
+        return here
 
     # Whose turn it is
 

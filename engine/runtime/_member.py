@@ -31,6 +31,7 @@ from engine.runtime._membership import (
 from engine.runtime._outage import Patience
 from engine.runtime._plan import Plan, plan
 from engine.runtime._ports import NoNetwork, SystemClock
+from engine.runtime._questions import Question
 from engine.runtime._task_site import RealExecutors
 
 if TYPE_CHECKING:
@@ -190,6 +191,8 @@ class Member:
                     crew.abort()
                 elif isinstance(message, Count):
                     crew.count()
+                elif isinstance(message, Question):
+                    crew.ask(message)
                 elif not isinstance(message, Beat):
                     crew.command(message)
         except (EOFError, OSError) as ex:

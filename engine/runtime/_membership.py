@@ -1,8 +1,8 @@
 """What the processes of a job and their leader say to each other. Plain values.
 
-From the leader: `Membership`, then commands (`engine.runtime._messages`), `Abort`, `Count`,
-`Dismiss`. From a process: `Beat`, `Reported`, `Counted`, and `Left` or `Failed` for each of its
-workers.
+From the leader: `Membership`, then commands (`engine.runtime._messages`), `Question`, `Abort`,
+`Count`, `Dismiss`. From a process: `Beat`, `Reported`, `Counted`, `Answered`, and `Left` or
+`Failed` for each of its workers.
 """
 
 from __future__ import annotations

@@ -25,17 +25,17 @@ def monitoring(
         tell: Takes a line that says where the metrics are.
 
     Raises:
-        MetricsAddressError: The address can't be listened at.
+        AddressError: The address can't be listened at.
     """
     if address is None:
         yield None
         return
     # Loads what most runs don't need.
-    from engine.runtime._endpoint import Endpoint  # noqa: PLC0415
+    from engine.runtime._endpoint import serve_metrics  # noqa: PLC0415
     from engine.runtime._monitor import Monitor  # noqa: PLC0415
 
     monitor = Monitor(clock.monotonic_s)
-    endpoint = Endpoint(address, monitor)
+    endpoint = serve_metrics(address, monitor)
     try:
         tell(f"metrics at http://{endpoint.address}/metrics")
         yield monitor

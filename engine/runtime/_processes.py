@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TypeAlias
 
 from engine.errors import WorkerDiedError
-from engine.runtime._crew import Counted, CrewEvent, Left, Reported
+from engine.runtime._crew import Answered, Counted, CrewEvent, Left, Reported
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._launch import Launch
 from engine.runtime._membership import (
@@ -36,6 +36,7 @@ from engine.runtime._membership import (
     Membership,
 )
 from engine.runtime._messages import Command
+from engine.runtime._questions import Question
 
 _STARTING_S = 25.0
 """A process may be silent for so much longer while it starts Python and loads the engine."""
@@ -127,6 +128,12 @@ class Processes:
         for process in self._processes:
             process.send(Count())
 
+    def ask(self, question: Question) -> None:
+        """As in `Led`."""
+        for process in self._processes:
+            if question.worker in process.workers:
+                process.send(question)
+
     def abort(self) -> None:
         """As in `Led`."""
         for process in self._processes:
@@ -149,6 +156,8 @@ class _Process:
         membership: Membership,
         hear: Callable[[CrewEvent], None],
     ) -> None:
+        self.workers = frozenset(membership.mine)
+        """Which of them run in it."""
         self._staying = set(membership.mine)
         self._hear = hear
         self.heard_s = time.monotonic() + _STARTING_S
@@ -209,7 +218,7 @@ class _Process:
         self.heard_s = time.monotonic()
         if isinstance(message, Beat):
             return
-        if isinstance(message, Reported | Counted):
+        if isinstance(message, Reported | Counted | Answered):
             self._hear(message)
             return
         assert isinstance(message, Left | Failed), message  # noqa: S101

@@ -23,6 +23,7 @@ from engine.recovery._layout import StorePaths
 from engine.recovery._manifest import Manifest
 from engine.recovery._rescale import newest_partitions
 from engine.recovery._running_calls import CallRows, Suspect, Suspicions, rows_path, suspects_of
+from engine.recovery._state_view import StateView
 from engine.recovery._store_folder import StoreFolder
 from engine.recovery._worker_store import WorkerSpot, WorkerStore
 from engine.runtime._call_watch import CallWatch
@@ -261,6 +262,12 @@ class WorkerRecovery:
         """As in `Store`."""
         return _StepState(self._store, step_id, Migration(step_id, self._options[step_id]))
 
+    def committed(self, step_id: str, key: Any) -> tuple[Epoch, Any]:
+        """As in `Store`."""
+        migration = Migration(step_id, self._options[step_id])
+        stored = _StepState(self._store.durable, step_id, migration)
+        return Epoch(self._store.committed), stored.load(key)
+
     def timers(self, step_id: str, until_s: float) -> Iterator[tuple[float, Any]]:
         """As in `Store`."""
         for due_us, key in self._store.scan_timers(step_id, int(until_s * _MICROSECONDS)):
@@ -344,7 +351,7 @@ class _StepState:
     Methods that read states have `step_id` in a local, for `engine.runtime._failure` to find.
     """
 
-    def __init__(self, worker: WorkerStore, step_id: str, migration: Migration) -> None:
+    def __init__(self, worker: StateView, step_id: str, migration: Migration) -> None:
         self._worker = worker
         self._step_id = step_id
         self._migration = migration

@@ -47,12 +47,14 @@ from engine.runtime._ports import (
     Waiter,
     log,
 )
+from engine.runtime._questions import answer_of
 from engine.runtime._sink_node import Job
 from engine.runtime._task_site import RealExecutors
 from engine.runtime._worker import Worker
 
 if TYPE_CHECKING:
     from engine.runtime._monitor import Monitor
+    from engine.runtime._questions import Desk
     from engine.runtime._recovery import JobStore
 
 DEFAULT_EPOCH_INTERVAL = timedelta(seconds=10)
@@ -76,6 +78,8 @@ class RunOptions:
     """Where to save epochs; None saves nothing."""
     monitor: Monitor | None = None
     """Learns what the workers count and what becomes of epochs; without one nobody counts."""
+    desk: Desk | None = None
+    """Where questions from outside about the state of actors come; None if nobody may ask."""
     tell: Callable[[str], None] = log
     """Takes lines about the run that people may want to read."""
     source_timeout: timedelta = DEFAULT_SOURCE_TIMEOUT
@@ -242,10 +246,10 @@ def _run_on(
             planned.workers, coordinator, clock, options.waiter, options.drain, recovery
         )
         crew = Crew(planned, deal, sites, leader.hear, epoch_per_batch=per_batch)
-        leader.lead(crew, options.monitor, discovery)
+        leader.lead(crew, options.monitor, discovery, options.desk)
         return
     worker = Worker(planned, deal, sites[0], epoch_per_batch=per_batch)
-    with closing([worker]):
+    with closing([worker]), _answering(options.desk):
         _drive(worker, coordinator, options, recovery, discovery)
 
 
@@ -290,6 +294,7 @@ def _drive(
     drain, monitor, tally = options.drain, options.monitor, worker.tally
     wait = options.waiter.wait if tally is None else tally.waiting(options.waiter.wait)
     found = deque[NewParts]() if discovery is None else discovery.found
+    questions = () if options.desk is None else options.desk.questions
     next_time_s = coordinator.next_time_s()
     if monitor is not None:
         monitor.begin(1)
@@ -298,6 +303,8 @@ def _drive(
     while not worker.stopped:
         wait_s = step()
         now_s = monotonic_s()
+        if questions:
+            _answer(options.desk, recovery)
         if reports or now_s >= next_time_s or drain.requested or found:
             _coordinate(worker, coordinator, now_s, drain, found, recovery)
             next_time_s = coordinator.next_time_s()
@@ -310,6 +317,26 @@ def _drive(
             wait(min(wait_s, next_time_s - now_s))
     if monitor is not None:
         monitor.counted(worker.snapshot())
+
+
+@contextlib.contextmanager
+def _answering(desk: Desk | None) -> Generator[None]:
+    """Let people ask the only worker."""
+    if desk is None:
+        yield
+        return
+    desk.begin(1)
+    try:
+        yield
+    finally:
+        desk.end()
+
+
+def _answer(desk: Desk | None, recovery: JobStore | None) -> None:
+    assert desk is not None  # noqa: S101 - somebody has asked
+    assert recovery is not None  # noqa: S101 - nobody may ask without a store
+    store = recovery.workers[0]
+    desk.carry(lambda question: desk.answered(answer_of(store, question)))
 
 
 def _coordinate(

@@ -40,6 +40,13 @@ class Store(Protocol):
         """The state of a step."""
         ...
 
+    def committed(self, step_id: str, key: Any) -> tuple[Epoch, Any]:
+        """The last epoch that is known to be durable, and what that one has of a key, or None.
+
+        A crash can't take it back, unlike what `state` gives.
+        """
+        ...
+
     def timers(self, step_id: str, until_s: float) -> Iterable[tuple[float, Any]]:
         """The timers of a step up to a time, as (time, key)."""
         ...

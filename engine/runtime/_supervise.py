@@ -196,6 +196,6 @@ class _Run:
             try:
                 led = self._team.led(member, leader.hear)
                 with discovering(self._planned, deal, options.waiter, options.tell) as discovery:
-                    leader.lead(led, options.monitor, discovery)
+                    leader.lead(led, options.monitor, discovery, options.desk)
             finally:
                 self.progressed = coordinator.epochs_committed > 0

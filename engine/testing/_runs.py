@@ -50,7 +50,7 @@ def run_main(
         EngineRuntimeError: The run ended because of an error; the chain of `__cause__` ends in
             the exception that was raised first.
         FlowError: The flow has no input or no output, or a task takes more than the worker offers.
-        MetricsAddressError: Metrics can't be served there.
+        AddressError: Metrics can't be served there.
         StoreError: The recovery store can't be used. It is left as it was.
 
     >>> import engine.operators as op

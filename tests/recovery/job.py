@@ -15,6 +15,7 @@ from engine.recovery._evolution import WantedStep, evolve
 from engine.recovery._ids import Epoch, WorkerIndex
 from engine.recovery._overlay import MISSING
 from engine.recovery._rows import PARTITION, STATE, TIMER, step_prefix
+from engine.recovery._state_view import StateView
 from engine.recovery._store_folder import JobIdentity, StoreFolder
 from engine.recovery._table import Tables
 from engine.recovery._worker_store import StoreOptions, WorkerSpot, WorkerStore
@@ -74,7 +75,7 @@ class Job:
         self.folder.close()
 
 
-def check(store: WorkerStore, model: Model) -> None:
+def check(store: StateView, model: Model) -> None:
     """The store holds what the model holds, however it is read."""
     for step_id, states in model.states.items():
         rows = store.get_rows(step_id, [*KEYS, "never"])
@@ -170,8 +171,11 @@ def run_epochs(job: Job, rng: random.Random, history: dict[int, Model], epochs: 
                 store.apply_slice(eager=rng.random() < 0.5)
         if rng.random() < 0.3:
             check(store, model)
+            check(store.durable, history[store.committed])
         history[epoch] = deepcopy(model)
         store.prepare(epoch)
+        if epoch % 3 == 0:
+            check(store.durable, history[store.committed])
         job.folder.commit(epoch, {SINK: {"s": epoch - 1}}, 0.0)
         store.commit(epoch)
         while rng.random() < 0.7:

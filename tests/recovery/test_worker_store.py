@@ -148,6 +148,26 @@ def test_reads_see_what_was_appended_at_once() -> None:
     assert first[0] is not second[0]
 
 
+def test_what_is_durable_changes_with_the_commit_alone() -> None:
+    """Not when it is appended or prepared; and it is the same before it is applied and after."""
+    job = open_job(FakeDisk())
+    store, seen = job.store, []
+    for epoch, changes in ((1, {"a": 1, "b": 2}), (2, {"a": 3})):
+        gone = ["b"] if epoch == 2 else []
+        for step in (
+            lambda e=epoch, c=changes, g=gone: store.append(
+                Epoch(e), [KeyedChanges(COUNT, [*c], [*c.values()], deleted=g)]
+            ),
+            lambda e=epoch: store.prepare(Epoch(e)),
+            lambda e=epoch: store.commit(Epoch(e)),
+            store.apply_all,
+        ):
+            step()
+            seen.append(store.durable.get_many(COUNT, ["a", "b"]))
+    none, first, second = [MISSING, MISSING], [1, 2], [3, MISSING]
+    assert seen == [none, none, first, first, first, first, second, second]
+
+
 def test_a_change_of_the_object_afterwards_does_not_show() -> None:
     """It is encoded when it is appended."""
     store = open_job(FakeDisk()).store

@@ -9,10 +9,11 @@ from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 
-from engine.errors import MetricsAddressError
+from engine.errors import AddressError
 from engine.runtime import Address, monitoring
-from engine.runtime._endpoint import _CONNECTIONS_MAX, Endpoint
+from engine.runtime._endpoint import serve_metrics
 from engine.runtime._monitor import Monitor
+from engine.runtime._web import CONNECTIONS_MAX
 from tests.runtime.scripted import FakeTime
 from tests.runtime.test_monitor import IDLE, said
 
@@ -26,7 +27,7 @@ class Served:
         self.time = FakeTime()
         self.monitor = Monitor(self.time.monotonic_s)
         self.monitor.begin(1)
-        self.endpoint = Endpoint(ANY, self.monitor)
+        self.endpoint = serve_metrics(ANY, self.monitor)
         self.at = self.endpoint.address.host, self.endpoint.address.port
 
     def ask(self, path: str, method: str = "GET") -> tuple[int, str]:
@@ -106,14 +107,14 @@ def test_it_listens_on_this_machine_alone(served: Served):
 def test_a_port_in_use_is_an_error_that_says_what_to_do(served: Served):
     """Before anything runs."""
     taken = served.endpoint.address
-    with pytest.raises(MetricsAddressError, match=f"{taken}: something else listens there.* 0 for"):
-        Endpoint(taken, served.monitor)
+    with pytest.raises(AddressError, match=f"{taken}: something else listens there.* 0 for"):
+        serve_metrics(taken, served.monitor)
 
 
 def test_an_address_of_another_machine_is_an_error():
     """An address for documentation is never one's own."""
-    with pytest.raises(MetricsAddressError, match="an address of this machine"):
-        Endpoint(Address("192.0.2.1", 0), Monitor(FakeTime().monotonic_s))
+    with pytest.raises(AddressError, match="an address of this machine"):
+        serve_metrics(Address("192.0.2.1", 0), Monitor(FakeTime().monotonic_s))
 
 
 def test_slow_clients_block_nobody(served: Served):
@@ -124,7 +125,7 @@ def test_slow_clients_block_nobody(served: Served):
     assert served.ask("/livez") == (200, "ok\n")
     slow[0].settimeout(30)
     assert slow[0].recv(1) == b""
-    assert len(served.endpoint._server._open) <= _CONNECTIONS_MAX
+    assert len(served.endpoint._server._open) <= CONNECTIONS_MAX
     for sock in slow:
         sock.close()
 

@@ -252,7 +252,7 @@ def _state_not_rolled_back(patch: Patch) -> None:
 
     def keep(self: ActorTable, actor: Any, state: Any, before: Any) -> None:
         del before
-        roll_back(self, actor, state, dict(vars(state)))
+        roll_back(self, actor, state, actor.blueprint.images.values_of(state))
 
     patch.setattr(ActorTable, "_roll_back", keep)
 

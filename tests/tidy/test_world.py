@@ -26,7 +26,8 @@ EDGES = {
     "engine/runtime/_door.py": "listens and connects",
     "engine/runtime/_discovery.py": "asks sources on threads of its own",
     "engine/runtime/_wire.py": "sends messages over sockets and TLS",
-    "engine/runtime/_endpoint.py": "serves metrics and health",
+    "engine/runtime/_web.py": "listens, and answers on threads",
+    "engine/runtime/_actor_endpoint.py": "answers on some of them at a time",
     "engine/runtime/executors/_executors.py": "shares a time limit out",
     "engine/runtime/executors/_threads.py": "runs tasks on threads",
     "engine/runtime/executors/_loop.py": "runs an event loop, and watches it",
@@ -64,6 +65,7 @@ EXCEPTIONS = {
     ("engine/operators/_inspect.py", "print"): "what `inspect` is for, and users hand in another",
     ("engine/operators/_enrich.py", "threading"): "a lock, which decides nothing",
     ("engine/runtime/_listing.py", "threading"): "a lock, which decides nothing",
+    ("engine/runtime/_questions.py", "threading"): "a lock, which decides nothing",
 }
 """What is allowed all the same, and why."""
 

@@ -7,6 +7,7 @@ from engine.operators.actors._actor import Actor, handles
 from engine.operators.actors._actor_op import ActorOut, DeadMessage, actor
 from engine.operators.actors._context import Context
 from engine.operators.actors._ref import Ref
+from engine.operators.actors._shared import Asked, shared
 from engine.operators.actors._signals import (
     ChildFailed,
     Passivating,
@@ -28,6 +29,7 @@ from engine.operators.tasks import Exponential
 __all__ = [
     "Actor",
     "ActorOut",
+    "Asked",
     "ChildFailed",
     "Context",
     "DeadMessage",
@@ -46,4 +48,5 @@ __all__ = [
     "Terminated",
     "actor",
     "handles",
+    "shared",
 ]

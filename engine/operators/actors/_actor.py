@@ -15,7 +15,9 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 from engine.dataflow import f_repr
 from engine.operators._keys import Key, check_key
 from engine.operators.actors._context import Context
+from engine.operators.actors._image import Images
 from engine.operators.actors._ref import Ref, new_ref
+from engine.operators.actors._shared import shared_methods
 from engine.operators.actors._signals import Signal
 from engine.operators.actors._supervision import Directive, Escalate
 
@@ -88,12 +90,14 @@ class Actor:
     blueprint: ClassVar[Blueprint]
     """What the engine knows of the class."""
 
-    __slots__ = ("life", "state")
+    __slots__ = ("life", "self_ref", "state")
 
     state: Any
     """What the actor remembers: an object of its `State`."""
     life: Any
     """The engine's; None for most."""
+    self_ref: Ref | None
+    """The engine's: where it is reached; None until somebody wants to know."""
 
     def __init_subclass__(cls) -> None:
         """Look at the handlers and at the state.
@@ -141,6 +145,7 @@ class Blueprint:
         self._known: dict[type, Callable[..., Any]] = {}
         _check_state(cls)
         self.new_state: Callable[[], Any] = cls.State
+        self.images = Images(cls.State)
         for base in reversed(cls.__mro__):
             for function in vars(base).values():
                 kind = getattr(function, _MARK, None)
@@ -148,6 +153,8 @@ class Blueprint:
                     _check_handler(cls, function, kind)
                     self._known[kind] = getattr(cls, function.__name__)
         self.handlers.update(self._known)
+        self.shared = shared_methods(cls)
+        """What can be asked from outside, by name."""
 
     def find(self, kind: type) -> Callable[..., Any] | None:
         """The handler for messages of a class that wasn't met yet; None if there is none."""
@@ -158,7 +165,7 @@ class Blueprint:
     def new(self) -> Actor:
         """An actor with a fresh state."""
         actor = self.cls()
-        actor.state, actor.life = self.new_state(), None
+        actor.state, actor.life, actor.self_ref = self.new_state(), None, None
         return actor
 
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 
 from engine.errors import UserCodeError
 from engine.operators._keys import Key
+from engine.operators.actors._fixed import CHECKS, SCALARS
 from engine.operators.actors._life import Life
-from engine.operators.actors._mail import ASK, REPLY, SCALARS, SPAWN, TELL, WATCH, Mail, packed
-from engine.operators.actors._ref import Ref
+from engine.operators.actors._mail import ASK, REPLY, SPAWN, TELL, WATCH, Mail, packed
+from engine.operators.actors._ref import Ref, new_ref
 
 
 class Addressable(Protocol):
@@ -40,7 +41,6 @@ class Context:
         "mail",
         "name",
         "now_s",
-        "self_ref",
         "sent",
         "stashed",
         "stopped",
@@ -64,14 +64,14 @@ class Context:
         """What the actor had besides its state before the transaction, if that was changed."""
         self.stashed = self.stopped = self.unstashed = False
         self.now_s = 0.0
-        self.self_ref: Ref | None = None
 
     @property
     def self(self) -> Ref:
         """The address of the actor."""
-        if self.self_ref is None:
-            self.self_ref = Ref(self.name, self.key)
-        return self.self_ref
+        own: Ref | None = self.actor.self_ref
+        if own is None:
+            own = self.actor.self_ref = new_ref(Ref, (self.key, None, self.name))
+        return own
 
     @property
     def sender(self) -> Ref | None:
@@ -105,9 +105,10 @@ class Context:
         Raises:
             UserCodeError: It can't be pickled.
         """
-        if message.__class__ not in SCALARS:
+        kind = message.__class__
+        if kind not in SCALARS and not CHECKS[kind](message):
             message = packed(message)
-        self.sent.append((to, (TELL, message, self.self_ref or self.self, None, None)))
+        self.sent.append((to, (TELL, message, self.actor.self_ref or self.self, None, None)))
 
     def ask(
         self,
