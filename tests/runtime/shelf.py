@@ -14,6 +14,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.rows: dict[Any, Any] = {}
+        self.due_s: dict[Any, float | None] = {}
         self.read: list[Any] = []
         """Keys that were asked for."""
 
@@ -40,12 +41,20 @@ class Shelf:
         changes = table.state.barrier()
         assert not {*changes.keys} & {*changes.gone}, "a row is saved and gone"
         self.rows.update(zip(changes.keys, changes.stored, strict=True))
+        assert changes.due_s is not None
+        self.due_s.update(zip(changes.keys, changes.due_s, strict=True))
         for key in changes.gone:
             self.rows.pop(key, None)
 
     def give(self, table: ActorTable) -> None:
         """Have a table go on from what was saved."""
         table.state.attach(self)
+
+        def scan(until_s: float) -> list[tuple[float, Any]]:
+            due = [(at_s, key) for key, at_s in self.due_s.items() if key not in self.mail_rows]
+            return [(s, k) for s, k in due if s is not None and s <= until_s and k in self.rows]
+
+        table.state.alarms.attach(scan, 0.0)
         table.boxes.restore(self.mail_rows)
 
 

@@ -196,6 +196,29 @@ def _front_saved_behind(patch: Patch) -> None:
     patch.setattr(ActorState, "_write_front", behind)
 
 
+def _rows_of_peers_before_older_ones(patch: Patch) -> None:
+    """What has lost its row is saved behind what came later, which has one."""
+
+    def in_parts(self: ActorState, address: Any, box: Any) -> None:
+        mails = list(box)
+        box.clear()
+        box.extend([mail for mail in mails if mail[4] is not None])
+        box.extend([mail for mail in mails if mail[4] is None])
+
+    patch.setattr(ActorState, "_take_out", in_parts)
+
+
+def _put_away_before_it_is_saved(patch: Patch) -> None:
+    """An actor that was idle leaves memory at once."""
+    release = ActorState.release
+
+    def at_once(self: ActorState, address: Any) -> None:
+        release(self, address)
+        self._let_go()
+
+    patch.setattr(ActorState, "release", at_once)
+
+
 def _numbers_begin_again(patch: Patch) -> None:
     """Two rows may have the same number, or one that comes later a smaller one."""
     restore = ActorState.restore
@@ -341,12 +364,14 @@ ACTOR_MUTANTS = [
         (_log_with_the_sender, 1),
         (_mailboxes_not_saved, 5),
         (_handled_mails_not_deleted, 0),
-        (_rows_dropped_with_their_first_mail, -1),
-        (_mails_restored_in_any_order, 16),
-        (_only_heads_restored, -1),
-        (_spilled_behind_what_comes_later, -1),
-        (_spilled_mails_behind_the_mailbox, -1),
+        (_rows_dropped_with_their_first_mail, 4),
+        (_mails_restored_in_any_order, 4),
+        (_only_heads_restored, 4),
+        (_spilled_behind_what_comes_later, 4),
+        (_spilled_mails_behind_the_mailbox, 4),
         (_front_saved_behind, -1),
+        (_rows_of_peers_before_older_ones, -1),
+        (_put_away_before_it_is_saved, -1),
         (_numbers_begin_again, 18),
         (_timers_not_saved, 3),
         (_asks_not_saved, 5),
