@@ -48,7 +48,8 @@ lives (`ttl`), and what becomes of it when its form changes (`state_version`, `m
 [windows.md](windows.md). So have joins and order by the times of values:
 [time_joins.md](time_joins.md).
 
-**Tasks**, which are calls that take long, have a guide of their own: [tasks.md](tasks.md).
+**Tasks**, which are calls that take long, and **actors** have guides of their own:
+[tasks.md](tasks.md) and [actors.md](actors.md).
 
 **Errors.** A mistake in building a flow is a `TypeError` or a `ValueError`, raised where it stands.
 What goes wrong while a flow runs ends the run with an `EngineRuntimeError`, whose chain of causes
@@ -68,6 +69,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Records that steps have left out": ("dead_letters",),
     "Looking in": ("inspect", "inspect_debug", "raises"),
     "Calls that take long": ("task",),
+    "Objects that send each other messages": ("actor",),
     "Keys": ("key_on", "key_rm"),
     "Values of keyed streams": ("map_value", "filter_value", "flat_map_value", "filter_map_value"),
     "Looking up": ("enrich_cached",),
@@ -92,8 +94,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }
 CLASSES: dict[str, tuple[str, ...]] = {
+    "ActorOut": (),
     "BranchOut": (),
     "DeadLetter": ("to_json",),
+    "DeadMessage": (),
     "TaskError": (),
     "TaskOut": (),
     "StatefulLogic": ("on_item", "on_notify", "on_eof", "notify_at", "snapshot"),

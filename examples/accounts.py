@@ -16,7 +16,7 @@ from datetime import timedelta
 import engine.operators as op
 from engine.connectors.stdio import StdOutSink
 from engine.dataflow import Dataflow
-from engine.operators.actors import Actor, Context, DeadMessage, Resume, actor, handles
+from engine.operators.actors import Actor, Context, DeadMessage, Resume, handles
 from engine.testing import TestingSource
 
 
@@ -86,6 +86,6 @@ ORDERS = [
 
 flow = Dataflow("accounts")
 orders = op.input("orders", flow, TestingSource(ORDERS))
-accounts = actor("accounts", orders, Account)
+accounts = op.actor("accounts", orders, Account)
 lines = op.merge("lines", accounts.out, op.map("refused", accounts.dead_letters, refused))
 op.output("out", lines, StdOutSink())

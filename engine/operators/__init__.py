@@ -44,12 +44,15 @@ from engine.operators._stateful_batch import StatefulBatchLogic, stateful_batch
 from engine.operators._table_join import TableJoinMode, table_join
 from engine.operators._timeout import timeout
 from engine.operators._values import filter_map_value, filter_value, flat_map_value, map_value
+from engine.operators.actors._actor_op import ActorOut, DeadMessage, actor
 from engine.operators.tasks._task import TaskError, TaskOut, task
 
 __all__ = [
     "TTL",
+    "ActorOut",
     "BranchOut",
     "DeadLetter",
+    "DeadMessage",
     "JoinEmitMode",
     "JoinInsertMode",
     "Key",
@@ -61,6 +64,7 @@ __all__ = [
     "TableJoinMode",
     "TaskError",
     "TaskOut",
+    "actor",
     "branch",
     "collect",
     "count_final",

@@ -17,7 +17,7 @@ from engine.operators._checks import require_function
 
 V_contra = TypeVar("V_contra", contravariant=True)
 
-_VERSION_MAX = 65_535
+VERSION_MAX = 65_535
 """A row of the store has two bytes for it."""
 
 
@@ -108,9 +108,9 @@ def check_state(step_id: str, state_version: Any, migrate: Any, ttl: Any = None)
     if not isinstance(state_version, int) or isinstance(state_version, bool):
         msg = f"`state_version` of step {step_id!r} must be an `int`; got {state_version!r}"
         raise TypeError(msg)
-    if not 1 <= state_version <= _VERSION_MAX:
+    if not 1 <= state_version <= VERSION_MAX:
         msg = (
-            f"`state_version` of step {step_id!r} must be between 1 and {_VERSION_MAX}; "
+            f"`state_version` of step {step_id!r} must be between 1 and {VERSION_MAX}; "
             f"got {state_version!r}"
         )
         raise ValueError(msg)

@@ -6,7 +6,8 @@
 
 A row is written before its call begins and wiped when it has ended, in memory that the system keeps
 when the process dies. Nothing is synced: if the machine dies as well, no call was the cause of it.
-A worker that leaves in order takes its files with it, so what a start finds was there at a death.
+A worker that leaves in order takes its files with it, so what a start finds was there at a death. A
+file without rows says that there was one, which is what steps with actors want to know at first.
 """
 
 from __future__ import annotations
@@ -201,6 +202,11 @@ class Suspicions:
 def suspects_of(by_step: Mapping[str, dict[int, Suspect]], step_id: str) -> dict[int, Suspect]:
     """Those of one step."""
     return dict(by_step.get(_file_of(step_id), {}))
+
+
+def died_with(by_step: Mapping[str, dict[int, Suspect]], step_id: str) -> bool:
+    """Whether a worker with a step was found to have died, whatever it was doing."""
+    return _file_of(step_id) in by_step
 
 
 def _rows_in(disk: Disk, folder: Path) -> Iterator[tuple[str, dict[int, Suspect]]]:

@@ -167,7 +167,7 @@ class ActorNode(Node):
         table = self.table
         if self._full:
             room = False
-            if self._asked != table.state.barriers:
+            if self._asked != table.state.epochs:
                 return 0.0
         if self._can_pay() or (room and (table.boxes.has_ready or self._at_end())):
             return 0.0
@@ -270,10 +270,10 @@ class ActorNode(Node):
 
     def asks_commit(self) -> bool:
         """Whether the epoch must end for actors to go on; told once for each."""
-        barriers = self.table.state.barriers
-        asks = self._full and self._asked != barriers
+        epochs = self.table.state.epochs
+        asks = self._full and self._asked != epochs
         if asks:
-            self._asked = barriers
+            self._asked = epochs
         return asks
 
     def take_log(self) -> StateChanges:

@@ -19,6 +19,7 @@ from engine.operators.actors._actor import Actor, Blueprint
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import Mail, Row
 from engine.operators.actors._ref import Ref
+from engine.operators.actors._versions import present_fields
 from engine.runtime._idle import Idle
 from engine.runtime._mail_rows import (
     ROW_MAILS,
@@ -54,18 +55,20 @@ class ActorForm(StateForm):
         """By name, the first one first."""
 
     def to_stored(self, state: Actor) -> Any:
-        """The name of the class, the state, and what else there is of the actor.
+        """The name of the class, the state and its version, and what else there is of the actor.
 
         It is flat, since the store is fastest with tuples of plain values.
         """
         life: Life | None = state.life
-        images = state.blueprint.images
-        row = (state.blueprint.name, ",".join(images.names), *images.values_of(state.state))
+        blueprint = state.blueprint
+        images = blueprint.images
+        names = blueprint.field_names
+        row = (blueprint.name, blueprint.version, names, *images.values_of(state.state))
         return row if life is None else (*row, life.row())
 
     def from_stored(self, key: Any, stored: Any) -> Actor:
         """The actor that a row was made of."""
-        name, values, life = parts_of(stored)
+        name, version, values, life = parts_of(stored)
         blueprint = self.blueprints.get(name)
         if blueprint is None:
             msg = (
@@ -83,7 +86,7 @@ class ActorForm(StateForm):
             raise InconsistentPartitionsError(msg)
         actor = blueprint.new()
         fields: dict[str, Any] = actor.state.__dict__
-        fields.update(values)
+        fields.update(present_fields(blueprint, Ref(name, _plain_key(key)), version, values))
         if life is not None:
             actor.life = Life.of_row(life)
             self.alarms.set(key, actor.life.due_s())
@@ -122,8 +125,8 @@ class ActorState(KeyedState):
         """Addresses of those that were put away, and leave memory at the next barrier."""
         self.kept_mails = 0
         """How many mails were in memory after the last barrier."""
-        self.barriers = 0
-        """How many there were."""
+        self.epochs = 0
+        """How many were saved in this run."""
         self._handled: dict[tuple[Any, Row], None] = {}
         """Rows with mails that wait no more, since the last barrier."""
         self._first = first
@@ -153,6 +156,7 @@ class ActorState(KeyedState):
 
     def barrier(self) -> StateChanges:
         """Also what waits: each mail goes with the epoch in which it came."""
+        self.epochs += 1
         changes = super().barrier()
         self._let_go()
         for address, mails in self.mail.items():
@@ -169,7 +173,6 @@ class ActorState(KeyedState):
                 self._write_front(address, spilled, rows)
                 kept += len(spilled.front)
         self.kept_mails = kept
-        self.barriers += 1
         if kept > KEPT_MAX:
             self._spill()
         due_s = [*(changes.due_s or [None] * len(changes.keys)), *[MAIL_DUE_S] * len(rows)]
@@ -385,12 +388,16 @@ def _rows_in(mails: Iterable[Mail]) -> Iterator[Row]:
             yield row
 
 
-def parts_of(row: tuple[Any, ...]) -> tuple[str, dict[str, Any], tuple[Any, ...] | None]:
-    """The name of the class, the fields of the state, and the row of the life, if there is one."""
-    names: list[str] = row[1].split(",") if row[1] else []
-    end = 2 + len(names)
-    values = dict(zip(names, row[2:end], strict=True))
-    return row[0], values, row[end] if len(row) > end else None
+def parts_of(row: tuple[Any, ...]) -> tuple[str, int, dict[str, Any], tuple[Any, ...] | None]:
+    """The name of the class, the version and fields of the state, and the row of the life."""
+    names: list[str] = row[2].split(",") if row[2] else []
+    end = 3 + len(names)
+    values = dict(zip(names, row[3:end], strict=True))
+    return row[0], row[1], values, row[end] if len(row) > end else None
+
+
+def _plain_key(address: Any) -> Any:
+    return address[0] if address.__class__ is Ref else address
 
 
 def is_mail_row(key: Any) -> bool:

@@ -45,6 +45,7 @@ from engine.operators.actors._mail import (
 from engine.runtime._actor_state import ActorForm, ActorState
 from engine.runtime._mailboxes import Mailboxes
 from engine.runtime._supervisor import Supervisor
+from engine.runtime._turn_watch import TurnWatch
 
 SENT_MAX: Final = 250
 _MESSAGES: Final = (TELL, ASK)
@@ -83,7 +84,13 @@ class ActorTable:
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
         self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        self._watch: TurnWatch | None = None
+        """Only after a death of a worker."""
         self._closed = False
+
+    def watch_turns(self, watch: TurnWatch) -> None:
+        """Have messages written down before they are handled, for some epochs."""
+        self._watch = watch
 
     # What comes in
 
@@ -179,6 +186,9 @@ class ActorTable:
         The same as `admit` and `run`, for the frequent case of actors of the first class that are
         nothing but their state; the others' records are admitted.
         """
+        if self._watch is not None:
+            self.admit(batch)
+            return
         ctx, out, boxes, touched = self._ctx, self.out, self.boxes, self.state.touched
         mail = self.state.mail
         blueprint = self._blueprints[self._first]
@@ -248,6 +258,9 @@ class ActorTable:
             self.form.restored,
         )
         ctx.now_s, sent, watched = now_s, ctx.sent, bool(self.state.idle)
+        watch = self._watch
+        if watch is not None and watch.is_over(self.state.epochs):
+            watch = self._watch = None
         while most > 0:
             turn = boxes.next_turn() if len(sent) < SENT_MAX else None
             if turn is None:
@@ -268,6 +281,8 @@ class ActorTable:
             ctx.actor, ctx.name = actor, actor.blueprint.name
             ctx.key = address[0] if address.__class__ is Ref else address
             handled = self._handle(address, actor, mails)
+            if watch is not None:
+                watch.leave()
             boxes.pending -= handled
             if watched:
                 self._used(address, actor, mails)
@@ -315,7 +330,7 @@ class ActorTable:
         """Have an actor handle messages one by one; gives how many of them wait no more."""
         ctx, out, blueprint = self._ctx, self.out, actor.blueprint
         sent, handlers, take_image = ctx.sent, blueprint.handlers, blueprint.images.take
-        at = -1
+        watched, at = self._watch is not None, -1
         for mail in mails:
             at += 1
             kind, message, _, _, number = mail
@@ -324,7 +339,7 @@ class ActorTable:
             emitted, told = len(out), len(sent)
             ctx.mail = mail
             try:
-                plain = kind == TELL and actor.life is None
+                plain = kind == TELL and actor.life is None and not watched
                 handler = handlers.get(message.__class__) if plain else None
                 if handler is None:
                     self._handle_other(actor, mail)
@@ -360,6 +375,8 @@ class ActorTable:
     def _handle_other(self, actor: Actor, mail: Mail) -> None:
         """Handle whatever isn't a plain message to an actor that is nothing but its state."""
         ctx, (kind, message, sender, ask, _) = self._ctx, mail
+        if self._watch is not None:
+            self._watch.enter(ctx.self, mail, actor.blueprint.deaths_max)
         if kind in _MESSAGES:
             message = unpacked(message)
             behaviour = None if actor.life is None else actor.life.behaviour

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.operators.actors import Ref
+from engine.operators.actors._actor import DEATHS_MAX
 from engine.operators.actors._actor_op import ActorKernel
 from engine.runtime._actor_node import ActorNode, ActorSite
 from engine.runtime._actor_owners import ActorOwners
@@ -15,6 +16,7 @@ from engine.runtime._actor_table import ActorTable
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._nodes import Target
 from engine.runtime._store import Store
+from engine.runtime._turn_watch import TurnWatch
 
 
 def actor_table(
@@ -66,6 +68,9 @@ def actor_node(
         scan = functools.partial(_timers, store, site.step_id, table.state)
         table.state.alarms.attach(scan, site.now_s())
         due = store.timers(site.step_id, MAIL_DUE_S)
+        calls = store.call_watch(site.step_id, 1, DEATHS_MAX)
+        if calls.after_death:
+            table.watch_turns(TurnWatch(calls))
         table.boxes.restore(key for _, key in due if is_mail_row(key))
     return node
 

@@ -21,11 +21,20 @@ class CallWatch:
         rows: Where they are written down.
         known: The suspects from earlier runs.
         deaths_max: How many deaths a record may be suspected of.
+        after_death: A worker with the step has died since the last run that ended in order.
     """
 
-    def __init__(self, rows: CallRows, known: dict[int, Suspect], deaths_max: int) -> None:
+    def __init__(
+        self,
+        rows: CallRows,
+        known: dict[int, Suspect],
+        deaths_max: int,
+        *,
+        after_death: bool = False,
+    ) -> None:
         self.known = known
         """Empty, mostly."""
+        self.after_death = after_death
         self._rows = rows
         self._deaths_max = deaths_max
         self._alone_from = max(1, deaths_max - 1)

@@ -22,7 +22,14 @@ from engine.recovery._ids import WorkerIndex as StoredWorker
 from engine.recovery._layout import StorePaths
 from engine.recovery._manifest import Manifest
 from engine.recovery._rescale import newest_partitions
-from engine.recovery._running_calls import CallRows, Suspect, Suspicions, rows_path, suspects_of
+from engine.recovery._running_calls import (
+    CallRows,
+    Suspect,
+    Suspicions,
+    died_with,
+    rows_path,
+    suspects_of,
+)
 from engine.recovery._state_view import StateView
 from engine.recovery._store_folder import StoreFolder
 from engine.recovery._worker_store import WorkerSpot, WorkerStore
@@ -296,7 +303,8 @@ class WorkerRecovery:
         path = rows_path(start.root, start.manifest.generation, self._index, step_id)
         rows = CallRows(self._disk, path, calls)
         self._watched.append(rows)
-        return CallWatch(rows, suspects_of(start.suspects, step_id), deaths_max)
+        suspects, died = suspects_of(start.suspects, step_id), died_with(start.suspects, step_id)
+        return CallWatch(rows, suspects, deaths_max, after_death=died)
 
     def check_in_force(self) -> None:
         """As in `Store`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from engine.errors import EngineRuntimeError
+from engine.errors import EngineRuntimeError, WorkerProcessError
 from engine.operators._shown import shortened
 from engine.operators.actors import (
     Actor,
@@ -14,6 +14,7 @@ from engine.operators.actors import (
     Escalate,
     Ref,
     Restart,
+    Resume,
     Retry,
     Stop,
     Terminated,
@@ -84,26 +85,27 @@ class Supervisor:
         directive, tries = actor.blueprint.supervise, 1
         if isinstance(directive, Retry):
             life.tries = tries = life.tries + 1
-            if tries < directive.attempts:
+            # One that ends the process isn't tried again by those who have counted its deaths.
+            if directive.allows(error, tries) and not isinstance(error, WorkerProcessError):
                 until_s = now_s + directive.backoff.wait_s(tries, self._chance())
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
             directive = directive.then
         life.tries = 0
-        if isinstance(directive, Restart):
-            since_s = now_s - directive.within.total_seconds()
-            life.restarts = [at_s for at_s in life.restarts if at_s > since_s]
-            if len(life.restarts) >= directive.max:
+        why = name_of(error)
+        if isinstance(directive, Resume | Restart):
+            if _too_many(directive, life, now_s):
+                why = f"{why} ({_limit_of(directive)})"
                 directive = Escalate()
-            else:
-                self._restart(address, actor, now_s)
+            elif isinstance(directive, Restart):
+                self._restart(address, actor)
         ref = self._ctx.self
         if isinstance(directive, Escalate):
             if life.parent is None:
-                raise self._error(ref, unpacked(mail[1]), error) from error
-            failed = packed(ChildFailed(ref, unpacked(mail[1]), name_of(error)))
+                raise self._error(ref, unpacked(mail[1]), why) from error
+            failed = packed(ChildFailed(ref, unpacked(mail[1]), why))
             self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
-        self.bury(mail, name_of(error), tries)
+        self.bury(mail, why, tries)
         if mail[4] is not None:
             self._state.drop_row(address, mail[4])
         if isinstance(directive, Stop | Escalate):
@@ -111,10 +113,9 @@ class Supervisor:
             return len(mails)
         return None
 
-    def _restart(self, address: Any, actor: Actor, now_s: float) -> None:
+    def _restart(self, address: Any, actor: Actor) -> None:
         life: Life = actor.life
         actor.state = actor.blueprint.new_state()
-        life.restarts.append(now_s)
         life.behaviour = None
         life.timers.clear()
         life.asks.clear()
@@ -142,8 +143,25 @@ class Supervisor:
         """Make a dead letter of a mail of the actor whose turn it is."""
         self._boxes.dead.append(dead_message(self._ctx.self, mail, reason, tries))
 
-    def _error(self, ref: Ref, message: Any, error: Exception) -> EngineRuntimeError:
-        msg = f"step {self._step_id!r} failed for {ref!r} on {shortened(message)}: {name_of(error)}"
+    def _error(self, ref: Ref, message: Any, why: str) -> EngineRuntimeError:
+        msg = f"step {self._step_id!r} failed for {ref!r} on {shortened(message)}: {why}"
         return EngineRuntimeError(
             msg, step_id=self._step_id, key=ref, record=message, has_record=True
         )
+
+
+def _too_many(directive: Resume | Restart, life: Life, now_s: float) -> bool:
+    """Note a failure; whether the actor has failed more often than it may."""
+    if directive.max is None:
+        return False
+    since_s = now_s - directive.within.total_seconds()
+    life.failures = [at_s for at_s in life.failures if at_s > since_s]
+    if len(life.failures) >= directive.max:
+        return True
+    life.failures.append(now_s)
+    return False
+
+
+def _limit_of(directive: Resume | Restart) -> str:
+    times = "once" if directive.max == 1 else f"{directive.max} times"
+    return f"it has failed {times} before within {directive.within}, which is the limit"

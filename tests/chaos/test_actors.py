@@ -27,7 +27,7 @@ import engine.operators as op
 from engine.connectors import FixedPartitionedSource, StatefulSourcePartition
 from engine.connectors.files import FileSink
 from engine.dataflow import Dataflow
-from engine.operators.actors import Actor, Exponential, Retry, actor, handles
+from engine.operators.actors import Actor, Exponential, Retry, handles
 
 HERE = Path(__file__).parent
 PAUSE_S = float(os.environ["PAUSE_S"])
@@ -116,7 +116,7 @@ class Parts(FixedPartitionedSource):
 
 flow = Dataflow("flow")
 s = op.input("in", flow, Parts())
-bank = actor("bank", s, Account)
+bank = op.actor("bank", s, Account)
 op.output("out", bank.out, FileSink(HERE / "out.txt"))
 """
 

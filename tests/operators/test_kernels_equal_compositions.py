@@ -262,7 +262,7 @@ def outcome_at(build: Callable[..., Any], batches: Any, **options: Any) -> Any:
 def test_every_kernel_is_compared() -> None:
     """An operator that gets a kernel later can't be forgotten here."""
     core = {"branch", "dead_letters", "flat_map_batch", "input", "inspect_debug", "merge", "output"}
-    core |= {"redistribute", "stateful_batch", "task"}
+    core |= {"redistribute", "stateful_batch", "task", "actor"}
     compositions = {"collect", "max_final", "min_final", "raises", "stateful"}
     compositions |= {"dedupe"}
     operators = {name for name in op.__all__ if inspect.isfunction(getattr(op, name))}

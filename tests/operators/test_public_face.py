@@ -13,6 +13,7 @@ from tests.operators.flows import emitted
 
 # Parameters after the step id, with those that have a default in brackets.
 SIGNATURES = {
+    "actor": "commands *classes",
     "branch": "up predicate",
     "collect": "up timeout max_size [state_version] [migrate]",
     "count_final": "up key [ttl] [state_version] [migrate]",
@@ -56,8 +57,10 @@ SIGNATURES = {
     "timeout": "up after [state_version] [migrate]",
 }
 OTHERS = {
+    "ActorOut",
     "BranchOut",
     "DeadLetter",
+    "DeadMessage",
     "JoinEmitMode",
     "JoinInsertMode",
     "Key",

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard, assert_type
 import engine.operators as op
 from engine.connectors import DynamicSink, DynamicSource, FixedPartitionedSink, Sink, Source
 from engine.dataflow import Dataflow, KeyedStream, Stream, operator
+from engine.operators.actors import Actor, Context, Ref, handles
 from engine.operators.helpers import map_dict_value
 from engine.operators.tasks import Batching, TaskContext, TaskError
 from engine.testing import TestingSink, TestingSource
@@ -322,3 +323,19 @@ def called(s: Stream[int]) -> None:
     op.task("wrong", s, str.upper)  # type: ignore
     op.task("no_batch", s, all_halved)  # type: ignore
     op.task("typo", s, halved, max_inflight=3)  # type: ignore
+
+
+class Account(Actor):
+    @handles(Order)
+    def order(self, ctx: Context, msg: Order) -> None:
+        assert_type(ctx.sender, Ref | None)
+        ctx.tell(Account.ref(msg.user), msg)
+
+
+def messaged(s: KeyedStream[Order]) -> None:
+    accounts = op.actor("accounts", s, Account)
+    assert_type(accounts.out, Stream[Any])
+    assert_type(accounts.dead_letters, Stream[op.DeadMessage])
+    op.actor("two", s, Account, Account)
+    op.actor("wrong", s, Order)  # type: ignore
+    op.actor("made", s, Account())  # type: ignore

@@ -500,7 +500,7 @@ def test_an_actor_goes_on_as_it_was():
 
 def test_a_field_that_was_added_has_its_default():
     """In actors of earlier runs."""
-    row = ("Picky", "")
+    row = ("Picky", 1, "")
     assert table_of(Picky).form.from_stored("a", row).state == Picky.State(0)
 
 

@@ -197,6 +197,7 @@ CASES: dict[str, Case | None] = {
     "win.window": Case(
         lambda s: win.window("s", s, win.SystemClock(), ALL_TIME, Windowed).down, PAIRS
     ),
+    "op.actor": None,
     "op.task": Case(lambda s: op.task("s", s, six, executor="inline").ok, NUMBERS),
     "kop.deserialize": Case(
         lambda s: kop.deserialize("s", s, key_deserializer=parsed, val_deserializer=parsed).oks,

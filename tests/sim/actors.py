@@ -396,7 +396,7 @@ class ActedRun(CrashRun):
         found: dict[Any, Saved] = {}
         for key, row in rows.items():
             if not is_mail_row(key):
-                name, fields, of_life = parts_of(row)
+                name, _, fields, of_life = parts_of(row)
                 found[key] = Saved(name, fields, [], of_life)
         waiting = sorted((k for k in rows if is_mail_row(k)), key=lambda k: k[2][1])
         for key in waiting:

@@ -13,16 +13,21 @@ from datetime import timedelta
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from engine.dataflow import f_repr
+from engine.errors import EngineRuntimeError
 from engine.operators._keys import Key, check_key
+from engine.operators._shown import shortened
+from engine.operators._state_options import VERSION_MAX
 from engine.operators.actors._context import Context
 from engine.operators.actors._image import Images
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._shared import shared_methods
-from engine.operators.actors._signals import Signal
-from engine.operators.actors._supervision import Directive, Escalate
+from engine.operators.actors._signals import ChildFailed, Signal
+from engine.operators.actors._supervision import Directive, Escalate, Retry
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "__engine_handles__"
+DEATHS_MAX = Retry().deaths
+"""How often a message may end the worker's process, unless its class says otherwise."""
 
 
 def handles(kind: type[Any]) -> Callable[[F], F]:
@@ -87,6 +92,8 @@ class Actor:
     passivate: ClassVar[timedelta | None] = None
     """After how long without a message an actor is put away: it gets `Passivating`, and then leaves
     memory, if the job has a store to find it in. By default only the bound of memory does that."""
+    version: ClassVar[int] = 1
+    """Of the form that `State` has, from 1 to 65,535: one more whenever `migrate` is needed."""
     blueprint: ClassVar[Blueprint]
     """What the engine knows of the class."""
 
@@ -104,6 +111,7 @@ class Actor:
 
         Raises:
             TypeError: One of them isn't as it must be.
+            ValueError: `version` is out of range.
         """
         super().__init_subclass__()
         cls.blueprint = Blueprint(cls)
@@ -119,8 +127,35 @@ class Actor:
             check_key(key)
         return new_ref(Ref, (key, None, cls.__name__))
 
+    @staticmethod
+    def migrate(version: int, fields: dict[str, Any]) -> dict[str, Any]:
+        """Bring the fields of a state that was saved in an older `version` to the present one.
+
+        Called when an actor is read, so it must know all versions that may be left. A class whose
+        `version` is above 1 needs one of its own.
+
+        Args:
+            version: In which they were saved.
+            fields: What was saved, by the names of the fields.
+
+        Returns:
+            Fields of the present `State`; those that aren't in it have their defaults.
+        """
+        del version
+        return fields
+
     def on_signal(self, ctx: Context, signal: Signal) -> None:
-        """Take what the engine tells the actor; a transaction like a handler. Does nothing."""
+        """Take what the engine tells the actor; a transaction like a handler.
+
+        Unless a class has its own, a child's failure is one of the actor itself, so its own
+        `supervise` says what to do; all else is passed over.
+
+        Raises:
+            EngineRuntimeError: A child has failed.
+        """
+        if isinstance(signal, ChildFailed):
+            msg = f"its child {signal.ref!r} failed on {shortened(signal.message)}: {signal.error}"
+            raise EngineRuntimeError(msg, key=ctx.self)
 
 
 class Blueprint:
@@ -131,6 +166,7 @@ class Blueprint:
 
     Raises:
         TypeError: Something isn't as it must be.
+        ValueError: The version is out of range.
     """
 
     def __init__(self, cls: type[Actor]) -> None:
@@ -139,11 +175,17 @@ class Blueprint:
         self.supervise = cls.supervise
         self.passivate_s = _passivate_s(cls)
         """After how many seconds without a message an actor is put away; None for never."""
+        self.deaths_max = cls.supervise.deaths if isinstance(cls.supervise, Retry) else DEATHS_MAX
         self.hears_signals = cls.on_signal is not Actor.on_signal
         self.handlers: dict[type, Callable[..., Any] | None] = {}
         """By class of message, those derived from a handled one are added as they are met."""
         self._known: dict[type, Callable[..., Any]] = {}
         _check_state(cls)
+        self.version = cls.version
+        self.migrate = None if cls.migrate is Actor.migrate else cls.migrate
+        """The user's, if there is one."""
+        self.fields = tuple(field.name for field in fields(cls.State))
+        self.field_names = ",".join(self.fields)
         self.new_state: Callable[[], Any] = cls.State
         self.images = Images(cls.State)
         for base in reversed(cls.__mro__):
@@ -195,6 +237,13 @@ def _check_state(cls: type[Actor]) -> None:
                 f"{field.name!r} has none"
             )
             raise TypeError(msg)
+    version: object = cls.version
+    if not isinstance(version, int) or isinstance(version, bool):
+        msg = f"`{cls.__qualname__}.version` must be an `int`; got {version!r}"
+        raise TypeError(msg)
+    if not 1 <= version <= VERSION_MAX:
+        msg = f"`{cls.__qualname__}.version` must be between 1 and {VERSION_MAX}; got {version!r}"
+        raise ValueError(msg)
 
 
 def _check_handler(cls: type[Actor], function: Callable[..., Any], kind: type) -> None:

@@ -82,7 +82,7 @@ def actor(step_id: str, commands: Stream[Any], *classes: type[Actor]) -> ActorOu
     >>> from dataclasses import dataclass
     >>> import engine.operators as op
     >>> from engine.dataflow import Dataflow
-    >>> from engine.operators.actors import Actor, actor, handles
+    >>> from engine.operators.actors import Actor, handles
     >>> from engine.testing import TestingSink, TestingSource, run_main
     >>> class Account(Actor):
     ...     @dataclass
@@ -95,7 +95,7 @@ def actor(step_id: str, commands: Stream[Any], *classes: type[Actor]) -> ActorOu
     ...         ctx.emit((ctx.key, self.state.balance))
     >>> flow, out = Dataflow("doc"), []
     >>> commands = op.input("in", flow, TestingSource([("ann", 20), ("bob", 5), ("ann", 30)]))
-    >>> accounts = actor("accounts", commands, Account)
+    >>> accounts = op.actor("accounts", commands, Account)
     >>> op.output("out", accounts.out, TestingSink(out))
     >>> run_main(flow)
     >>> out

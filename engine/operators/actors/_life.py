@@ -38,8 +38,8 @@ class Life:
     watchers: dict[Ref, None] = field(default_factory=dict[Ref, None])
     tries: int = 0
     """How often the first message in the mailbox has failed."""
-    restarts: list[float] = field(default_factory=list[float])
-    """When the last ones were."""
+    failures: list[float] = field(default_factory=list[float])
+    """When the last ones were, if there may be so many in a time."""
 
     def copy(self) -> Life:
         """The same, not changed by what happens to this one."""
@@ -54,7 +54,7 @@ class Life:
             self.spawned,
             self.watchers.copy(),
             self.tries,
-            self.restarts.copy(),
+            self.failures.copy(),
         )
 
     def due_s(self) -> float | None:
@@ -76,7 +76,7 @@ class Life:
             self.spawned,
             [plain(watcher) for watcher in self.watchers],
             self.tries,
-            self.restarts,
+            self.failures,
         )
 
     @staticmethod

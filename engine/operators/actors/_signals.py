@@ -28,7 +28,10 @@ class Passivating:
 
 @dataclass(frozen=True, slots=True)
 class ChildFailed:
-    """An actor that this one has spawned has failed, and is stopped."""
+    """An actor that this one has spawned has failed, and is stopped.
+
+    A class without an `on_signal` of its own fails of it itself.
+    """
 
     ref: Ref
     message: Any

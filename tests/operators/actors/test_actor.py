@@ -12,7 +12,7 @@ import pytest
 import engine.operators as op
 from engine.dataflow import Dataflow
 from engine.errors import EngineRuntimeError
-from engine.operators.actors import Actor, Context, DeadMessage, Ref, Resume, actor, handles
+from engine.operators.actors import Actor, Context, DeadMessage, Ref, Resume, handles
 from engine.recovery import RecoveryConfig
 from engine.runtime import Drain, RunOptions, run_flow
 from engine.runtime._ports import SystemWaiter
@@ -53,7 +53,7 @@ def flow_of(
 ) -> Dataflow:
     """A step with runners; dead letters are read if there is a list for them."""
     flow = Dataflow("f")
-    acted = actor("act", op.input("in", flow, TestingSource(records, 2)), cls)
+    acted = op.actor("act", op.input("in", flow, TestingSource(records, 2)), cls)
     op.output("out", acted.out, TestingSink(out))
     if dead is not None:
         op.output("dead", acted.dead_letters, TestingSink(dead))
@@ -127,7 +127,7 @@ def test_a_policy_of_the_flow_leaves_actors_alone():
     out: list[Any] = []
     dead: list[Any] = []
     flow = Dataflow("f", on_error="skip")
-    acted = actor("act", op.input("in", flow, TestingSource([(1, "fail"), (1, "x")])), Careless)
+    acted = op.actor("act", op.input("in", flow, TestingSource([(1, "fail"), (1, "x")])), Careless)
     op.output("out", acted.out, TestingSink(out))
     op.output("dead", acted.dead_letters, TestingSink(dead))
     run_main(flow)
@@ -150,7 +150,7 @@ def test_a_drain_without_a_store_waits_for_messages(workers: int):
     flow = Dataflow("f")
     records = [*((n, Hop(500)) for n in range(10)), TestingSource.PAUSE(timedelta(days=1)), (0, "")]
     s = op.map("drain", op.input("in", flow, TestingSource(records)), request)
-    acted = actor("act", s, Runner)
+    acted = op.actor("act", s, Runner)
     op.output("out", acted.out, TestingSink(out))
     run_flow(flow, RunOptions(workers=workers, drain=drain, waiter=waiter))
     assert len(out) == 10

@@ -10,7 +10,7 @@ import pytest
 import engine.operators as op
 from engine.dataflow import Dataflow
 from engine.errors import UserCodeError
-from engine.operators.actors import Actor, Ref, actor, handles
+from engine.operators.actors import Actor, Ref, handles
 from engine.testing import TestingSource
 
 
@@ -158,7 +158,7 @@ def test_a_step_wants_classes_of_actors(
     """One at least, and nothing else."""
     s = op.input("in", Dataflow("f"), TestingSource([]))
     with pytest.raises(error, match=said):
-        actor("act", s, *classes)
+        op.actor("act", s, *classes)
 
 
 def test_two_classes_of_one_name_are_refused():
@@ -168,4 +168,4 @@ def test_two_classes_of_one_name_are_refused():
 
     s = op.input("in", Dataflow("f"), TestingSource([]))
     with pytest.raises(ValueError, match="different names"):
-        actor("act", s, Account, Account)
+        op.actor("act", s, Account, Account)

@@ -127,7 +127,7 @@ def test_values_that_cannot_change_are_shared(value: Any):
     assert is_fixed(value)
 
 
-@pytest.mark.parametrize("value", CHANGING, ids=repr)
+@pytest.mark.parametrize("value", CHANGING, ids=lambda value: type(value).__name__)
 def test_values_that_may_change_are_found_out(value: Any):
     """Also where it isn't a field that may, but what a frozen object came to have besides."""
     assert not is_fixed(value)
