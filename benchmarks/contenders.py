@@ -20,8 +20,10 @@ ENGINES = ("engine", "bytewax")
 QUIX = "quixstreams"
 """Has an API of its own, so it runs only workloads that are written for it."""
 RAY, DASK = "ray", "distributed"
-"""Run functions in processes: contenders of tasks alone. The latter is Dask's."""
-OTHERS = (QUIX, RAY, DASK)
+"""Run functions in processes: contenders of tasks, and Ray of actors. The latter is Dask's."""
+PYKKA, THESPIAN = "pykka", "thespian"
+"""Have actors and nothing else."""
+OTHERS = (QUIX, RAY, DASK, PYKKA, THESPIAN)
 
 Part = TypeVar("Part")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.workloads import (
     actors,
+    actors_beside,
     barrier,
     cpu_map,
     exchange,
@@ -41,6 +42,7 @@ _MODULES = (
     tasks,
     tasks_beside,
     actors,
+    actors_beside,
     tumbling,
     sliding,
     sessions,

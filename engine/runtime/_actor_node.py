@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from engine.errors import EngineRuntimeError
 from engine.operators._shown import shortened
 from engine.operators._state import StateChanges
-from engine.runtime._actor_state import MAIL_DUE_S
+from engine.runtime._actor_calls import ActorCalls
+from engine.runtime._actor_state import MAIL_DUE_S, is_mail_row
 from engine.runtime._actor_table import ActorTable
 from engine.runtime._backlog import Backlog
 from engine.runtime._ids import WorkerIndex
@@ -69,6 +70,8 @@ class ActorSite:
     """Whether what actors emit could be sent on."""
     peers: Peers | None
     """None if there is one worker."""
+    calls: ActorCalls
+    """What runs apart from the actors."""
     tell: Callable[[str], None] = log
     """Takes lines for people."""
 
@@ -93,7 +96,7 @@ class ActorNode(Node):
         super().__init__(site.step_id, inputs)
         self.table = table
         self._site = site
-        self._now_s, self._peers = site.now_s, site.peers
+        self._now_s, self._peers, self._calls = site.now_s, site.peers, site.calls
         self._down, self._dead = downs
         self._backlog = Backlog(site.step_id, PENDING_MAX, site.tell)
         self._owed: deque[Callable[[], None]] = deque()
@@ -126,7 +129,8 @@ class ActorNode(Node):
         self._pay()
 
     def _can_pay(self) -> bool:
-        if self.table.boxes.pending > PENDING_MAX:
+        table = self.table
+        if table.boxes.pending + len(table.state.requests) > PENDING_MAX:
             return False
         # Not the other way round, or two workers might wait for each other.
         peers = self._peers
@@ -171,7 +175,8 @@ class ActorNode(Node):
                 return 0.0
         if self._can_pay() or (room and (table.boxes.has_ready or self._at_end())):
             return 0.0
-        return max(0.0, table.next_due_s() - self._now_s())
+        due_s = max(0.0, table.next_due_s() - self._now_s())
+        return min(due_s, self._calls.wait_s(room=room))
 
     def _at_end(self) -> bool:
         """Whether there is something to say about the end."""
@@ -196,21 +201,33 @@ class ActorNode(Node):
             table.wake(now_s)
             self._unsaved = True
         room = room and not self._full
-        if room and table.boxes.has_ready:
+        called = self._look_at_calls(now_s, room=room)
+        if room and (called or table.boxes.has_ready):
             table.run(now_s, TURN_MESSAGES_MAX)
             self._unsaved = True
             self._hand_on()
         elif room and self._at_end():
             self._end()
-        elif not self._can_pay():
+        elif not called and not self._can_pay():
             return self.wait_s(room=room)
         self._pay()
         # What was sent may lie in a channel of this worker.
         return 0.0
 
+    def _look_at_calls(self, now_s: float, *, room: bool) -> bool:
+        """Have what came of calls apart from the actors count. Whether there was anything."""
+        worked = self._calls.turn()
+        for ended in self._calls.take_ends() if room else ():
+            self.table.end(ended, now_s)
+            worked = True
+        return worked
+
     def _hand_on(self) -> None:
-        """Send on what actors have emitted and sent."""
+        """Send on what actors have emitted and sent, and have calls made apart from them."""
         table = self.table
+        if table.orders:
+            orders, table.orders = table.orders, []
+            self._calls.submit(orders)
         if table.out:
             batch = table.out.copy()
             table.out.clear()
@@ -281,3 +298,12 @@ class ActorNode(Node):
         log, self.table.log = self.table.log, {}
         due_s: list[float | None] = [MAIL_DUE_S] * len(log)
         return StateChanges([*log], [*log.values()], due_s, [])
+
+    def resume(self, waiting: Iterable[Any]) -> None:
+        """Go on with messages and tasks that were saved.
+
+        Args:
+            waiting: Keys of rows that are due at once.
+        """
+        self.table.restore([key for key in waiting if is_mail_row(key)])
+        self._hand_on()

@@ -119,6 +119,8 @@ class ActorState(KeyedState):
         """What waits in the store alone, by address; it comes before what is in `mail`."""
         self.spilled_mails = 0
         """How many mails are in the store alone."""
+        self.requests: dict[tuple[Any, int], Mail] = {}
+        """The tasks that are under way, by the address of the actor and their number."""
         self.idle = Idle(form.blueprints.values())
         """Those that may be put away before long."""
         self.released: dict[Any, None] = {}
@@ -154,8 +156,14 @@ class ActorState(KeyedState):
         """The value of a row."""
         return encode_mails(mails, self._step_id, address)
 
+    def end_task(self, address: Any, number: int) -> None:
+        """A task isn't under way any more, or nobody waits for it."""
+        mail = self.requests.pop((address, number), None)
+        if mail is not None and mail[4] is not None:
+            self.drop_row(address, mail[4])
+
     def barrier(self) -> StateChanges:
-        """Also what waits: each mail goes with the epoch in which it came."""
+        """Also what waits, and tasks: each mail goes with the epoch in which it came."""
         self.epochs += 1
         changes = super().barrier()
         self._let_go()
@@ -172,6 +180,7 @@ class ActorState(KeyedState):
             if spilled.front:
                 self._write_front(address, spilled, rows)
                 kept += len(spilled.front)
+        self._write_requests(rows)
         self.kept_mails = kept
         if kept > KEPT_MAX:
             self._spill()
@@ -260,6 +269,14 @@ class ActorState(KeyedState):
             rows[row_key(address, self._first, row)] = self.encoded(address, some)
             spilled.front += numbered(some, row)
 
+    def _write_requests(self, rows: dict[Any, bytes]) -> None:
+        """Write the tasks that are in no row: each in one of its own, of no mails that wait."""
+        for (address, number), mail in self.requests.items():
+            if mail[4] is None:
+                row = self._new_row(0)
+                rows[row_key(address, self._first, row)] = self.encoded(address, [mail])
+                self.requests[address, number] = (*mail[:4], row)
+
     def waiting(self, address: Any) -> int:
         """How many mails wait for an actor."""
         mails, spilled = len(self.mail.get(address, ())), self.spilled.get(address)
@@ -309,15 +326,17 @@ class ActorState(KeyedState):
     def put_front(self, address: Any, mails: list[Mail]) -> None:
         """Have mails of the present turn come next, before all that waits for the actor."""
         spilled = self.spilled.get(address)
-        behind = self.mail.pop(address, []) if spilled is None else spilled.front
-        mails = [*mails, *behind]
-        if mails and mails[0][4] is None:
+        behind = self.mail.get(address, ()) if spilled is None else spilled.front
+        saved = any(map(_is_saved, mails)) or (behind and _is_saved(behind[0]))
+        box = behind if isinstance(behind, deque) else deque(behind)
+        box.extendleft(reversed(mails))
+        if saved and not _is_saved(box[0]):
             # Rows are in the order of their numbers, so all of them get new ones.
-            mails = list(self._without_rows(address, mails))
+            box = deque(self._without_rows(address, box))
         if spilled is None:
-            self.mail[address] = mails
+            self.mail[address] = box
         else:
-            spilled.front = mails
+            spilled.front = list(box)
 
     def fetch(self, addresses: Iterable[Any], most: int) -> None:
         """Bring mails to memory that are in the store alone, about so many at most.
@@ -358,20 +377,30 @@ class ActorState(KeyedState):
         return spilled.front
 
     def restore(self, keys: Iterable[Any]) -> Iterator[Any]:
-        """Go on with mails that an earlier run has saved; gives whom they are for, in their order.
+        """Go on with what an earlier run has saved; gives whom mails are for, in their order.
 
         Args:
-            keys: Of their rows.
+            keys: Of rows of mails and tasks. Only tasks are read.
         """
         found = [address_of(key, self._first) for key in keys]
         for address, row in sorted(found, key=lambda each: each[1][0]):
             self._next_number = max(self._next_number, row[0] + 1)
+            if not row[1]:
+                self._restore_request(address, row)
+                continue
             if address not in self.spilled:
                 self.spilled[address] = Spilled()
                 self.mail[address] = []
                 yield address
             self.spilled[address].rows.append(row)
             self.spilled_mails += row[1]
+
+    def _restore_request(self, address: Any, row: Row) -> None:
+        assert self._stored is not None  # noqa: S101
+        value = self._stored.load(row_key(address, self._first, row))
+        (mail,) = decode_mails(value, row, self._step_id, address)
+        assert mail[3] is not None  # noqa: S101
+        self.requests[address, mail[3]] = mail
 
 
 def _is_saved(mail: Mail) -> bool:

@@ -10,7 +10,8 @@ sent is delivered once it has returned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from engine.errors import EngineRuntimeError
@@ -25,33 +26,35 @@ from engine.operators.actors import (
     Started,
 )
 from engine.operators.actors._actor import Blueprint
+from engine.operators.actors._apart import Outcome, parcel_of
 from engine.operators.actors._fixed import SCALARS, is_fixed
+from engine.operators.actors._handling import OF_USERS, handle
 from engine.operators.actors._image import Image
 from engine.operators.actors._life import FIRED_S, Life
 from engine.operators.actors._mail import (
-    ASK,
+    FAILED,
     REPLY,
+    RESULT,
     SIGNAL,
-    SPAWN,
     STOP,
+    TASK,
     TELL,
     TIMEOUT,
     UNSPAWN,
-    WATCH,
     Mail,
     packed,
-    unpacked,
 )
+from engine.runtime._actor_calls import End, Order, Parcel, portable
 from engine.runtime._actor_state import ActorForm, ActorState
 from engine.runtime._mailboxes import Mailboxes
 from engine.runtime._supervisor import Supervisor
 from engine.runtime._turn_watch import TurnWatch
 
 SENT_MAX: Final = 250
-_MESSAGES: Final = (TELL, ASK)
-_ANSWERS: Final = (REPLY, TIMEOUT)
-_TO_THE_LIVING: Final = (SIGNAL, STOP, UNSPAWN, REPLY, TIMEOUT)
+_TO_THE_LIVING: Final = (SIGNAL, STOP, UNSPAWN, REPLY, TIMEOUT, RESULT, FAILED)
 """What doesn't bring an actor to life that isn't there."""
+_LOOK_AGAIN_S: Final = 0.05
+"""When timers are looked at again of an actor whose handler runs apart."""
 
 
 class ActorTable:
@@ -79,7 +82,11 @@ class ActorTable:
         """What actors have emitted."""
         self.log: dict[Any, bytes] = {}
         """What came from other workers and is of the epoch before: rows by their keys."""
+        self.orders: list[Order] = []
+        """Calls to be made apart from the actors."""
         self._step_id = step_id
+        self._apart: set[Any] = set()
+        """Addresses of actors with a handler that runs apart."""
         self._ctx = Context(self.out.append)
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
@@ -117,6 +124,12 @@ class ActorTable:
                 self.log[key] = self.state.encoded(address, [mail])
             self.boxes.put(address, mail)
 
+    def restore(self, keys: Iterable[Any]) -> None:
+        """Go on with mails and tasks that an earlier run has saved, in rows with these keys."""
+        self.boxes.restore(keys)
+        for (address, number), mail in self.state.requests.items():
+            self.orders.append(Order(address, number, mail[1]))
+
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
@@ -146,6 +159,10 @@ class ActorTable:
         if self._closed:
             return
         for _, address in self.state.alarms.pop_due(now_s):
+            if address in self._apart:
+                # The handler has the timers as they were, and may set or cancel them.
+                self.state.alarms.set(address, now_s + _LOOK_AGAIN_S)
+                continue
             actor = self.state.get(address)
             if actor is not None and actor.life is not None:
                 self._fire(address, actor.life, now_s)
@@ -192,7 +209,7 @@ class ActorTable:
         ctx, out, boxes, touched = self._ctx, self.out, self.boxes, self.state.touched
         mail = self.state.mail
         blueprint = self._blueprints[self._first]
-        if blueprint.passivate_s is not None:
+        if blueprint.dedicated is not None or blueprint.passivate_s is not None:
             self.admit(batch)
             return
         handlers, take_image = blueprint.handlers, blueprint.images.take
@@ -278,9 +295,11 @@ class ActorTable:
                 boxes.pending += len(mails)
                 if actor is None:
                     continue
-            ctx.actor, ctx.name = actor, actor.blueprint.name
+            blueprint = actor.blueprint
+            ctx.actor, ctx.name = actor, blueprint.name
             ctx.key = address[0] if address.__class__ is Ref else address
-            handled = self._handle(address, actor, mails)
+            handle_all = self._handle if blueprint.dedicated is None else self._handle_apart
+            handled = handle_all(address, actor, mails)
             if watch is not None:
                 watch.leave()
             boxes.pending -= handled
@@ -360,56 +379,13 @@ class ActorTable:
                     return done
         return len(mails)
 
-    def _call(self, actor: Actor, mail: Mail, message: Any) -> None:
-        """Call the handler for a message of a class that wasn't met yet, or bury the message."""
-        blueprint = actor.blueprint
-        kind = message.__class__
-        handler = blueprint.handlers.get(kind)
-        if handler is None and kind not in blueprint.handlers:
-            handler = blueprint.find(kind)
-        if handler is None:
-            self._supervisor.bury(mail, f"{blueprint.name} has no handler for it")
-        else:
-            handler(actor, self._ctx, message)
-
     def _handle_other(self, actor: Actor, mail: Mail) -> None:
         """Handle whatever isn't a plain message to an actor that is nothing but its state."""
-        ctx, (kind, message, sender, ask, _) = self._ctx, mail
         if self._watch is not None:
-            self._watch.enter(ctx.self, mail, actor.blueprint.deaths_max)
-        if kind in _MESSAGES:
-            message = unpacked(message)
-            behaviour = None if actor.life is None else actor.life.behaviour
-            if behaviour is None:
-                self._call(actor, mail, message)
-            else:
-                getattr(actor, behaviour)(ctx, message)
-        elif kind in _ANSWERS:
-            assert ask is not None  # noqa: S101
-            self._handle_answer(actor, kind, message, ask)
-        elif kind == SIGNAL:
-            actor.on_signal(ctx, unpacked(message))
-        elif kind == STOP:
-            ctx.stop()
-        else:
-            assert sender is not None  # noqa: S101
-            life = ctx.life()
-            if kind == SPAWN:
-                life.parent = sender
-            elif kind == WATCH:
-                life.watchers[sender] = None
-            else:
-                life.children.pop(sender, None)
-
-    def _handle_answer(self, actor: Actor, kind: int, message: Any, ask: int) -> None:
-        """Handle the answer to an ask, or that there is none. It may be too late, or the second."""
-        if actor.life is None or ask not in actor.life.asks:
-            return
-        reply, late, _, asked = self._ctx.life().asks.pop(ask)
-        if kind == REPLY:
-            getattr(actor, reply)(self._ctx, unpacked(message))
-        elif late is not None:
-            getattr(actor, late)(self._ctx, unpacked(asked))
+            self._watch.enter(self._ctx.self, mail, actor.blueprint.deaths_max)
+        unhandled = handle(actor, self._ctx, mail)
+        if unhandled is not None:
+            self._supervisor.bury(mail, unhandled)
 
     def _roll_back(self, actor: Actor, state: Any, before: Image) -> None:
         """Have the actor be as it was before the present message."""
@@ -419,6 +395,7 @@ class ActorTable:
         if ctx.before is not None:
             actor.life, ctx.before = ctx.before, None
         ctx.stashed = ctx.stopped = ctx.unstashed = False
+        ctx.requests.clear()
 
     def _settled(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> int | None:
         """A handler has returned: see what it did to what the actor has besides its state.
@@ -434,9 +411,12 @@ class ActorTable:
         ctx.before = None
         if ctx.stopped:
             ctx.stopped = ctx.stashed = ctx.unstashed = False
+            ctx.requests.clear()
             self._supervisor.stop(address, actor, mails, at)
             return len(mails)
         self.state.alarms.set(address, life.due_s())
+        if ctx.requests:
+            self._begin_tasks(address)
         stash: list[Mail] = []
         if ctx.unstashed:
             ctx.unstashed, stash, life.stash = False, life.stash, []
@@ -447,6 +427,85 @@ class ActorTable:
             return None
         self.boxes.put_in_front(address, stash, mails[at + 1 :])
         return at + 1
+
+    # What runs apart from the actors
+
+    def _begin_tasks(self, address: Any) -> None:
+        """The actor whose turn it is has asked for tasks, and its handler has returned."""
+        for number, request in self._ctx.requests:
+            self.state.requests[address, number] = TASK, request, None, number, None
+            self.orders.append(Order(address, number, request))
+        self._ctx.requests.clear()
+
+    def _handle_apart(self, address: Any, actor: Actor, mails: list[Mail]) -> int:
+        """Have the first of some messages handled in another process; the others wait for that.
+
+        What isn't for the user's methods is handled here.
+        """
+        mail = mails[0]
+        blueprint = actor.blueprint
+        if mail[0] not in OF_USERS or (mail[0] == SIGNAL and not blueprint.hears_signals):
+            self.boxes.postpone(address, mails[1:])
+            return self._handle(address, actor, mails[:1])
+        parcel = Parcel(blueprint.cls, functools.partial(self._pack, address, mail))
+        self.orders.append(Order(address, None, parcel))
+        self._apart.add(address)
+        self.boxes.hold(address, mails)
+        return 0
+
+    def _pack(self, address: Any, mail: Mail) -> bytes:
+        """What is needed to handle a message elsewhere. Until then nothing changes the actor."""
+        key = address[0] if address.__class__ is Ref else address
+        return parcel_of(key, self.state.peek(address), mail, self._ctx.now_s)
+
+    def end(self, ended: End, now_s: float) -> None:
+        """A call has ended: have what comes of it handled, or be, if it is what a handler did."""
+        order = ended.order
+        self._ctx.now_s = now_s
+        if order.task is None:
+            self._end_apart(order.address, ended)
+            return
+        mail = self.state.requests.get((order.address, order.task))
+        if mail is None or mail[1] is not order.work:
+            return  # The actor has stopped or was restarted.
+        self.state.end_task(order.address, order.task)
+        self.boxes.put(order.address, ended.mail())
+
+    def _end_apart(self, address: Any, ended: End) -> None:
+        actor = self.state.get(address)
+        # Where memory is short it may have been read again each time that its handler was away.
+        self.form.restored.discard(address)
+        self._apart.discard(address)
+        mail = self.boxes.let_go(address)
+        ctx = self._ctx
+        ctx.actor, ctx.name, ctx.mail = actor, actor.blueprint.name, mail
+        ctx.key = address[0] if address.__class__ is Ref else address
+        if ended.error is not None:
+            done = self._supervisor.failed(address, actor, [mail], 0, portable(ended.error))
+        else:
+            done = self._apply(address, actor, mail, ended.result)
+        self.boxes.pending -= 1 if done is None else done
+        self.boxes.deliver(ctx.sent)
+        ctx.sent.clear()
+        if self.state.idle:
+            self._used(address, actor, [mail])
+
+    def _apply(self, address: Any, actor: Actor, mail: Mail, outcome: Outcome) -> int | None:
+        """Have what a handler did elsewhere count here; gives what `_settled` does."""
+        ctx, values = self._ctx, actor.state.__dict__
+        values.clear()
+        values.update(outcome.values)
+        if outcome.life is not None:
+            ctx.before, actor.life = actor.life or Life(), outcome.life
+        ctx.stopped, ctx.stashed, ctx.unstashed = outcome[5:8]
+        ctx.requests += outcome.requests
+        ctx.sent += outcome.sent
+        self.out += outcome.emitted
+        if outcome.unhandled is not None:
+            self._supervisor.bury(mail, outcome.unhandled)
+        if mail[4] is not None:
+            self.state.drop_row(address, mail[4])
+        return None if actor.life is None else self._settled(address, actor, [mail], 0)
 
 
 def _mail_of(message: Any) -> Mail:

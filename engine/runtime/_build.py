@@ -26,6 +26,7 @@ from engine.operators._state_ttl import ExpiringState
 from engine.operators.actors._actor_op import ActorKernel
 from engine.operators.tasks._resources import Resources
 from engine.operators.tasks._task import TaskKernel
+from engine.runtime._actor_calls import ActorCalls
 from engine.runtime._actor_node import ActorNode, ActorSite
 from engine.runtime._build_actors import actor_node, actor_table
 from engine.runtime._build_clocks import ClockBuilder
@@ -452,7 +453,9 @@ class _StageBuilder:
         self._edges.lead_out(running)
         senders = self._reach[step.index]
         has_room = functools.partial(have_room, senders)
-        spot = ActorSite(step_id, site.clock.time_s, has_room, running.feedback, site.patience.tell)
+        calls = ActorCalls(step_id, kernel.classes[0].__module__, site)
+        around = has_room, running.feedback, calls, site.patience.tell
+        spot = ActorSite(step_id, site.clock.time_s, *around)
         node = actor_node(spot, table, (downs[0], dead), inputs, site.store)
         running.actors.append((node, senders))
         if site.tally is not None:

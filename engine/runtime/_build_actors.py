@@ -71,7 +71,7 @@ def actor_node(
         calls = store.call_watch(site.step_id, 1, DEATHS_MAX)
         if calls.after_death:
             table.watch_turns(TurnWatch(calls))
-        table.boxes.restore(key for _, key in due if is_mail_row(key))
+        node.resume(key for _, key in due)
     return node
 
 

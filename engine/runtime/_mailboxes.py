@@ -51,7 +51,7 @@ class Mailboxes:
         """Those that try a message again, and when; a heap."""
         self._rests = 0
         self._blocked: set[Any] = set()
-        """Their addresses."""
+        """Their addresses, and those of actors with a handler that runs apart."""
 
     @property
     def in_memory(self) -> int:
@@ -132,8 +132,8 @@ class Mailboxes:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits, not even to be tried again."""
-        return not self._mail
+        """Whether nothing waits, not even to be tried again, and no task is under way."""
+        return not self._mail and not self._state.requests
 
     @property
     def has_ready(self) -> bool:
@@ -153,38 +153,36 @@ class Mailboxes:
             box = self._mail.pop(address, None)
             if box is None:
                 continue
-            if self._state.spilled and address in self._state.spilled:
-                return address, self._first_spilled(address, box)
-            if isinstance(box, list) and len(box) <= TURN_MAX:
+            spilled = self._state.spilled and address in self._state.spilled
+            if not spilled and isinstance(box, list) and len(box) <= TURN_MAX:
                 return address, box
-            return address, self._first_of(address, box)
+            return address, self._take(address, box, TURN_MAX)
         return None
 
-    def _first_of(self, address: Any, box: Mailbox) -> list[Mail]:
-        """Some of very many messages; others have their turn before the rest."""
-        rest = box if isinstance(box, deque) else deque(box)
-        mails = [rest.popleft() for _ in range(min(len(rest), TURN_MAX))]
-        if rest:
-            self._mail[address] = rest
+    def _take(self, address: Any, box: Mailbox, most: int) -> list[Mail]:
+        """The first messages of a mailbox; the actor has its turn for the others behind others."""
+        if address in self._state.spilled:
+            mails, box = self._take_spilled(address, box, most)
+        else:
+            box = box if isinstance(box, deque) else deque(box)
+            mails = [box.popleft() for _ in range(min(len(box), most))]
+        if box or address in self._state.spilled:
+            self._mail[address] = box
             self._ready.append(address)
         return mails
 
-    def _first_spilled(self, address: Any, box: Mailbox) -> list[Mail]:
-        """Some of those messages that are in the store alone, which come before the others."""
+    def _take_spilled(self, address: Any, box: Mailbox, most: int) -> tuple[list[Mail], Mailbox]:
+        """Those that are in the store alone, which come before the others, and what is left."""
         spilled = self._state.spilled[address]
         if not spilled.front:
             # Also of those whose turn comes next: reading many rows at once is cheaper.
             soon = islice(self._ready, TURN_MAX)
             self._state.fetch(chain((address,), soon), TURN_MAX)
-        mails, rest = spilled.front[:TURN_MAX], spilled.front[TURN_MAX:]
-        spilled.front = rest
+        mails, spilled.front = spilled.front[:most], spilled.front[most:]
         if not spilled.rows:
             del self._state.spilled[address]
-            box = [*rest, *box]
-        if spilled.rows or box:
-            self._mail[address] = box
-            self._ready.append(address)
-        return mails
+            return mails, [*spilled.front, *box]
+        return mails, box
 
     def put_in_front(self, address: Any, first: list[Mail], then: list[Mail]) -> None:
         """Have mails come next, before those that lie in the mailbox, in an order of their own.
@@ -203,6 +201,25 @@ class Mailboxes:
         behind = [*self._state.take_spilled(address), *self._mail.pop(address, ())]
         self.pending -= len(behind)
         return behind
+
+    # Whose handlers run apart
+
+    def hold(self, address: Any, mails: list[Mail]) -> None:
+        """The first mail of the present turn is handled apart; all of them wait for its end."""
+        self._state.put_front(address, mails)
+        self._blocked.add(address)
+
+    def let_go(self, address: Any) -> Mail:
+        """That has ended: take the mail, which still counts as pending; others may come next."""
+        self._blocked.discard(address)
+        (mail,) = self._take(address, self._mail.pop(address), 1)
+        return mail
+
+    def postpone(self, address: Any, mails: list[Mail]) -> None:
+        """Have mails of the present turn wait for the next one."""
+        if mails:
+            self._state.put_front(address, mails)
+            self._ready.append(address)
 
     # Who rests
 

@@ -5,9 +5,10 @@ Asked before anything is opened: a task that could never begin would hold up its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from engine.errors import FlowError
+from engine.operators.actors._actor_op import ActorKernel
 from engine.operators.tasks._policies import Placement
 from engine.operators.tasks._resources import PARTS, Label, Resources, resources_of
 from engine.operators.tasks._task import TaskKernel
@@ -65,7 +66,21 @@ def wants_offers(planned: Plan) -> bool:
     """Whether a plan has tasks that need to know what workers offer."""
     kernels = [step.kernel for step in planned.steps if isinstance(step.kernel, TaskKernel)]
     # Subtasks may take resources, of which nobody knows before they do.
-    return lends(planned) or any(k.takes_context or k.rules.resources is not None for k in kernels)
+    return (
+        lends(planned)
+        or any(k.takes_context or k.rules.resources is not None for k in kernels)
+        or any(True for _ in _dedicated(planned))
+    )
+
+
+def _dedicated(planned: Plan) -> Iterator[tuple[str, str, Resources]]:
+    """Classes of actors whose handlers take resources: step, name, and what they take."""
+    for step in planned.steps:
+        if isinstance(step.kernel, ActorKernel):
+            for cls in step.kernel.classes:
+                rules = cls.dedicated
+                if rules is not None and rules.resources is not None:
+                    yield step.step_id, cls.__name__, rules.resources
 
 
 def lends(planned: Plan) -> bool:
@@ -75,7 +90,7 @@ def lends(planned: Plan) -> bool:
 
 
 def check_demands(planned: Plan, offers: Sequence[Resources]) -> None:
-    """See that each task of a plan can be run by the workers that it may come to.
+    """See that each task of a plan can be run by the workers that it may come to, and each handler.
 
     Args:
         planned: The plan.
@@ -91,6 +106,15 @@ def check_demands(planned: Plan, offers: Sequence[Resources]) -> None:
             enough = len(offers) if rules.placement == "worker" else 1
             if len(able) < enough:
                 raise FlowError(_refusal(step.step_id, step.kernel, offers))
+    for step_id, name, demand in _dedicated(planned):
+        if len(able_workers(demand, "worker", offers)) < len(offers):
+            msg = (
+                f"handlers of the dedicated class {name!r} of step {step_id!r} take "
+                f"{shown_resources(demand)} of the worker that has the actor, and not every "
+                f"worker offers so much ({_told(offers)}); say what workers offer with "
+                "--resources, or let the class take less"
+            )
+            raise FlowError(msg)
 
 
 def able_workers(
@@ -118,14 +142,17 @@ def _refusal(step_id: str, kernel: TaskKernel, offers: Sequence[Resources]) -> s
         where, which = "of any worker", "no worker offers so much"
     else:
         where, which = "of the worker that has the record", "not every worker offers so much"
-    told: dict[Resources, list[int]] = {}
-    for worker, offer in enumerate(offers):
-        told.setdefault(offer, []).append(worker)
-    each = "; ".join(f"{_numbered(workers)} {shown_resources(o)}" for o, workers in told.items())
     advice = "say what workers offer with --resources, or let the step take less"
     if placement == "worker" and able_workers(demand, "any", offers):
         advice += ', or give it `placement="any"`'
-    return f"a task of step {step_id!r} {takes} {where}, and {which} ({each}); {advice}"
+    return f"a task of step {step_id!r} {takes} {where}, and {which} ({_told(offers)}); {advice}"
+
+
+def _told(offers: Sequence[Resources]) -> str:
+    told: dict[Resources, list[int]] = {}
+    for worker, offer in enumerate(offers):
+        told.setdefault(offer, []).append(worker)
+    return "; ".join(f"{_numbered(workers)} {shown_resources(o)}" for o, workers in told.items())
 
 
 def _numbered(workers: list[int]) -> str:

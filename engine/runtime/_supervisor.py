@@ -22,6 +22,8 @@ from engine.operators.actors import (
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import (
     ASK,
+    FAILED,
+    RESULT,
     SIGNAL,
     STOP,
     TELL,
@@ -35,6 +37,7 @@ from engine.runtime._failure import name_of
 from engine.runtime._mailboxes import Mailboxes, dead_message
 
 _MESSAGES: Final = (TELL, ASK)
+_ENDS: Final = (RESULT, FAILED)
 
 
 class Supervisor:
@@ -106,12 +109,17 @@ class Supervisor:
             failed = packed(ChildFailed(ref, unpacked(mail[1]), why))
             self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
         self.bury(mail, why, tries)
-        if mail[4] is not None:
-            self._state.drop_row(address, mail[4])
+        self._give_up(address, life, mail)
         if isinstance(directive, Stop | Escalate):
             self.stop(address, actor, mails, at)
             return len(mails)
         return None
+
+    def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
+        if mail[4] is not None:
+            self._state.drop_row(address, mail[4])
+        if mail[0] in _ENDS and mail[3] is not None:
+            life.tasks.pop(mail[3], None)
 
     def _restart(self, address: Any, actor: Actor) -> None:
         life: Life = actor.life
@@ -119,6 +127,7 @@ class Supervisor:
         life.behaviour = None
         life.timers.clear()
         life.asks.clear()
+        self._forget_tasks(address, life)
         self._state.alarms.set(address, None)
 
     def stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
@@ -136,8 +145,14 @@ class Supervisor:
             sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
         if life.parent is not None:
             sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
+        self._forget_tasks(address, life)
         self._state.alarms.set(address, None)
         self._state.discard(address)
+
+    def _forget_tasks(self, address: Any, life: Life) -> None:
+        for number in life.tasks:
+            self._state.end_task(address, number)
+        life.tasks.clear()
 
     def bury(self, mail: Mail, reason: str, tries: int = 0) -> None:
         """Make a dead letter of a mail of the actor whose turn it is."""

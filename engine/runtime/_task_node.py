@@ -15,7 +15,7 @@ from engine.keys import part_key
 from engine.operators._shown import shortened
 from engine.operators._state import StateChanges, Stored
 from engine.operators.tasks._context import TaskContext
-from engine.operators.tasks._executor import Call, Kind, RunningExecutor
+from engine.operators.tasks._executor import Call, RunningExecutor
 from engine.operators.tasks._task import TaskError, TaskKernel
 from engine.runtime._failure import name_of
 from engine.runtime._failures import StepFailures, is_records_fault
@@ -133,7 +133,7 @@ class TaskNode(Node):
         # A local for `engine.runtime._failure` to find.
         step_id = self.step_id  # noqa: F841 # pyright: ignore[reportUnusedVariable]
         table, executor, now_s = self.table, self._executor, self._now_s()
-        worked = self._hear(now_s)
+        worked = table.hear(executor.completions(), now_s)
         for call in table.timed_out(now_s, executor.started_s):
             executor.cancel(call)
             # It has given back its resources, for which others may wait.
@@ -153,17 +153,6 @@ class TaskNode(Node):
             self._end()
             return 0.0
         return self.wait_s(room=room)
-
-    def _hear(self, now_s: float) -> bool:
-        table, completions = self.table, self._executor.completions()
-        for call, kind, value in completions:
-            if kind is Kind.RETURNED:
-                table.returned(call, value, now_s)
-            elif kind is Kind.RAISED:
-                table.raised(call, value, now_s)
-            else:
-                table.died(call, value, now_s)
-        return bool(completions)
 
     def _argument(self, task: Task) -> Any:
         records = task.records

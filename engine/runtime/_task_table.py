@@ -17,6 +17,7 @@ from heapq import heappop, heappush
 from typing import Any, Final, cast
 
 from engine.operators._keys import check_key, key_and_value
+from engine.operators.tasks._executor import Completion, Kind
 from engine.operators.tasks._policies import TaskRules
 from engine.operators.tasks._resources import Resources
 from engine.runtime._call_watch import CallWatch
@@ -62,6 +63,7 @@ class Task:
         "records",
         "result",
         "rows",
+        "rules",
         "saved",
         "started_s",
         "state",
@@ -101,6 +103,8 @@ class Task:
         self.left_s: float | None = None
         """How much time the next try has, if it goes on from one that a restart cut short."""
         self.result: Any = None
+        self.rules: TaskRules | None = None
+        """Timeout and retry of its own; None for those of the table."""
         self.saved = False
         """Whether the store has a row of it."""
 
@@ -185,12 +189,13 @@ class TaskTable:
 
     # What comes in
 
-    def admit(self, records: list[Any], now_s: float) -> None:
-        """Make tasks of records."""
+    def admit(self, records: list[Any], now_s: float, rules: TaskRules | None = None) -> None:
+        """Make tasks of records, with a timeout and retry of their own if there are rules."""
         batch, encode = self._rules.batch, self._encode
         if batch is None:
             for record in records:
                 task = self._new()
+                task.rules = rules
                 task.records.append(record)
                 if encode is not None:
                     task.encoded.append(encode(record))
@@ -323,11 +328,22 @@ class TaskTable:
             task.rows = self._watch.begin(task.encoded, task.suspected, alone=task.alone)
             if task.alone:
                 self._alone = task
-        limit_s = self._rules.timeout_s if task.left_s is None else task.left_s
+        limit_s = (task.rules or self._rules).timeout_s if task.left_s is None else task.left_s
         if limit_s < math.inf:
             heappush(self._ends, (now_s + limit_s, call))
         self.changed[task.number] = task
         return call, task
+
+    def hear(self, completions: list[Completion], now_s: float) -> bool:
+        """Take what has become of calls; whether there was any."""
+        for call, kind, value in completions:
+            if kind is Kind.RETURNED:
+                self.returned(call, value, now_s)
+            elif kind is Kind.RAISED:
+                self.raised(call, value, now_s)
+            else:
+                self.died(call, value, now_s)
+        return bool(completions)
 
     def returned(self, call: int, result: Any, now_s: float) -> None:
         """A try has given a result: for a list of records, one for each of them."""
@@ -369,7 +385,7 @@ class TaskTable:
         if task is None:
             return
         task.deaths += 1
-        if task.deaths >= self._rules.retry.deaths:
+        if task.deaths >= (task.rules or self._rules).retry.deaths:
             self._end(task, State.FAILED, error)
             return
         self._rest(task, task.deaths, now_s)
@@ -387,7 +403,7 @@ class TaskTable:
             task = self._running.get(call)
             if task is None:
                 continue
-            limit_s = self._rules.timeout_s if task.left_s is None else task.left_s
+            limit_s = (task.rules or self._rules).timeout_s if task.left_s is None else task.left_s
             since_s = began_s(call)
             until_s = now_s + limit_s if since_s is None else since_s + limit_s
             if until_s > now_s:
@@ -400,14 +416,14 @@ class TaskTable:
 
     def _fail(self, task: Task, error: BaseException, now_s: float) -> None:
         raised = task.tries - task.deaths
-        if self._rules.retry.allows(error, raised):
+        if (task.rules or self._rules).retry.allows(error, raised):
             self._rest(task, raised, now_s)
         else:
             self._end(task, State.FAILED, error)
 
     def _rest(self, task: Task, times: int, now_s: float) -> None:
         task.state, task.left_s = State.RESTING, None
-        wait_s = self._rules.retry.backoff.wait_s(times, self._chance())
+        wait_s = (task.rules or self._rules).retry.backoff.wait_s(times, self._chance())
         heappush(self._resting, (now_s + wait_s, task.number))
         self.changed[task.number] = task
 

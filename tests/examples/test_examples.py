@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.examples.running import run, run_flow
+from tests.examples.running import completed, run_flow
 from tests.tidy.tree import python_files
 
 EXAMPLES = [f for f in python_files("examples/") if not f.path.endswith("__init__.py")]
@@ -25,10 +25,12 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("command", commands())
 def test_a_command_of_a_docstring_works(command: str, tmp_path: Path):
-    """What the examples tell people to type can be typed."""
+    """What the examples tell people to type can be typed, and says nothing of trouble."""
     tmp_path.joinpath("my.txt").write_text("To be or not to be\n")
     here = command.replace("/tmp/", "")
-    run(*shlex.split(here), cwd=tmp_path)
+    done = completed(*shlex.split(here), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(line.startswith("info: ") for line in done.stderr.splitlines()), done.stderr
 
 
 @pytest.mark.parametrize("file", [pytest.param(f, id=f.path) for f in EXAMPLES])
@@ -98,6 +100,24 @@ def test_accounts_transfer_what_they_have():
         "bob refuses Transfer(to='cid', amount=30): ValueError: there is only 20",
         "ann has 0, cid has 30",
     ]
+
+
+def test_device_twins_know_who_is_there_and_what_is_to_change():
+    """Silent devices are offline, and hear of what is wanted when they are back."""
+    lines = run_flow("examples.device_twins:flow")
+    for device, expected in {
+        "pump": ["pump is online", "pump: set speed to 80", "pump is offline"],
+        "lamp": ["lamp is online", "lamp is offline", "lamp is online", "lamp: set light to 7"],
+    }.items():
+        assert [line for line in lines if line.startswith(device)] == expected
+
+
+def test_a_game_lobby_brings_players_together():
+    """Two of them play, a search without a partner ends, and who doesn't throw loses."""
+    lines = run_flow("examples.game_lobby:flow")
+    assert lines[:2] == ["bob beats ann", "games going on: 1"]
+    assert set(lines[2:-2]) == {"eve has found nobody", "cid took too long", "games going on: 0"}
+    assert lines[-2:] == ["cid and eve are equal", "games going on: 0"]
 
 
 def test_custom_operator_drops_what_did_not_change():

@@ -55,7 +55,7 @@ class Shelf:
             return [(s, k) for s, k in due if s is not None and s <= until_s and k in self.rows]
 
         table.state.alarms.attach(scan, 0.0)
-        table.boxes.restore(self.mail_rows)
+        table.restore(self.mail_rows)
 
 
 def mails_of(table: ActorTable) -> int:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
 import pytest
 
 from engine.operators.actors import Actor, Context, Ref, handles
 from engine.operators.actors._mail import TELL
+from engine.operators.tasks import Resources
 from engine.runtime import _actor_node
+from engine.runtime._actor_calls import ActorCalls
 from engine.runtime._actor_node import ActorNode, ActorSite
 from engine.runtime._actor_table import ActorTable
 from engine.runtime._ids import WorkerIndex
+from engine.runtime._ledger import Ledger
+from engine.runtime._lending import Lending
 from engine.runtime._nodes import Target
+from engine.runtime._ports import Clock, SystemClock
+from engine.runtime._store import Store
+from engine.runtime._task_site import RealExecutors, StartsExecutors
 
 OTHER = WorkerIndex(1)
 
@@ -57,6 +66,21 @@ class FakePeers:
         return self.quiet
 
 
+@dataclass(frozen=True)
+class Around:
+    """A worker on which no tasks run."""
+
+    index: WorkerIndex = OTHER
+    count: int = 1
+    chance: Callable[[], float] = Random(0).random
+    store: Store | None = None
+    ledger: Ledger = field(default_factory=lambda: Ledger(Resources()))
+    lending: Lending | None = None
+    clock: Clock = field(default_factory=SystemClock)
+    executors: StartsExecutors = field(default_factory=RealExecutors)
+    wake: Callable[[], None] = int
+
+
 @dataclass
 class Scene:
     """A node with what it has around it."""
@@ -69,7 +93,8 @@ class Scene:
 
     def __post_init__(self) -> None:
         table = ActorTable((Echo,), "f.act", lambda: 0.5)
-        site = ActorSite("f.act", lambda: 0.0, lambda: self.room, self.peers)
+        calls = ActorCalls("f.act", __name__, Around())
+        site = ActorSite("f.act", lambda: 0.0, lambda: self.room, self.peers, calls)
         self.node = ActorNode(site, table, (Target(self.out.extend, self._end), None), 1)
 
     def _end(self) -> None:

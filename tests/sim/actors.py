@@ -31,7 +31,20 @@ from engine.operators.actors import (
     actor,
     handles,
 )
-from engine.operators.actors._mail import ASK, REPLY, TELL, unpacked
+from engine.operators.actors._mail import (
+    ASK,
+    FAILED,
+    REPLY,
+    RESULT,
+    SIGNAL,
+    SPAWN,
+    TASK,
+    TELL,
+    WATCH,
+    unpacked,
+)
+from engine.operators.actors._requests import TaskOptions
+from engine.operators.tasks import TaskError
 from engine.runtime import Plan, _actor_node, _actor_state, _mailboxes, plan
 from engine.runtime._actor_state import is_mail_row, parts_of
 from engine.runtime._recovery import JobStore
@@ -67,6 +80,10 @@ class World:
     """What share of the tokens waits in timers."""
     stashes: float = 0.0
     spawns: float = 0.0
+    tasks: float = 0.0
+    """What share of them is given to functions, and comes back with what those return."""
+    options: TaskOptions = field(default_factory=TaskOptions)
+    """Of these functions."""
 
     def maybe_fail(self) -> None:
         if self.luck.random() < self.flaky:
@@ -173,6 +190,12 @@ class Token:
     """Its number among those of its sender to its receiver."""
 
 
+def worked(msg: Token) -> Token:
+    """What actors have done apart from them."""
+    WORLD.maybe_fail()
+    return msg
+
+
 class Spot(Actor):
     """Hands tokens on."""
 
@@ -212,6 +235,9 @@ class Spot(Actor):
         if msg.hops == 0:
             state.ended.append(msg.number)
             ctx.emit((ctx.key, ("ended", msg.number)))
+        elif WORLD.tasks and WORLD.draws(WORLD.tasks):
+            less = replace(msg, hops=msg.hops - 1)
+            ctx.task(worked, less, on_result=self.worked, on_error=self.again, **WORLD.options)
         elif WORLD.draws(WORLD.waits):
             after = timedelta(seconds=WORLD.luck.choice((0.01, 0.5, 5)))
             ctx.timer(f"wait {msg.number}", after, replace(msg, hops=msg.hops - 1))
@@ -224,6 +250,16 @@ class Spot(Actor):
             to = WORLD.luck.choice(WORLD.ways[ctx.key])
             state.sent[to] = state.sent.get(to, 0) + 1
             ctx.tell(Spot.ref(to), replace(msg, hops=msg.hops - 1, place=state.sent[to]))
+
+    def worked(self, ctx: Context, msg: Token) -> None:
+        self._hand_on(ctx, msg)
+        WORLD.maybe_fail()
+
+    def again(self, ctx: Context, error: TaskError[Any]) -> None:
+        (msg,) = error.record
+        assert msg.place == -1
+        self._hand_on(ctx, msg)
+        WORLD.maybe_fail()
 
     def on_signal(self, ctx: Context, signal: Signal) -> None:
         if isinstance(signal, Terminated):
@@ -261,8 +297,12 @@ class Saved(NamedTuple):
     def held(self) -> Iterator[Any]:
         """Messages that it keeps: those that wait, and those of timers and stash."""
         for kind, message, *_ in self.mails:
-            if kind in (TELL, ASK):
+            if kind in (TELL, ASK, RESULT):
                 yield unpacked(message)
+            elif kind == TASK:
+                yield from message.args()
+            elif kind == FAILED:
+                yield from unpacked(message).record
         if self.life is not None:
             for _, message in self.life[1].values():
                 yield unpacked(message)
@@ -475,7 +515,9 @@ class ActedRun(CrashRun):
         assert sorted(found) == sorted(wanted), f"tokens {sorted(found)}, not {sorted(wanted)}"
         waits = sum(a.fields.get("children", 0) for a in saved.values())
         leaves = sum(a.name == "Leaf" for a in saved.values())
-        signals = sum(kind not in (TELL, ASK) for a in saved.values() for kind, *_ in a.mails)
+        signals = sum(
+            kind in (SIGNAL, SPAWN, WATCH) for a in saved.values() for kind, *_ in a.mails
+        )
         assert waits <= leaves + signals, "a child's end was not heard of"
 
     def _check_ended(self, recovery: JobStore) -> None:

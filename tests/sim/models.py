@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from itertools import repeat
 
 from tests.sim.actors import check_acted_store
+from tests.sim.apart import check_apart_store
 from tests.sim.checks import check_abort, check_cuts, check_outcome, check_queues
 from tests.sim.clocks import check_clocks
 from tests.sim.crashes import check_clocked_store, check_store
@@ -36,6 +37,7 @@ MODELS: dict[str, Callable[[int], Counter[str] | None]] = {
     "windows": check_windowed_store,
     "tasks": check_tasked_store,
     "actors": check_acted_store,
+    "apart": check_apart_store,
     "placement": check_placed_store,
     "failures": check_failures,
     "graphs": check_graphs,

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable
 
 from tests.sim.actor_mutants import ACTOR_MUTANTS
+from tests.sim.apart_mutants import APART_MUTANTS
 from tests.sim.clock_mutants import CLOCK_MUTANTS
 from tests.sim.crash_mutants import CRASH_MUTANTS
 from tests.sim.failure_mutants import FAILURE_MUTANTS
@@ -21,6 +22,7 @@ from tests.sim.window_mutants import WINDOW_MUTANTS
 
 ALL_MUTANTS = (
     *ACTOR_MUTANTS,
+    *APART_MUTANTS,
     *CRASH_MUTANTS,
     *CLOCK_MUTANTS,
     *WINDOW_MUTANTS,

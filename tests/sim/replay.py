@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable
 
 from tests.sim.actors import ActedRun
+from tests.sim.apart import ApartRun
 from tests.sim.crashes import CrashRun
 from tests.sim.models import MODELS, told
 from tests.sim.takeovers import TakeoverRun
@@ -25,6 +26,7 @@ _HISTORIES: dict[str, Callable[[int], CrashRun]] = {
     "clocked": lambda seed: CrashRun(seed, ["clock"]),
     "windows": WindowedRun,
     "actors": ActedRun,
+    "apart": ApartRun,
     "tasks": TaskedRun,
 }
 

@@ -21,6 +21,7 @@ SEEDS = {
     "windows": 70,
     "failures": 60,
     "actors": 1000,
+    "apart": 100,
     "graphs": 100,
     "subtasks": 30,
     "placement": 40,

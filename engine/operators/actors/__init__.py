@@ -6,6 +6,7 @@
 from engine.operators.actors._actor import Actor, handles
 from engine.operators.actors._actor_op import ActorOut, DeadMessage, actor
 from engine.operators.actors._context import Context
+from engine.operators.actors._dedicated import dedicated
 from engine.operators.actors._ref import Ref
 from engine.operators.actors._shared import Asked, shared
 from engine.operators.actors._signals import (
@@ -47,6 +48,7 @@ __all__ = [
     "Stop",
     "Terminated",
     "actor",
+    "dedicated",
     "handles",
     "shared",
 ]

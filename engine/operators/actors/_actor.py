@@ -18,6 +18,7 @@ from engine.operators._keys import Key, check_key
 from engine.operators._shown import shortened
 from engine.operators._state_options import VERSION_MAX
 from engine.operators.actors._context import Context
+from engine.operators.actors._dedicated import Dedicated
 from engine.operators.actors._image import Images
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._shared import shared_methods
@@ -92,6 +93,8 @@ class Actor:
     passivate: ClassVar[timedelta | None] = None
     """After how long without a message an actor is put away: it gets `Passivating`, and then leaves
     memory, if the job has a store to find it in. By default only the bound of memory does that."""
+    dedicated: ClassVar[Dedicated | None] = None
+    """Set by `dedicated`, for classes whose handlers run in processes of their own."""
     version: ClassVar[int] = 1
     """Of the form that `State` has, from 1 to 65,535: one more whenever `migrate` is needed."""
     blueprint: ClassVar[Blueprint]
@@ -175,6 +178,7 @@ class Blueprint:
         self.supervise = cls.supervise
         self.passivate_s = _passivate_s(cls)
         """After how many seconds without a message an actor is put away; None for never."""
+        self.dedicated = cls.dedicated
         self.deaths_max = cls.supervise.deaths if isinstance(cls.supervise, Retry) else DEATHS_MAX
         self.hears_signals = cls.on_signal is not Actor.on_signal
         self.handlers: dict[type, Callable[..., Any] | None] = {}

@@ -9,6 +9,7 @@ from engine.dataflow import Operator, Stream, operator
 from engine.dataflow._operator import new_stream
 from engine.operators._state_options import DEFAULT_STATE, StateOptions
 from engine.operators.actors._actor import Actor
+from engine.operators.actors._apart import check_dedicated
 from engine.operators.actors._ref import Ref
 
 
@@ -108,6 +109,7 @@ def actor(step_id: str, commands: Stream[Any], *classes: type[Actor]) -> ActorOu
         if not isinstance(cls, type) or not issubclass(cls, Actor) or cls is Actor:
             msg = f"the classes of step {step_id!r} must be derived from `Actor`; got {cls!r}"
             raise TypeError(msg)
+        check_dedicated(cls, step_id)
     if len({cls.__name__ for cls in classes}) < len(classes):
         msg = f"the classes of step {step_id!r} must have different names"
         raise ValueError(msg)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 from engine.errors import UserCodeError
 from engine.operators._keys import Key
@@ -16,6 +16,8 @@ from engine.operators.actors._fixed import CHECKS, SCALARS
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import ASK, REPLY, SPAWN, TELL, WATCH, Mail, packed
 from engine.operators.actors._ref import Ref, new_ref
+from engine.operators.actors._requests import TaskOptions, TaskRequest, request_of
+from engine.operators.tasks import TaskError
 
 
 class Addressable(Protocol):
@@ -41,6 +43,7 @@ class Context:
         "mail",
         "name",
         "now_s",
+        "requests",
         "sent",
         "stashed",
         "stopped",
@@ -59,6 +62,8 @@ class Context:
     def __init__(self, emit: Callable[[Any], None]) -> None:
         self.emit = emit
         self.sent: list[tuple[Ref, Mail]] = []
+        self.requests: list[tuple[int, TaskRequest]] = []
+        """Tasks that the actor has asked for, by number."""
         self.mail: Mail | None = None
         self.before: Life | None = None
         """What the actor had besides its state before the transaction, if that was changed."""
@@ -153,6 +158,48 @@ class Context:
         if mail is not None and mail[0] == ASK:
             assert mail[2] is not None  # noqa: S101
             self.sent.append((mail[2], (REPLY, packed(answer), self.self, mail[3], None)))
+
+    # Tasks
+
+    def task(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *args: Any,
+        on_result: Callable[[Context, Any], None],
+        on_error: Callable[[Context, TaskError[Any]], None] | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        """Have a function called apart from the actor, and what it returns handled as a message.
+
+        Nothing waits: other messages come between. It runs as those of
+        `engine.operators.tasks.task` do, on the actor's worker; up to 256 at a time of those with
+        the same options, and others wait. It is part of the actor: if the job dies before the
+        result is saved, the call is made again, its tries counted anew. What comes of it is handled
+        once. A stopped or restarted actor isn't told of it.
+
+        Args:
+            fn: A function that can be imported by its name; ``async def`` if it runs on an event
+                loop.
+            args: Its arguments. They must be picklable.
+            on_result: A method of the actor, which is called with the context and the result.
+            on_error: One that is called with the context and a `engine.operators.tasks.TaskError`,
+                whose `record` is the tuple of the arguments, and whose `exception` is what the last
+                try has raised, a `TimeoutError`, or a `WorkerProcessError`. Without it that counts
+                as raised by a handler.
+            options: `executor`, `timeout` and `retry`, as of `engine.operators.tasks.task`.
+
+        Raises:
+            UserCodeError: It can't be called so, or can't be pickled, or a method isn't the
+                actor's.
+        """
+        names = self._name_of(on_result), None if on_error is None else self._name_of(on_error)
+        request = request_of(fn, args, options)
+        life = self.life()
+        number = life.next_ask
+        life.next_ask = number + 1
+        life.tasks[number] = names
+        self.requests.append((number, request))
 
     def _name_of(self, method: Callable[..., Any]) -> str:
         name = getattr(method, "__name__", "")

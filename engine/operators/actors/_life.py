@@ -30,6 +30,7 @@ class Life:
     asks: dict[int, Ask] = field(default_factory=dict[int, Ask])
     """Those without an answer, by number."""
     next_ask: int = 0
+    """The number of the next ask or task."""
     stash: list[Mail] = field(default_factory=list[Mail])
     parent: Ref | None = None
     children: dict[Ref, None] = field(default_factory=dict[Ref, None])
@@ -40,6 +41,10 @@ class Life:
     """How often the first message in the mailbox has failed."""
     failures: list[float] = field(default_factory=list[float])
     """When the last ones were, if there may be so many in a time."""
+    tasks: dict[int, tuple[str, str | None]] = field(
+        default_factory=dict[int, tuple[str, str | None]]
+    )
+    """Those that haven't ended, by number: names of the methods for result and exception."""
 
     def copy(self) -> Life:
         """The same, not changed by what happens to this one."""
@@ -55,6 +60,7 @@ class Life:
             self.watchers.copy(),
             self.tries,
             self.failures.copy(),
+            self.tasks.copy(),
         )
 
     def due_s(self) -> float | None:
@@ -77,6 +83,7 @@ class Life:
             [plain(watcher) for watcher in self.watchers],
             self.tries,
             self.failures,
+            self.tasks,
         )
 
     @staticmethod

@@ -19,7 +19,7 @@ from engine.operators.actors._ref import Ref
 Row: TypeAlias = tuple[int, int]
 """Its number among those of its actor, and how many mails are in it."""
 Mail: TypeAlias = tuple[int, Any, Ref | None, int | None, Row | None]
-"""Kind, message, sender, number of the ask that it is or answers, the row that it is in."""
+"""Kind, message, sender, number of the ask or task that it is or answers, the row that it is in."""
 
 TELL: Final = 0
 ASK: Final = 1
@@ -34,6 +34,12 @@ WATCH: Final = 6
 UNSPAWN: Final = 7
 """The sender, a child, has stopped."""
 STOP: Final = 8
+TASK: Final = 9
+"""A call that the actor has asked for. It lies in no mailbox: it is under way."""
+RESULT: Final = 10
+"""What such a call has returned."""
+FAILED: Final = 11
+"""What it has raised."""
 
 
 @dataclass(frozen=True, slots=True)

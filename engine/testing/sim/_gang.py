@@ -92,9 +92,9 @@ class Gang:
         self._reports: list[Line[Report]] = [self._new_line() for _ in range(options.workers)]
         self._paused_until_s = [0.0] * options.workers
         self.executors: list[FakeExecutor] = []
-        """Of steps with tasks."""
-        tasked = any(isinstance(step.kernel, TaskKernel) for step in planned.steps)
-        first = _EXECUTORS if tasked else _NETWORK
+        """Of steps with tasks, and of actors."""
+        self._tasked = any(isinstance(step.kernel, TaskKernel) for step in planned.steps)
+        first = _EXECUTORS if self._tasked else _NETWORK
         self._orders = _orders(range(first, options.workers), self._random)
         # Workers that take whole rounds, as real ones do, come further in a turn; those that do
         # one thing at a time come into states that others never see.
@@ -162,6 +162,9 @@ class Gang:
     def _start_executor(self, function: Callable[[Any], Any]) -> FakeExecutor:
         kind = FakeGraphExecutor if isinstance(function, WithContext) else FakeExecutor
         executor = kind(function, self._clock, self._random, self._options)
+        if not self.executors and not self._tasked:
+            # Of actors, which begin to have tasks at some time.
+            self._orders = _orders(range(_EXECUTORS, self._options.workers), self._random)
         self.executors.append(executor)
         return executor
 
