@@ -11,14 +11,15 @@ sent is delivered once it has returned.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from engine.errors import EngineRuntimeError
+from engine.errors import EngineRuntimeError, InconsistentPartitionsError
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.actors import (
     Actor,
     Context,
+    Passivating,
     Ref,
     Restored,
     Retry,
@@ -35,6 +36,7 @@ from engine.operators.actors._mail import (
     REPLY,
     RESULT,
     SIGNAL,
+    SPAWN,
     STOP,
     TASK,
     TELL,
@@ -76,20 +78,22 @@ class ActorTable:
         self._blueprints = {cls.__name__: cls.blueprint for cls in classes}
         self._first = classes[0].__name__
         self.form = ActorForm(self._blueprints)
-        self.state = ActorState(self.form, self._first)
+        self.state = ActorState(self.form, self._first, step_id)
         self.out: list[Any] = []
         """What actors have emitted."""
-        self.log: list[tuple[Any, Mail]] = []
-        """What came from other workers and is of the epoch before; with the keys of its rows."""
+        self.log: dict[Any, bytes] = {}
+        """What came from other workers and is of the epoch before: rows by their keys."""
         self.orders: list[Order] = []
         """Calls to be made apart from the actors."""
-        self._step_id = step_id
+        self.step_id = step_id
         self._apart: set[Any] = set()
         """Addresses of actors with a handler that runs apart."""
         self._ctx = Context(self.out.append)
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
         self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        self.handled = 0
+        """Messages that wait no more, counted."""
         self._watch: TurnWatch | None = None
         """Only after a death of a worker."""
         self._closed = False
@@ -97,6 +101,16 @@ class ActorTable:
     def watch_turns(self, watch: TurnWatch) -> None:
         """Have messages written down before they are handled, for some epochs."""
         self._watch = watch
+
+    @property
+    def at_work(self) -> Ref:
+        """Whose turn it is, or was last; asked on any thread."""
+        return Ref(self._ctx.name, self._ctx.key)
+
+    @property
+    def supervised(self) -> Supervisor:
+        """What sees to failed actors, and counts them."""
+        return self._supervisor
 
     # What comes in
 
@@ -120,25 +134,21 @@ class ActorTable:
             address = self.boxes.address(ref)
             if logged:
                 mail, key = self.state.row_of(address, mail)  # noqa: PLW2901
-                self.log.append((key, mail))
+                self.log[key] = self.state.encoded(address, [mail])
             self.boxes.put(address, mail)
 
-    def restore(self, rows: list[tuple[Any, Any]]) -> None:
-        """Go on with mails that an earlier run has saved."""
-        for address, mail in self.state.waiting(rows):
-            kind, work, _, number, _ = mail
-            if kind == TASK:
-                assert number is not None  # noqa: S101
-                self.state.requests[address, number] = mail
-                self.orders.append(Order(address, number, work))
-            else:
-                self.boxes.put(address, mail)
+    def restore(self, keys: Iterable[Any]) -> None:
+        """Go on with mails and tasks that an earlier run has saved, in rows with these keys."""
+        self.boxes.restore(keys)
+        for (address, number), mail in self.state.requests.items():
+            self.orders.append(Order(address, number, mail[1]))
 
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
-                msg = f"step {self._step_id!r} has no actors of class {key.actor!r}"
-                raise EngineRuntimeError(msg, step_id=self._step_id, key=key)
+                there = ", ".join(self._blueprints)
+                msg = f"step {self.step_id!r}: it has no class {key.actor!r}; it has {there}"
+                raise EngineRuntimeError(msg, step_id=self.step_id, key=key)
             return self.boxes.address(key)
         if key.__class__ is not str:
             check_key(key)
@@ -149,7 +159,11 @@ class ActorTable:
     def next_due_s(self) -> float:
         """When `wake` has something to do, by the wall clock."""
         rested_s = self.boxes.rested_s
-        timer_s = None if self._closed else self.state.alarms.first_s()
+        if self._closed:
+            return rested_s
+        timer_s, idle = self.state.alarms.first_s(), self.state.idle
+        if idle:
+            rested_s = min(rested_s, idle.first_s())
         return rested_s if timer_s is None else min(rested_s, timer_s)
 
     def wake(self, now_s: float) -> None:
@@ -166,6 +180,18 @@ class ActorTable:
             actor = self.state.get(address)
             if actor is not None and actor.life is not None:
                 self._fire(address, actor.life, now_s)
+        if self.state.idle:
+            for name, address in self.state.idle.pop_due(now_s):
+                self._put_away(name, address)
+
+    def _put_away(self, name: str, address: Any) -> None:
+        """Have an actor leave memory that nothing waits for; if it wants to, it is told before."""
+        if address in self.state.mail or not self.state.knows(address):
+            return
+        if self._blueprints[name].hears_signals:
+            self.boxes.put(address, (SIGNAL, Passivating(), None, None, None))
+        else:
+            self.state.release(address)
 
     def close(self, now_s: float) -> None:
         """All input has ended: timers that are due later are for a later run."""
@@ -197,7 +223,7 @@ class ActorTable:
         ctx, out, boxes, touched = self._ctx, self.out, self.boxes, self.state.touched
         mail = self.state.mail
         blueprint = self._blueprints[self._first]
-        if blueprint.dedicated is not None:
+        if blueprint.dedicated is not None or blueprint.passivate_s is not None:
             self.admit(batch)
             return
         handlers, take_image = blueprint.handlers, blueprint.images.take
@@ -205,6 +231,7 @@ class ActorTable:
         sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
         ctx.now_s, ctx.mail = now_s, None
         ctx.name = self._first
+        self.handled += len(batch)
         for record in batch:
             key, message = record if record.__class__ is tuple else key_and_value(record)
             actor = touched.get(key) if key.__class__ is str else None
@@ -221,6 +248,7 @@ class ActorTable:
                 slow.append(record)
                 self.admit(slow)
                 slow.clear()
+                self.handled -= 1
                 continue
             state, emitted = actor.state, len(out)
             before = take_image(state)
@@ -233,7 +261,9 @@ class ActorTable:
                 self._roll_back(actor, state, before)
                 boxes.pending += 1
                 done = self._supervisor.failed(key, actor, [_mail_of(message)], 0, ex)
-                boxes.pending -= 1 if done is None else done
+                over = 1 if done is None else done
+                boxes.pending -= over
+                self.handled -= 1 - over
             else:
                 if actor.life is not None:
                     boxes.pending += 1
@@ -262,7 +292,7 @@ class ActorTable:
             self.state.touched,
             self.form.restored,
         )
-        ctx.now_s, sent = now_s, ctx.sent
+        ctx.now_s, sent, watched = now_s, ctx.sent, bool(self.state.idle)
         watch = self._watch
         if watch is not None and watch.is_over(self.state.epochs):
             watch = self._watch = None
@@ -291,8 +321,25 @@ class ActorTable:
             if watch is not None:
                 watch.leave()
             boxes.pending -= handled
+            self.handled += handled
+            if watched:
+                self._used(address, actor, mails)
         boxes.deliver(sent)
         sent.clear()
+
+    def _used(self, address: Any, actor: Actor, mails: list[Mail]) -> None:
+        """Note that an actor has worked, or have it leave memory if it was told that it does."""
+        state, name = self.state, actor.blueprint.name
+        if address not in state.touched:
+            # It has stopped.
+            state.idle.forget(name, address)
+        elif mails[-1][1].__class__ is Passivating and address not in state.mail:
+            self.form.restored.add(address)
+            state.idle.forget(name, address)
+            state.release(address)
+        else:
+            state.released.pop(address, None)
+            state.idle.use(name, address, self._ctx.now_s)
 
     def _found(self, address: Any, mails: list[Mail]) -> Actor | None:
         """The actor of an address, made if there is none; with its first signal, if it wants any.
@@ -308,10 +355,18 @@ class ActorTable:
                 mails.clear()
                 return None
             name = address[2] if address.__class__ is Ref else self._first
+            if name not in self._blueprints:
+                msg = (
+                    f"the store has messages for actors of class {name!r}, and the step has no "
+                    f"such class; it has {', '.join(self._blueprints)}"
+                )
+                raise InconsistentPartitionsError(msg)
             actor = self._blueprints[name].new()
             self.state.put(address, actor)
             if actor.blueprint.hears_signals:
-                mails.insert(0, (SIGNAL, Started(), None, None, None))
+                # Whom a failure of it would be told comes first.
+                at = 1 if mails[0][0] == SPAWN else 0
+                mails.insert(at, (SIGNAL, Started(), None, None, None))
         elif address in self.form.restored:
             self.form.restored.discard(address)
             mails.insert(0, (SIGNAL, Restored(), None, None, None))
@@ -456,9 +511,13 @@ class ActorTable:
             done = self._supervisor.failed(address, actor, [mail], 0, portable(ended.error))
         else:
             done = self._apply(address, actor, mail, ended.result)
-        self.boxes.pending -= 1 if done is None else done
+        over = 1 if done is None else done
+        self.boxes.pending -= over
+        self.handled += over
         self.boxes.deliver(ctx.sent)
         ctx.sent.clear()
+        if self.state.idle:
+            self._used(address, actor, [mail])
 
     def _apply(self, address: Any, actor: Actor, mail: Mail, outcome: Outcome) -> int | None:
         """Have what a handler did elsewhere count here; gives what `_settled` does."""

@@ -36,6 +36,7 @@ from engine.operators.tasks import Retry as TaskRetry
 from engine.runtime._actor_calls import End, Order, Parcel
 from engine.runtime._actor_table import ActorTable
 from engine.testing import TestingSink, TestingSource, run_main
+from tests.runtime.shelf import Shelf
 
 SECOND = timedelta(seconds=1)
 
@@ -244,15 +245,14 @@ def test_a_task_under_way_is_a_row_until_it_has_ended():
     """So a later run makes the call again."""
     table = table_of(Rooter)
     handle(table, ("a", 9.0))
-    changes = table.state.barrier()
-    rows = list(zip(changes.keys, changes.stored, strict=True))[1:]
-    later = table_of(Rooter)
-    later.state.put("a", table.state.get("a"))
-    later.restore(rows)
+    shelf, later = Shelf(), table_of(Rooter)
+    shelf.take(table)
+    (row,) = shelf.mail_rows
+    shelf.give(later)
     assert not later.boxes.idle
     end(later)
     assert work(later) == [("a", 3.0)]
-    assert later.state.barrier().gone == [rows[0][0]]
+    assert later.state.barrier().gone == [row]
 
 
 async def pause() -> None:

@@ -27,6 +27,7 @@ from engine.operators.actors import (
     handles,
 )
 from engine.runtime._actor_table import ActorTable
+from tests.runtime.shelf import Shelf, mails_of
 
 SECOND = timedelta(seconds=1)
 
@@ -45,7 +46,7 @@ def work(table: ActorTable, now_s: float = 0.0) -> list[Any]:
     table.wake(now_s)
     while table.boxes.has_ready:
         table.run(now_s, 10)
-    assert table.boxes.pending == sum(map(len, table.state.mail.values()))
+    assert table.boxes.pending == mails_of(table)
     out = table.out.copy()
     table.out.clear()
     return out
@@ -131,11 +132,12 @@ def test_a_class_that_the_step_has_not_is_refused():
         def tell(self, ctx: Context, n: int) -> None:
             ctx.tell(Ref("Nobody", "x"), n)
 
-    with pytest.raises(EngineRuntimeError, match="no actors of class 'Nobody'"):
+    with pytest.raises(EngineRuntimeError, match="it has no class 'Nobody'; it has Stranger"):
         handle(table_of(Stranger), [(Ref("Nobody", "x"), 1)])
     table = table_of(Stranger)
     handle(table, [("a", 1)])
-    assert [letter.reason for letter in table.boxes.dead] == ["the step has no class 'Nobody'"]
+    why = "the step has no class 'Nobody'; it has Stranger"
+    assert [letter.reason for letter in table.boxes.dead] == [why]
 
 
 def test_the_nearest_handler_counts():
@@ -462,11 +464,9 @@ def test_tries_are_saved():
     retry = Retry(attempts=3, backoff=Exponential(SECOND, factor=1, jitter=0))
     table = picky(retry)
     handle(table, NUMBERS)
-    changes = table.state.barrier()
-    rows = dict(zip(changes.keys, changes.stored, strict=True))
-    again = picky(retry)
-    again.state.put("a", again.form.from_stored("a", rows.pop("a")))
-    again.restore(list(rows.items()))
+    shelf, again = Shelf(), picky(retry)
+    shelf.take(table)
+    shelf.give(again)
     assert work(again) == []
     assert work(again, 1.0) == [(3, 2)]
     assert reasons(again) == [(-2, 3)]
