@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from heapq import heappop, heappush
 from typing import Any, Final
 
@@ -31,7 +31,7 @@ class Mailboxes:
     def __init__(
         self,
         state: ActorState,
-        names: tuple[str, Container[str]],
+        names: tuple[str, Collection[str]],
         elsewhere: Callable[[Any], int | None] | None = None,
     ) -> None:
         self.pending = 0
