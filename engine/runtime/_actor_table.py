@@ -84,13 +84,15 @@ class ActorTable:
         """What came from other workers and is of the epoch before; with the keys of its rows."""
         self.orders: list[Order] = []
         """Calls to be made apart from the actors."""
-        self._step_id = step_id
+        self.step_id = step_id
         self._apart: set[Any] = set()
         """Addresses of actors with a handler that runs apart."""
         self._ctx = Context(self.out.append)
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
         self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        self.handled = 0
+        """Messages that wait no more, counted."""
         self._watch: TurnWatch | None = None
         """Only after a death of a worker."""
         self._closed = False
@@ -98,6 +100,16 @@ class ActorTable:
     def watch_turns(self, watch: TurnWatch) -> None:
         """Have messages written down before they are handled, for some epochs."""
         self._watch = watch
+
+    @property
+    def at_work(self) -> Ref:
+        """Whose turn it is, or was last; asked on any thread."""
+        return Ref(self._ctx.name, self._ctx.key)
+
+    @property
+    def supervised(self) -> Supervisor:
+        """What sees to failed actors, and counts them."""
+        return self._supervisor
 
     # What comes in
 
@@ -138,8 +150,9 @@ class ActorTable:
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
-                msg = f"step {self._step_id!r} has no actors of class {key.actor!r}"
-                raise EngineRuntimeError(msg, step_id=self._step_id, key=key)
+                there = ", ".join(self._blueprints)
+                msg = f"step {self.step_id!r}: it has no class {key.actor!r}; it has {there}"
+                raise EngineRuntimeError(msg, step_id=self.step_id, key=key)
             return self.boxes.address(key)
         if key.__class__ is not str:
             check_key(key)
@@ -206,6 +219,7 @@ class ActorTable:
         sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
         ctx.now_s, ctx.mail = now_s, None
         ctx.name = self._first
+        self.handled += len(batch)
         for record in batch:
             key, message = record if record.__class__ is tuple else key_and_value(record)
             actor = touched.get(key) if key.__class__ is str else None
@@ -222,6 +236,7 @@ class ActorTable:
                 slow.append(record)
                 self.admit(slow)
                 slow.clear()
+                self.handled -= 1
                 continue
             state, emitted = actor.state, len(out)
             before = take_image(state)
@@ -234,7 +249,9 @@ class ActorTable:
                 self._roll_back(actor, state, before)
                 boxes.pending += 1
                 done = self._supervisor.failed(key, actor, [_mail_of(message)], 0, ex)
-                boxes.pending -= 1 if done is None else done
+                over = 1 if done is None else done
+                boxes.pending -= over
+                self.handled -= 1 - over
             else:
                 if actor.life is not None:
                     boxes.pending += 1
@@ -292,6 +309,7 @@ class ActorTable:
             if watch is not None:
                 watch.leave()
             boxes.pending -= handled
+            self.handled += handled
         boxes.deliver(sent)
         sent.clear()
 
@@ -454,6 +472,8 @@ class ActorTable:
 
     def _end_apart(self, address: Any, ended: End) -> None:
         actor = self.state.get(address)
+        # Where memory is short it may have been read again each time that its handler was away.
+        self.form.restored.discard(address)
         self._apart.discard(address)
         mail = self.boxes.let_go(address)
         ctx = self._ctx
@@ -463,7 +483,9 @@ class ActorTable:
             done = self._supervisor.failed(address, actor, [mail], 0, portable(ended.error))
         else:
             done = self._apply(address, actor, mail, ended.result)
-        self.boxes.pending -= 1 if done is None else done
+        over = 1 if done is None else done
+        self.boxes.pending -= over
+        self.handled += over
         self.boxes.deliver(ctx.sent)
         ctx.sent.clear()
 

@@ -68,6 +68,8 @@ class Supervisor:
         self._boxes = boxes
         self._ctx = ctx
         self._chance = chance
+        self.failures = self.retries = self.restarts = 0
+        """How often a handler has raised, what came of it was another try, or a fresh state."""
 
     def failed(
         self, address: Any, actor: Actor, mails: list[Mail], at: int, error: Exception
@@ -89,16 +91,18 @@ class Supervisor:
         """
         mail, life, now_s = mails[at], actor.life or self._ctx.new_life(), self._ctx.now_s
         actor.life = life
+        self.failures += 1
         directive, tries = actor.blueprint.supervise, 1
         if isinstance(directive, Retry):
             life.tries = tries = life.tries + 1
             # One that ends the process isn't tried again by those who have counted its deaths.
             if directive.allows(error, tries) and not isinstance(error, WorkerProcessError):
+                self.retries += 1
                 until_s = now_s + directive.backoff.wait_s(tries, self._chance())
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
             directive = directive.then
-        life.tries = 0
+        self._give_up(address, life, mail)
         why = name_of(error)
         if isinstance(directive, Resume | Restart):
             if _too_many(directive, life, now_s):
@@ -113,15 +117,15 @@ class Supervisor:
             failed = packed(ChildFailed(ref, unpacked(mail[1]), why))
             self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
         self.bury(mail, why, tries)
-        self._give_up(address, life, mail)
         if isinstance(directive, Stop | Escalate):
             self.stop(address, actor, mails, at)
             return len(mails)
         return None
 
     def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
-        """A message isn't tried again. What was asked, or called, is over all the same."""
+        """A message isn't tried again. What was asked, or done apart, is over all the same."""
         kind, _, _, number, row = mail
+        life.tries = 0
         if row is not None:
             self._state.drop_row(address, row)
         if number is None:
@@ -134,6 +138,7 @@ class Supervisor:
 
     def _restart(self, address: Any, actor: Actor) -> None:
         life: Life = actor.life
+        self.restarts += 1
         actor.state = actor.blueprint.new_state()
         life.behaviour = None
         life.timers.clear()

@@ -154,8 +154,8 @@ class Context:
             on_timeout: A method that is called then with the context and what was asked.
 
         Raises:
-            UserCodeError: The message can't be pickled, `to` is no `Ref`, or a method isn't the
-                actor's.
+            UserCodeError: The message can't be pickled, `to` is no `Ref`, the timeout no
+                `timedelta`, or a method isn't the actor's.
         """
         if to.__class__ is not Ref:
             refuse(to)
@@ -164,7 +164,7 @@ class Context:
         life.next_ask = number + 1
         asked = packed(message)
         late = None if on_timeout is None else self._name_of(on_timeout)
-        due_s = self.now_s + timeout.total_seconds()
+        due_s = self.now_s + _seconds(timeout, "timeout")
         life.asks[number] = self._name_of(on_reply), late, due_s, asked
         self.sent.append((to, (ASK, asked, self.self, number, None)))
 
@@ -242,9 +242,9 @@ class Context:
             message: As in `tell`.
 
         Raises:
-            UserCodeError: The message can't be pickled.
+            UserCodeError: The message can't be pickled, or `after` is no `timedelta`.
         """
-        self.life().timers[name] = self.now_s + after.total_seconds(), packed(message)
+        self.life().timers[name] = self.now_s + _seconds(after, "after"), packed(message)
 
     def cancel(self, name: str) -> None:
         """Forget a timer, if there is one of that name. Its message may lie in the mailbox."""
@@ -322,3 +322,10 @@ def refuse(to: Any) -> NoReturn:
     """Say what is wrong with something that stands for an actor and is no `Ref`."""
     msg = f"an actor is told by its ref, as `Cls.ref(key)` or `ctx.sender`; got {shown(to)}"
     raise UserCodeError(msg)
+
+
+def _seconds(length: timedelta, name: str) -> float:
+    if not isinstance(length, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users may not check types
+        msg = f"`{name}` must be a `timedelta`; got {shown(length)}"
+        raise UserCodeError(msg)
+    return length.total_seconds()
