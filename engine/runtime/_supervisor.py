@@ -102,7 +102,7 @@ class Supervisor:
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
             directive = directive.then
-        life.tries = 0
+        self._give_up(address, life, mail)
         why = name_of(error)
         if isinstance(directive, Resume | Restart):
             if _too_many(directive, life, now_s):
