@@ -119,7 +119,7 @@ class Credit:
     number: int
     amount: int
     tries: int = 0
-    """Each waits twice as long: where all failed and rested, none might be answered in time."""
+    """Later ones wait longer: where all fail and rest, none might ever be answered in time."""
 
 
 class Account(Actor):
@@ -157,7 +157,7 @@ class Account(Actor):
             credit,
             on_reply=self.done,
             on_timeout=self.again,
-            timeout=WORLD.timeout * 2 ** min(credit.tries, 6),
+            timeout=WORLD.timeout * 2 ** min(credit.tries // 20, 6),
         )
 
     @handles(Credit)
