@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from engine.runtime._nodes import Node, Target
 
 TURN_MESSAGES_MAX: Final = 1000
 """About how many messages are handled before something else has its turn."""
+_TELL_EVERY_S: Final = 10.0
 PENDING_MAX: Final = 10_000
 """How many messages may wait before no more of the input is taken."""
 
@@ -71,6 +73,8 @@ class ActorSite:
     """None if there is one worker."""
     calls: ActorCalls
     """What runs apart from the actors."""
+    tell: Callable[[str], None]
+    """Takes lines for people."""
     counts: StepCounts | None = None
     """Counts the work of the step, if somebody wants to know."""
 
@@ -98,6 +102,7 @@ class ActorNode(Node):
         self._now_s, self._peers, self._calls = site.now_s, site.peers, site.calls
         self._down, self._dead = downs
         self._dead_letters = 0
+        self._told_failures, self._tell_at_s = 0, -math.inf
         self._run = table.run if site.counts is None else site.counts.timing(table.run)
         self._owed: deque[Callable[[], None]] = deque()
         """Credit to give back for input, once messages have been handled, here and elsewhere."""
@@ -230,8 +235,22 @@ class ActorNode(Node):
             outgoing, boxes.outgoing = boxes.outgoing, {}
             for receiver, mails in outgoing.items():
                 self._peers.send(WorkerIndex(receiver), mails)
+        if table.supervised.failures != self._told_failures:
+            self._tell_of_failures()
         if boxes.dead:
             self._bury()
+
+    def _tell_of_failures(self, *, at_last: bool = False) -> None:
+        """Tell people how often handlers have raised: the first time, then once in a while."""
+        now_s, done = self._now_s(), self.table.supervised
+        if now_s < self._tell_at_s and not at_last:
+            return
+        self._told_failures, self._tell_at_s = done.failures, now_s + _TELL_EVERY_S
+        times = "once" if done.failures == 1 else f"{done.failures:,} times"
+        self._site.tell(
+            f"step {self.step_id!r}: handlers of its actors have raised {times} so far on this "
+            f"worker; the last one: {done.last_failure()}"
+        )
 
     def _bury(self) -> None:
         boxes = self.table.boxes
@@ -256,6 +275,8 @@ class ActorNode(Node):
             self._drained = True
             return
         self.ended = True
+        if self.table.supervised.failures != self._told_failures:
+            self._tell_of_failures(at_last=True)
         self._down.end()
         if self._dead is not None:
             self._dead.end()

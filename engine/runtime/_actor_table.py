@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from engine.errors import EngineRuntimeError
+from engine.errors import EngineRuntimeError, InconsistentPartitionsError
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.actors import (
     Actor,
@@ -35,6 +35,7 @@ from engine.operators.actors._mail import (
     REPLY,
     RESULT,
     SIGNAL,
+    SPAWN,
     STOP,
     TASK,
     TELL,
@@ -149,7 +150,8 @@ class ActorTable:
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
-                msg = f"step {self.step_id!r} has no actors of class {key.actor!r}"
+                there = ", ".join(self._blueprints)
+                msg = f"step {self.step_id!r}: it has no class {key.actor!r}; it has {there}"
                 raise EngineRuntimeError(msg, step_id=self.step_id, key=key)
             return self.boxes.address(key)
         if key.__class__ is not str:
@@ -325,10 +327,18 @@ class ActorTable:
                 mails.clear()
                 return None
             name = address[2] if address.__class__ is Ref else self._first
+            if name not in self._blueprints:
+                msg = (
+                    f"the store has messages for actors of class {name!r}, and the step has no "
+                    f"such class; it has {', '.join(self._blueprints)}"
+                )
+                raise InconsistentPartitionsError(msg)
             actor = self._blueprints[name].new()
             self.state.put(address, actor)
             if actor.blueprint.hears_signals:
-                mails.insert(0, (SIGNAL, Started(), None, None, None))
+                # Whom a failure of it would be told comes first.
+                at = 1 if mails[0][0] == SPAWN else 0
+                mails.insert(at, (SIGNAL, Started(), None, None, None))
         elif address in self.form.restored:
             self.form.restored.discard(address)
             mails.insert(0, (SIGNAL, Restored(), None, None, None))
@@ -462,6 +472,8 @@ class ActorTable:
 
     def _end_apart(self, address: Any, ended: End) -> None:
         actor = self.state.get(address)
+        # Where memory is short it may have been read again each time that its handler was away.
+        self.form.restored.discard(address)
         self._apart.discard(address)
         mail = self.boxes.let_go(address)
         ctx = self._ctx

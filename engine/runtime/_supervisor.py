@@ -23,11 +23,15 @@ from engine.operators.actors._life import Life
 from engine.operators.actors._mail import (
     ASK,
     FAILED,
+    REPLY,
     RESULT,
     SIGNAL,
+    SPAWN,
     STOP,
     TELL,
+    TIMEOUT,
     UNSPAWN,
+    WATCH,
     Mail,
     packed,
     unpacked,
@@ -66,6 +70,7 @@ class Supervisor:
         self._chance = chance
         self.failures = self.retries = self.restarts = 0
         """How often a handler has raised, what came of it was another try, or a fresh state."""
+        self._last: tuple[Ref, Mail, Exception] | None = None
 
     def failed(
         self, address: Any, actor: Actor, mails: list[Mail], at: int, error: Exception
@@ -85,9 +90,10 @@ class Supervisor:
         Raises:
             EngineRuntimeError: It ends the run.
         """
-        mail, life, now_s = mails[at], actor.life or Life(), self._ctx.now_s
+        mail, life, now_s = mails[at], actor.life or self._ctx.new_life(), self._ctx.now_s
         actor.life = life
         self.failures += 1
+        self._last = self._ctx.self, mail, error
         directive, tries = actor.blueprint.supervise, 1
         if isinstance(directive, Retry):
             life.tries = tries = life.tries + 1
@@ -98,7 +104,7 @@ class Supervisor:
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
             directive = directive.then
-        life.tries = 0
+        self._give_up(address, life, mail)
         why = name_of(error)
         if isinstance(directive, Resume | Restart):
             if _too_many(directive, life, now_s):
@@ -113,17 +119,30 @@ class Supervisor:
             failed = packed(ChildFailed(ref, unpacked(mail[1]), why))
             self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
         self.bury(mail, why, tries)
-        self._give_up(address, life, mail)
         if isinstance(directive, Stop | Escalate):
             self.stop(address, actor, mails, at)
             return len(mails)
         return None
 
+    def last_failure(self) -> str:
+        """Whose handler has raised last for what, in words; there must have been one."""
+        assert self._last is not None  # noqa: S101
+        ref, mail, error = self._last
+        return f"{ref!r} on {shortened(unpacked(mail[1]))}: {name_of(error)}"
+
     def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
-        if mail[4] is not None:
-            self._state.drop_row(address, mail[4])
-        if mail[0] in _ENDS and mail[3] is not None:
-            life.tasks.pop(mail[3], None)
+        """A message isn't tried again. What was asked, or done apart, is over all the same."""
+        kind, _, _, number, row = mail
+        life.tries = 0
+        if row is not None:
+            self._state.drop_row(address, row)
+        if number is None:
+            return
+        if kind in (REPLY, TIMEOUT):
+            life.asks.pop(number, None)
+            self._state.alarms.set(address, life.due_s())
+        elif kind in _ENDS:
+            life.tasks.pop(number, None)
 
     def _restart(self, address: Any, actor: Actor) -> None:
         life: Life = actor.life
@@ -136,14 +155,23 @@ class Supervisor:
         self._state.alarms.set(address, None)
 
     def stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
-        """End the actor whose turn it is after one of its messages."""
+        """End the actor whose turn it is after one of its messages.
+
+        Of what lies behind that, all from a wish to have such an actor on is for the next one.
+        """
         ref, sent = self._ctx.self, self._ctx.sent
         life: Life = actor.life
-        for mail in [*life.stash, *mails[at + 1 :], *self._boxes.take_all(address)]:
+        waiting = [*mails[at + 1 :], *self._boxes.take_all(address)]
+        end = next((i for i, mail in enumerate(waiting) if mail[0] == SPAWN), len(waiting))
+        for mail in [*life.stash, *waiting[:end]]:
             if mail[4] is not None:
                 self._state.drop_row(address, mail[4])
             if mail[0] in _MESSAGES:
                 self.bury(mail, "the actor has stopped")
+            elif mail[0] == WATCH:
+                life.watchers[mail[2]] = None
+        for mail in waiting[end:]:
+            self._boxes.put(address, mail)
         for child in life.children:
             sent.append((child, (STOP, None, ref, None, None)))
         for watcher in life.watchers:

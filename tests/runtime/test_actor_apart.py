@@ -397,6 +397,18 @@ def test_signals_are_handled_in_other_processes_too():
     assert table.boxes.idle
 
 
+def test_an_actor_that_was_read_again_meanwhile_isnt_told_so():
+    """Or one that leaves memory each time would hear of nothing else."""
+    table = table_of(Hearing)
+    handle(table, ("a", 1))
+    table.form.restored.add("a")
+    end(table)
+    assert work(table) == [Started()]
+    end(table)
+    assert work(table) == []
+    assert table.boxes.idle
+
+
 def test_classes_derived_from_a_dedicated_one_are_dedicated():
     """As they have its handlers."""
 
@@ -427,7 +439,7 @@ def test_what_dedicated_doesnt_take(given: dict[str, Any], error: type[Exception
 def test_dedicated_is_for_actors():
     """Nothing else has handlers."""
     with pytest.raises(TypeError, match="derived from `Actor`"):
-        dedicated()(int)  # type: ignore[type-var] # on purpose
+        dedicated()(int)
 
 
 def _commands(*records: Any) -> tuple[Dataflow, Any]:

@@ -40,12 +40,11 @@ class ApartRun(ActedRun):
         seconds = timedelta(seconds=1)
         hangs = rng.choice((0.0, 0.0, 0.05))
         timeout = rng.choice((None, seconds)) if not hangs else seconds
-        self._calls = {
-            "call_max": rng.choice((0.01, 0.3, 2)) * seconds,
-            "deaths": rng.choice((0.0, 0.0, 0.1)),
-            "hangs": hangs,
-            "places": rng.choice((1, 3, inf)),
-        }
+        places = rng.choice((1, 3, inf))
+        # Sources wait for actors, and must not think that they wait for the outside for too long.
+        longest = rng.choice((0.01, 0.1, 0.1 if places == 1 else 2)) * seconds
+        deaths = rng.choice((0.0, 0.0, 0.1))
+        self._calls = {"call_max": longest, "deaths": deaths, "hangs": hangs, "places": places}
         if world.timeout < timedelta(days=1):
             # Or no answer would ever come before it, and all would be asked for ever.
             self._calls |= {"call_max": 0.01 * seconds, "hangs": 0.0, "places": inf}

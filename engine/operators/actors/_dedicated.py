@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
 from engine.operators.tasks import Resources
 from engine.operators.tasks._policies import check_span
 
-if TYPE_CHECKING:
-    from engine.operators.actors._actor import Actor
-
-C = TypeVar("C", bound="type[Actor]")
+C = TypeVar("C", bound=type[Any])
 
 
 @dataclass(frozen=True, slots=True)
