@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from engine.errors import EngineRuntimeError
 from engine.operators._shown import shortened
-from engine.operators._state import StateChanges, Stored
-from engine.operators.actors._life import plain_mail
+from engine.operators._state import StateChanges
 from engine.runtime._actor_calls import ActorCalls
 from engine.runtime._actor_state import MAIL_DUE_S, is_mail_row
 from engine.runtime._actor_table import ActorTable
+from engine.runtime._backlog import Backlog
 from engine.runtime._counts import ActorsSnapshot, StepCounts
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._nodes import Node, Target
+from engine.runtime._ports import log
 
 TURN_MESSAGES_MAX: Final = 1000
 """About how many messages are handled before something else has its turn."""
 _TELL_EVERY_S: Final = 10.0
 PENDING_MAX: Final = 10_000
 """How many messages may wait before no more of the input is taken."""
+FRESH_MAX: Final = 50_000
+"""By so many more messages may be in memory than at the last barrier before actors wait for the
+next one, which brings them to the store."""
+FRESH_MIN: Final = 1000
+"""As `FRESH_MAX`, when states have filled the memory that they may take."""
 
 
 class Peers(Protocol):
@@ -73,7 +79,7 @@ class ActorSite:
     """None if there is one worker."""
     calls: ActorCalls
     """What runs apart from the actors."""
-    tell: Callable[[str], None]
+    tell: Callable[[str], None] = log
     """Takes lines for people."""
     counts: StepCounts | None = None
     """Counts the work of the step, if somebody wants to know."""
@@ -104,6 +110,7 @@ class ActorNode(Node):
         self._dead_letters = 0
         self._told_failures, self._tell_at_s = 0, -math.inf
         self._run = table.run if site.counts is None else site.counts.timing(table.run)
+        self._backlog = Backlog(site.step_id, PENDING_MAX, site.tell)
         self._owed: deque[Callable[[], None]] = deque()
         """Credit to give back for input, once messages have been handled, here and elsewhere."""
         self._owed_peers: deque[Callable[[], None]] = deque()
@@ -112,13 +119,15 @@ class ActorNode(Node):
         self._draining = self._drained = False
         self._unsaved = False
         """Whether something has happened since the last barrier that an epoch must save."""
+        self._asked = -1
+        """After how many barriers the next one was asked for."""
 
     # From the stage
 
     def push(self, batch: list[Any]) -> None:
         """Take records: at once if what comes of them can be sent on, else they wait."""
         self.table.state.prefetch(batch)
-        if self._site.has_room():
+        if self._site.has_room() and not self._full:
             now_s = self._now_s()
             self.table.take(batch, now_s)
             self.table.run(now_s, len(batch))
@@ -172,6 +181,10 @@ class ActorNode(Node):
     def wait_s(self, *, room: bool) -> float:
         """In how many seconds `turn` has something to do, if nothing comes."""
         table = self.table
+        if self._full:
+            room = False
+            if self._asked != table.state.epochs:
+                return 0.0
         if self._can_pay() or (room and (table.boxes.has_ready or self._at_end())):
             return 0.0
         due_s = max(0.0, table.next_due_s() - self._now_s())
@@ -195,9 +208,11 @@ class ActorNode(Node):
             In how many seconds there will be something to do if nothing comes: 0 at once.
         """
         table, now_s = self.table, self._now_s()
+        self._backlog.look(table.boxes, now_s)
         if table.next_due_s() <= now_s:
             table.wake(now_s)
             self._unsaved = True
+        room = room and not self._full
         called = self._look_at_calls(now_s, room=room)
         if room and (called or table.boxes.has_ready):
             self._run(now_s, TURN_MESSAGES_MAX)
@@ -303,23 +318,36 @@ class ActorNode(Node):
         unsaved, self._unsaved = self._unsaved, False
         return unsaved
 
+    @property
+    def _full(self) -> bool:
+        """Whether actors must wait until what they have sent each other is saved."""
+        state = self.table.state
+        return state.tracked and self.table.boxes.in_memory - state.kept_mails > FRESH_MAX
+
+    @property
+    def swells(self) -> bool:
+        """Whether much that waits came since the last barrier: for when memory is short."""
+        return self.table.boxes.in_memory - self.table.state.kept_mails > FRESH_MIN
+
     def asks_commit(self) -> bool:
-        """Whether the epoch must end for anything here to go on: never, as no message waits so."""
-        return False
+        """Whether the epoch must end for actors to go on; told once for each."""
+        epochs = self.table.state.epochs
+        asks = self._full and self._asked != epochs
+        if asks:
+            self._asked = epochs
+        return asks
 
     def take_log(self) -> StateChanges:
         """What came from other workers after the barrier and is of the epoch before it."""
-        log, self.table.log = self.table.log, []
-        keys, mails = [key for key, _ in log], [plain_mail(mail) for _, mail in log]
+        log, self.table.log = self.table.log, {}
         due_s: list[float | None] = [MAIL_DUE_S] * len(log)
-        return StateChanges(keys, mails, due_s, [])
+        return StateChanges([*log], [*log.values()], due_s, [])
 
-    def resume(self, stored: Stored, waiting: list[Any]) -> None:
-        """Go on with messages that were saved.
+    def resume(self, waiting: Iterable[Any]) -> None:
+        """Go on with messages and tasks that were saved.
 
         Args:
-            stored: What the store has of the step.
             waiting: Keys of rows that are due at once.
         """
-        self.table.restore([(key, stored.load(key)) for key in waiting if is_mail_row(key)])
+        self.table.restore([key for key in waiting if is_mail_row(key)])
         self._hand_on()

@@ -11,7 +11,7 @@ sent is delivered once it has returned.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from engine.errors import EngineRuntimeError, InconsistentPartitionsError
@@ -19,6 +19,7 @@ from engine.operators._keys import check_key, key_and_value
 from engine.operators.actors import (
     Actor,
     Context,
+    Passivating,
     Ref,
     Restored,
     Retry,
@@ -77,11 +78,11 @@ class ActorTable:
         self._blueprints = {cls.__name__: cls.blueprint for cls in classes}
         self._first = classes[0].__name__
         self.form = ActorForm(self._blueprints)
-        self.state = ActorState(self.form, self._first)
+        self.state = ActorState(self.form, self._first, step_id)
         self.out: list[Any] = []
         """What actors have emitted."""
-        self.log: list[tuple[Any, Mail]] = []
-        """What came from other workers and is of the epoch before; with the keys of its rows."""
+        self.log: dict[Any, bytes] = {}
+        """What came from other workers and is of the epoch before: rows by their keys."""
         self.orders: list[Order] = []
         """Calls to be made apart from the actors."""
         self.step_id = step_id
@@ -133,19 +134,14 @@ class ActorTable:
             address = self.boxes.address(ref)
             if logged:
                 mail, key = self.state.row_of(address, mail)  # noqa: PLW2901
-                self.log.append((key, mail))
+                self.log[key] = self.state.encoded(address, [mail])
             self.boxes.put(address, mail)
 
-    def restore(self, rows: list[tuple[Any, Any]]) -> None:
-        """Go on with mails that an earlier run has saved."""
-        for address, mail in self.state.waiting(rows):
-            kind, work, _, number, _ = mail
-            if kind == TASK:
-                assert number is not None  # noqa: S101
-                self.state.requests[address, number] = mail
-                self.orders.append(Order(address, number, work))
-            else:
-                self.boxes.put(address, mail)
+    def restore(self, keys: Iterable[Any]) -> None:
+        """Go on with mails and tasks that an earlier run has saved, in rows with these keys."""
+        self.boxes.restore(keys)
+        for (address, number), mail in self.state.requests.items():
+            self.orders.append(Order(address, number, mail[1]))
 
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
@@ -163,7 +159,11 @@ class ActorTable:
     def next_due_s(self) -> float:
         """When `wake` has something to do, by the wall clock."""
         rested_s = self.boxes.rested_s
-        timer_s = None if self._closed else self.state.alarms.first_s()
+        if self._closed:
+            return rested_s
+        timer_s, idle = self.state.alarms.first_s(), self.state.idle
+        if idle:
+            rested_s = min(rested_s, idle.first_s())
         return rested_s if timer_s is None else min(rested_s, timer_s)
 
     def wake(self, now_s: float) -> None:
@@ -180,6 +180,18 @@ class ActorTable:
             actor = self.state.get(address)
             if actor is not None and actor.life is not None:
                 self._fire(address, actor.life, now_s)
+        if self.state.idle:
+            for name, address in self.state.idle.pop_due(now_s):
+                self._put_away(name, address)
+
+    def _put_away(self, name: str, address: Any) -> None:
+        """Have an actor leave memory that nothing waits for; if it wants to, it is told before."""
+        if address in self.state.mail or not self.state.knows(address):
+            return
+        if self._blueprints[name].hears_signals:
+            self.boxes.put(address, (SIGNAL, Passivating(), None, None, None))
+        else:
+            self.state.release(address)
 
     def close(self, now_s: float) -> None:
         """All input has ended: timers that are due later are for a later run."""
@@ -211,7 +223,7 @@ class ActorTable:
         ctx, out, boxes, touched = self._ctx, self.out, self.boxes, self.state.touched
         mail = self.state.mail
         blueprint = self._blueprints[self._first]
-        if blueprint.dedicated is not None:
+        if blueprint.dedicated is not None or blueprint.passivate_s is not None:
             self.admit(batch)
             return
         handlers, take_image = blueprint.handlers, blueprint.images.take
@@ -280,7 +292,7 @@ class ActorTable:
             self.state.touched,
             self.form.restored,
         )
-        ctx.now_s, sent = now_s, ctx.sent
+        ctx.now_s, sent, watched = now_s, ctx.sent, bool(self.state.idle)
         watch = self._watch
         if watch is not None and watch.is_over(self.state.epochs):
             watch = self._watch = None
@@ -310,8 +322,24 @@ class ActorTable:
                 watch.leave()
             boxes.pending -= handled
             self.handled += handled
+            if watched:
+                self._used(address, actor, mails)
         boxes.deliver(sent)
         sent.clear()
+
+    def _used(self, address: Any, actor: Actor, mails: list[Mail]) -> None:
+        """Note that an actor has worked, or have it leave memory if it was told that it does."""
+        state, name = self.state, actor.blueprint.name
+        if address not in state.touched:
+            # It has stopped.
+            state.idle.forget(name, address)
+        elif mails[-1][1].__class__ is Passivating and address not in state.mail:
+            self.form.restored.add(address)
+            state.idle.forget(name, address)
+            state.release(address)
+        else:
+            state.released.pop(address, None)
+            state.idle.use(name, address, self._ctx.now_s)
 
     def _found(self, address: Any, mails: list[Mail]) -> Actor | None:
         """The actor of an address, made if there is none; with its first signal, if it wants any.
@@ -488,6 +516,8 @@ class ActorTable:
         self.handled += over
         self.boxes.deliver(ctx.sent)
         ctx.sent.clear()
+        if self.state.idle:
+            self._used(address, actor, [mail])
 
     def _apply(self, address: Any, actor: Actor, mail: Mail, outcome: Outcome) -> int | None:
         """Have what a handler did elsewhere count here; gives what `_settled` does."""

@@ -71,7 +71,7 @@ def actor_node(
         calls = store.call_watch(site.step_id, 1, DEATHS_MAX)
         if calls.after_death:
             table.watch_turns(TurnWatch(calls))
-        node.resume(stored, [key for _, key in due])
+        node.resume(key for _, key in due)
     return node
 
 

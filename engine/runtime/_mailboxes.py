@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heappop, heappush
+from itertools import chain, islice
 from typing import Any, Final
 
 from engine.operators.actors import DeadMessage, Ref
@@ -51,6 +52,26 @@ class Mailboxes:
         self._rests = 0
         self._blocked: set[Any] = set()
         """Their addresses, and those of actors with a handler that runs apart."""
+
+    @property
+    def in_memory(self) -> int:
+        """How many messages wait in memory."""
+        return self.pending - self._state.spilled_mails
+
+    def sample(self) -> Iterator[Any]:
+        """Messages that wait in memory, those of one actor after those of another."""
+        return chain.from_iterable(self._mail.values())
+
+    def longest(self) -> tuple[Ref, int]:
+        """The actor that most messages wait for, and how many. Something must wait."""
+        address = max(self._mail, key=self._state.waiting)
+        ref = address if address.__class__ is Ref else Ref(self._first, address)
+        return ref, self._state.waiting(address)
+
+    def restore(self, keys: Iterable[Any]) -> None:
+        """Go on with mails that an earlier run has saved, in rows with these keys."""
+        self._ready.extend(self._state.restore(keys))
+        self.pending += self._state.spilled_mails
 
     # What comes in
 
@@ -133,19 +154,36 @@ class Mailboxes:
             box = self._mail.pop(address, None)
             if box is None:
                 continue
-            if isinstance(box, list) and len(box) <= TURN_MAX:
+            spilled = self._state.spilled and address in self._state.spilled
+            if not spilled and isinstance(box, list) and len(box) <= TURN_MAX:
                 return address, box
-            return address, self._first_of(address, box)
+            return address, self._take(address, box, TURN_MAX)
         return None
 
-    def _first_of(self, address: Any, box: Mailbox) -> list[Mail]:
-        """Some of very many messages; others have their turn before the rest."""
-        rest = box if isinstance(box, deque) else deque(box)
-        mails = [rest.popleft() for _ in range(min(len(rest), TURN_MAX))]
-        if rest:
-            self._mail[address] = rest
+    def _take(self, address: Any, box: Mailbox, most: int) -> list[Mail]:
+        """The first messages of a mailbox; the actor has its turn for the others behind others."""
+        if address in self._state.spilled:
+            mails, box = self._take_spilled(address, box, most)
+        else:
+            box = box if isinstance(box, deque) else deque(box)
+            mails = [box.popleft() for _ in range(min(len(box), most))]
+        if box or address in self._state.spilled:
+            self._mail[address] = box
             self._ready.append(address)
         return mails
+
+    def _take_spilled(self, address: Any, box: Mailbox, most: int) -> tuple[list[Mail], Mailbox]:
+        """Those that are in the store alone, which come before the others, and what is left."""
+        spilled = self._state.spilled[address]
+        if not spilled.front:
+            # Also of those whose turn comes next: reading many rows at once is cheaper.
+            soon = islice(self._ready, TURN_MAX)
+            self._state.fetch(chain((address,), soon), TURN_MAX)
+        mails, spilled.front = spilled.front[:most], spilled.front[most:]
+        if not spilled.rows:
+            del self._state.spilled[address]
+            return mails, [*spilled.front, *box]
+        return mails, box
 
     def put_in_front(self, address: Any, first: list[Mail], then: list[Mail]) -> None:
         """Have mails come next, before those that lie in the mailbox, in an order of their own.
@@ -155,19 +193,13 @@ class Mailboxes:
             first: Mails that didn't wait.
             then: Mails of the present turn that come behind them.
         """
-        mails = [*first, *then, *self._mail.pop(address, ())]
-        # Rows are in the order of their numbers, so all of them get new ones.
-        for at, mail in enumerate(mails):
-            if mail[4] is not None:
-                self._state.drop_row(address, mail[4])
-                mails[at] = (*mail[:4], None)
-        self._mail[address] = mails
+        self._state.put_front(address, [*first, *then])
         self._ready.appendleft(address)
         self.pending += len(first)
 
-    def take_all(self, address: Any) -> Mailbox:
+    def take_all(self, address: Any) -> list[Mail]:
         """Empty a mailbox."""
-        behind = self._mail.pop(address, [])
+        behind = [*self._state.take_spilled(address), *self._mail.pop(address, ())]
         self.pending -= len(behind)
         return behind
 
@@ -175,40 +207,26 @@ class Mailboxes:
 
     def hold(self, address: Any, mails: list[Mail]) -> None:
         """The first mail of the present turn is handled apart; all of them wait for its end."""
-        self._put_back(address, mails)
+        self._state.put_front(address, mails)
         self._blocked.add(address)
 
     def let_go(self, address: Any) -> Mail:
         """That has ended: take the mail, which still counts as pending; others may come next."""
         self._blocked.discard(address)
-        box = self._mail[address]
-        mail = box.popleft() if isinstance(box, deque) else box.pop(0)
-        if box:
-            self._ready.append(address)
-        else:
-            del self._mail[address]
+        (mail,) = self._take(address, self._mail.pop(address), 1)
         return mail
 
     def postpone(self, address: Any, mails: list[Mail]) -> None:
         """Have mails of the present turn wait for the next one."""
         if mails:
-            self._put_back(address, mails)
+            self._state.put_front(address, mails)
             self._ready.append(address)
-
-    def _put_back(self, address: Any, mails: list[Mail]) -> None:
-        behind = self._mail.get(address)
-        if behind is not None:
-            box = behind if isinstance(behind, deque) else deque(behind)
-            box.extendleft(reversed(mails))
-            self._mail[address] = box
-        else:
-            self._mail[address] = mails
 
     # Who rests
 
     def rest(self, address: Any, mails: list[Mail], until_s: float) -> None:
         """Have mails of the present turn come again, when it is time; those behind them wait."""
-        self._mail[address] = [*mails, *self._mail.pop(address, ())]
+        self._state.put_front(address, mails)
         self._rests += 1
         self._blocked.add(address)
         heappush(self._resting, (until_s, self._rests, address))

@@ -1,8 +1,9 @@
 """How much memory the states of a worker take, and making room when they take too much.
 
-States are measured by samples: a worker has millions of them. The bound is for states in both
-halves of `KeyedState`, so the younger half may take half of it; when it does, the worker asks for
-the next epoch, polls no source until that one's barriers pass, and rotates the halves behind them.
+What waits for actors counts too, and leaves memory with their states. States are measured by
+samples: a worker has millions of them. The bound is for states in both halves of `KeyedState`, so
+the younger half may take half of it; when it does, the worker asks for the next epoch, polls no
+source until that one's barriers pass, and rotates the halves behind them.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import gc
 import itertools
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from engine.operators._state import KeyedState
 from engine.operators._state_ttl import ExpiringState
@@ -23,8 +24,23 @@ _ENTRY_BYTES = 220
 """What a key takes in the two dicts of `KeyedState`, whatever key and state are."""
 _STAMP_BYTES = 130
 """What its time stamp takes in a step with a time to live."""
+_MAIL_BYTES = 100
+"""What a message's place in its mailbox takes, if there are few in each."""
 _NOT_STATE = (type, ModuleType, FunctionType)
 _GROWTH = 1.5
+
+
+class Queue(Protocol):
+    """What waits for the actors of a step: `engine.runtime._mailboxes.Mailboxes`."""
+
+    @property
+    def in_memory(self) -> int:
+        """How many messages of it are in memory."""
+        ...
+
+    def sample(self) -> Iterator[Any]:
+        """Those in memory."""
+        ...
 
 
 class StateMemory:
@@ -33,10 +49,14 @@ class StateMemory:
     Args:
         states: The states of the steps.
         bytes_max: How much they may take.
+        queues: What waits beside them.
     """
 
-    def __init__(self, states: Collection[KeyedState], bytes_max: int) -> None:
-        self._sized = [SizedState(state) for state in states]
+    def __init__(
+        self, states: Collection[KeyedState], bytes_max: int, queues: Iterable[Queue] = ()
+    ) -> None:
+        self._sized: list[SizedState | SizedQueue] = [SizedState(state) for state in states]
+        self._sized += [SizedQueue(queue) for queue in queues]
         self._young_max = bytes_max / 2
 
     def full(self) -> bool:
@@ -50,6 +70,37 @@ class StateMemory:
                 state.rotate()
 
 
+class _Average:
+    """What one of many things takes, measured again when there are far more of them."""
+
+    def __init__(self, entry_bytes: int) -> None:
+        self._entry_bytes = entry_bytes
+        self._measured_at = 0
+        self._bytes_each = 0.0
+
+    def nbytes(self, count: int, things: Callable[[], Iterator[Any]]) -> float:
+        """About how much all of them take.
+
+        Args:
+            count: How many there are.
+            things: Gives them.
+        """
+        if count > self._measured_at * _GROWTH:
+            self._measured_at = count
+            self._measure(things())
+        elif count < self._measured_at / _GROWTH:
+            self._measured_at = count
+        return count * self._bytes_each
+
+    def _measure(self, things: Iterator[Any]) -> None:
+        # The first ones, and some of all: steps whose states grow have the largest in front.
+        sample = [*itertools.islice(things, _SAMPLE)]
+        sample += itertools.islice(things, 0, None, max(1, self._measured_at // _SAMPLE))
+        if sample:
+            total = sum(map(deep_bytes, sample))
+            self._bytes_each = self._entry_bytes + total / len(sample)
+
+
 class SizedState:
     """A step's states with what one of them takes on average.
 
@@ -59,11 +110,8 @@ class SizedState:
 
     def __init__(self, state: KeyedState) -> None:
         self._state = state
-        self._entry_bytes = _ENTRY_BYTES
-        if isinstance(state, ExpiringState):
-            self._entry_bytes += _STAMP_BYTES
-        self._measured_at = 0
-        self._bytes_each = 0.0
+        stamp_bytes = _STAMP_BYTES if isinstance(state, ExpiringState) else 0
+        self._average = _Average(_ENTRY_BYTES + stamp_bytes)
 
     @property
     def keys(self) -> int:
@@ -72,22 +120,23 @@ class SizedState:
 
     def nbytes(self) -> float:
         """About how much the states of the younger half of memory take."""
-        count = self._state.count
-        if count > self._measured_at * _GROWTH:
-            self._measured_at = count
-            self._measure()
-        elif count < self._measured_at / _GROWTH:
-            self._measured_at = count
-        return count * self._bytes_each
+        return self._average.nbytes(self._state.count, self._state.young)
 
-    def _measure(self) -> None:
-        # Those that came last, and some of all: steps whose states grow have the largest in front.
-        young = self._state.young()
-        sample = [*itertools.islice(young, _SAMPLE)]
-        sample += itertools.islice(young, 0, None, max(1, self._measured_at // _SAMPLE))
-        if sample:
-            total = sum(map(deep_bytes, sample))
-            self._bytes_each = self._entry_bytes + total / len(sample)
+
+class SizedQueue:
+    """What waits for the actors of a step, with what a message of it takes on average.
+
+    Args:
+        queue: What waits.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._average = _Average(_MAIL_BYTES)
+
+    def nbytes(self) -> float:
+        """About how much of it is in memory."""
+        return self._average.nbytes(self._queue.in_memory, self._queue.sample)
 
 
 def deep_bytes(value: Any) -> int:

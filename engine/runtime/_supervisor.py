@@ -104,7 +104,7 @@ class Supervisor:
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
             directive = directive.then
-        self._give_up(address, life, mail)
+        life.tries = 0
         why = name_of(error)
         if isinstance(directive, Resume | Restart):
             if _too_many(directive, life, now_s):
@@ -119,6 +119,7 @@ class Supervisor:
             failed = packed(ChildFailed(ref, unpacked(mail[1]), why))
             self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
         self.bury(mail, why, tries)
+        self._give_up(address, life, mail)
         if isinstance(directive, Stop | Escalate):
             self.stop(address, actor, mails, at)
             return len(mails)
@@ -131,9 +132,8 @@ class Supervisor:
         return f"{ref!r} on {shortened(unpacked(mail[1]))}: {name_of(error)}"
 
     def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
-        """A message isn't tried again. What was asked, or done apart, is over all the same."""
+        """A message isn't tried again. What was asked, or called, is over all the same."""
         kind, _, _, number, row = mail
-        life.tries = 0
         if row is not None:
             self._state.drop_row(address, row)
         if number is None:
@@ -168,7 +168,7 @@ class Supervisor:
                 self._state.drop_row(address, mail[4])
             if mail[0] in _MESSAGES:
                 self.bury(mail, "the actor has stopped")
-            elif mail[0] == WATCH:
+            elif mail[0] == WATCH and mail[2] is not None:
                 life.watchers[mail[2]] = None
         for mail in waiting[end:]:
             self._boxes.put(address, mail)

@@ -109,7 +109,8 @@ class Worker:
         self._memory: StateMemory | None = None
         if site.state_bytes_max is not None:
             states = [state for stage in self.stages for state in stage.states.values()]
-            self._memory = StateMemory(states, site.state_bytes_max)
+            queues = [node.table.boxes for stage in self.stages for node, _ in stage.actors]
+            self._memory = StateMemory(states, site.state_bytes_max, queues)
         self._crowded = False
         self._awaited: list[RunningStage] = []
         """Stages that would pass the last barrier if their tasks and actors had ended."""
@@ -272,7 +273,7 @@ class Worker:
     def _tended_actions(self) -> Iterator[tuple[float, Callable[[], Any]]]:
         for node, senders in self._tended:
             if not node.ended:
-                wait_s = node.wait_s(room=have_room(senders))
+                wait_s = node.wait_s(room=self._may_go_on(node, senders))
                 yield wait_s, functools.partial(self._tend_one, node, senders)
 
     # The phases of a round
@@ -381,12 +382,12 @@ class Worker:
         for node, senders in self._tended:
             if not node.ended:
                 # Asked first: a step that waits must cost the others nothing.
-                wait_s = node.wait_s(room=have_room(senders))
+                wait_s = node.wait_s(room=self._may_go_on(node, senders))
                 first_s = min(first_s, wait_s if wait_s > 0.0 else self._tend_one(node, senders))
         return first_s
 
     def _tend_one(self, node: TaskNode | ActorNode, senders: list[Sender]) -> float:
-        wait_s = node.turn(room=have_room(senders))
+        wait_s = node.turn(room=self._may_go_on(node, senders))
         if (self._epoch_per_batch and node.take_unsaved()) or node.asks_commit():
             self.reports.append(EpochRequest())
         self._report_end()
@@ -395,6 +396,12 @@ class Worker:
         if self._awaited:
             self._pass_awaited()
         return wait_s
+
+    def _may_go_on(self, node: TaskNode | ActorNode, senders: list[Sender]) -> bool:
+        """Whether a step may work: what it emits has room, and what actors send each other too."""
+        if not have_room(senders):
+            return False
+        return not (self._crowded and isinstance(node, ActorNode) and node.swells)
 
     def _pass_awaited(self) -> None:
         """Let stages end whose tasks and actors have."""

@@ -36,6 +36,7 @@ from engine.operators.tasks import Retry as TaskRetry
 from engine.runtime._actor_calls import End, Order, Parcel
 from engine.runtime._actor_table import ActorTable
 from engine.testing import TestingSink, TestingSource, run_main
+from tests.runtime.shelf import Shelf
 
 SECOND = timedelta(seconds=1)
 
@@ -183,6 +184,46 @@ def test_a_stopped_actor_isnt_told_of_its_tasks():
     assert work(table) == [("a", 4.0)]
 
 
+class Putting(Actor):
+    """Puts the first answer and the first root away."""
+
+    @dataclass
+    class State:
+        full: int = 0
+
+    @handles(str)
+    def begin(self, ctx: Context, what: str) -> None:
+        if what == "ask":
+            ctx.ask(Putting.ref("b"), 1, on_reply=self.heard, timeout=SECOND)
+        elif what == "task":
+            ctx.task(math.sqrt, 49.0, on_result=self.heard)
+        else:
+            ctx.unstash()
+
+    @handles(int)
+    def answer(self, ctx: Context, number: int) -> None:
+        ctx.reply(number)
+
+    def heard(self, ctx: Context, what: float) -> None:
+        if self.state.full == 2:
+            ctx.emit(what)
+        else:
+            self.state.full += 1
+            ctx.stash()
+
+
+def test_answers_and_results_can_be_put_away():
+    """They come again when they are wanted, and no timeout comes in between."""
+    table = table_of(Putting)
+    handle(table, ("a", "ask"), ("a", "task"))
+    end(table)
+    assert work(table) == []
+    assert work(table, now_s=60.0) == []
+    assert handle(table, ("a", "come")) == [1, 7.0]
+    life = table.state.get("a").life
+    assert (life.asks, life.tasks) == ({}, {})
+
+
 class Fresh(Rooter):
     supervise = Restart()
 
@@ -204,15 +245,14 @@ def test_a_task_under_way_is_a_row_until_it_has_ended():
     """So a later run makes the call again."""
     table = table_of(Rooter)
     handle(table, ("a", 9.0))
-    changes = table.state.barrier()
-    rows = list(zip(changes.keys, changes.stored, strict=True))[1:]
-    later = table_of(Rooter)
-    later.state.put("a", table.state.get("a"))
-    later.restore(rows)
+    shelf, later = Shelf(), table_of(Rooter)
+    shelf.take(table)
+    (row,) = shelf.mail_rows
+    shelf.give(later)
     assert not later.boxes.idle
     end(later)
     assert work(later) == [("a", 3.0)]
-    assert later.state.barrier().gone == [rows[0][0]]
+    assert later.state.barrier().gone == [row]
 
 
 async def pause() -> None:

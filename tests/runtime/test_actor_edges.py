@@ -19,8 +19,9 @@ from engine.operators.actors import (
     Terminated,
     handles,
 )
-from engine.operators.actors._mail import REPLY
+from engine.operators.actors._mail import REPLY, STOP
 from engine.runtime._actor_table import ActorTable
+from tests.runtime.shelf import Shelf
 
 MINUTE = timedelta(minutes=1)
 
@@ -131,6 +132,27 @@ def watch_of(key: str) -> Any:
     return table.boxes.outgoing[1][0][1]
 
 
+def test_a_child_has_the_parent_that_wanted_it_last():
+    """And only that one's end is its own."""
+    table = table_of(Family)
+    handle(table, ("first", "child"), ("second", "child"))
+    assert table.state.get("first").life.children == {}
+    assert handle(table, ("first", "stop"), ("child", 1)) == [("child", 3)]
+    assert handle(table, ("second", "stop")) == []
+    assert handle(table, ("child", 1)) == [("child", 1)]
+
+
+def test_the_end_of_a_parent_is_not_that_of_an_actor_which_has_none():
+    """Its child has stopped; the one after it has the same key."""
+    table = table_of(Family, here={"parent", "child"})
+    handle(table, ("parent", "child"))
+    stop = (Family.ref("child"), (STOP, None, Family.ref("parent"), None, None))
+    handle(table, ("child", "stop"))
+    assert handle(table, ("child", 7)) == [("child", 7)]
+    table.admit_mails([stop], logged=False)
+    assert handle(table, ("child", 1)) == [("child", 8)]
+
+
 class Afraid(Actor):
     """Fails when it begins to be."""
 
@@ -199,9 +221,10 @@ def test_a_saved_message_of_a_class_that_is_gone_is_an_error():
     """It says which class; the run has none of its messages handled."""
     before = table_of(Teller, Asker)
     before.admit([(Asker.ref("a"), "do")])
-    changes = before.state.barrier()
+    shelf = Shelf()
+    shelf.take(before)
     after = table_of(Teller)
-    after.restore(list(zip(changes.keys, changes.stored, strict=True)))
+    shelf.give(after)
     with pytest.raises(InconsistentPartitionsError, match="class 'Asker'.*it has Teller"):
         handle(after)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -202,9 +203,10 @@ def test_what_is_on_its_way_at_a_barrier_is_logged_with_its_actor():
     scene.peers.logged = False
     scene.receive(2)
     log = scene.node.take_log()
-    assert log.keys == [("a", None, ("Echo", 0))]
+    assert log.keys == [("a", None, ("Echo", 0, 1))]
     assert log.due_s == [0.0]
-    assert [row[1] for row in log.stored] == [1]
+    (row,) = log.stored
+    assert [mail[1] for mail in pickle.loads(row)] == [1]
     assert scene.node.take_log().keys == []
 
 

@@ -27,6 +27,7 @@ from engine.operators.actors import (
     handles,
 )
 from engine.runtime._actor_table import ActorTable
+from tests.runtime.shelf import Shelf, mails_of
 
 SECOND = timedelta(seconds=1)
 
@@ -45,7 +46,7 @@ def work(table: ActorTable, now_s: float = 0.0) -> list[Any]:
     table.wake(now_s)
     while table.boxes.has_ready:
         table.run(now_s, 10)
-    assert table.boxes.pending == sum(map(len, table.state.mail.values()))
+    assert table.boxes.pending == mails_of(table)
     out = table.out.copy()
     table.out.clear()
     return out
@@ -463,11 +464,9 @@ def test_tries_are_saved():
     retry = Retry(attempts=3, backoff=Exponential(SECOND, factor=1, jitter=0))
     table = picky(retry)
     handle(table, NUMBERS)
-    changes = table.state.barrier()
-    rows = dict(zip(changes.keys, changes.stored, strict=True))
-    again = picky(retry)
-    again.state.put("a", again.form.from_stored("a", rows.pop("a")))
-    again.restore(list(rows.items()))
+    shelf, again = Shelf(), picky(retry)
+    shelf.take(table)
+    shelf.give(again)
     assert work(again) == []
     assert work(again, 1.0) == [(3, 2)]
     assert reasons(again) == [(-2, 3)]

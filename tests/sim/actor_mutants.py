@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 from engine.operators._state import StateChanges
 from engine.operators.actors import Context
 from engine.operators.actors._life import Life
-from engine.operators.actors._mail import Mail, packed
+from engine.operators.actors._mail import Row, packed
+from engine.runtime import _actor_state, _mail_rows
 from engine.runtime._actor_node import ActorNode
 from engine.runtime._actor_state import ActorState
 from engine.runtime._actor_table import ActorTable
 from engine.runtime._feedback import Feedback
+from engine.runtime._mailboxes import Mailboxes
 from engine.runtime._messages import Barrier
 from engine.runtime._stage import RunningStage
 from tests.sim.actors import check_acted_store
@@ -86,28 +89,18 @@ def _aligned_on_feedback_too(patch: Patch) -> None:
 
 def _log_with_the_sender(patch: Patch) -> None:
     """Rows of mails don't go by the key of the actor that they are for."""
-    row_key = ActorState._row_key
 
-    def misplaced(self: ActorState, address: Any, number: int) -> Any:
-        key, none, part = row_key(self, address, number)
+    def misplaced(address: Any, first: str, row: Row) -> Any:
+        key, none, part = row_key(address, first, row)
         return "home", none, (*part, key)
 
-    def row_of(self: ActorState, address: Any, mail: Mail) -> tuple[Mail, Any]:
-        number = self._next_number
-        self._next_number = number + 1
-        return (*mail[:4], number), misplaced(self, address, number)
+    def found(key: Any, first: str) -> tuple[Any, Row]:
+        _, none, (*part, of_actor) = key
+        return address_of((of_actor, none, tuple(part)), first)
 
-    def drop_row(self: ActorState, address: Any, number: int) -> None:
-        self.gone_rows.append(misplaced(self, address, number))
-
-    def waiting(self: ActorState, rows: Any) -> Any:
-        rows = [((part[2], None, part[:2]), row) for (_, _, part), row in rows]
-        return whole(self, rows)
-
-    whole = ActorState.waiting
-    patch.setattr(ActorState, "row_of", row_of)
-    patch.setattr(ActorState, "drop_row", drop_row)
-    patch.setattr(ActorState, "waiting", waiting)
+    row_key, address_of = _mail_rows.row_key, _mail_rows.address_of
+    patch.setattr(_actor_state, "row_key", misplaced)
+    patch.setattr(_actor_state, "address_of", found)
 
 
 # Rows
@@ -115,9 +108,9 @@ def _log_with_the_sender(patch: Patch) -> None:
 
 def _mailboxes_not_saved(patch: Patch) -> None:
     def actors_only(self: ActorState) -> StateChanges:
-        mail, self.mail = self.mail, {}
+        waiting, self.mail, self.spilled = (self.mail, self.spilled), {}, {}
         changes = barrier(self)
-        self.mail = mail
+        self.mail, self.spilled = waiting
         return changes
 
     barrier = ActorState.barrier
@@ -128,27 +121,114 @@ def _handled_mails_not_deleted(patch: Patch) -> None:
     barrier = ActorState.barrier
 
     def keep(self: ActorState) -> StateChanges:
-        self.gone_rows.clear()
+        self._handled.clear()
         return barrier(self)
 
     patch.setattr(ActorState, "barrier", keep)
 
 
+def _rows_dropped_with_their_first_mail(patch: Patch) -> None:
+    """The others of a row of which some were handled aren't saved any more."""
+
+    def forget(self: ActorState, address: Any, box: Any, left: Any, rows: Any) -> None:
+        """Write nothing."""
+
+    patch.setattr(ActorState, "_renumber", forget)
+
+
+def _restored_rows(patch: Patch, change: Callable[[list[Row]], list[Row]]) -> None:
+    restore = ActorState.restore
+
+    def changed(self: ActorState, keys: Any) -> Any:
+        found = [*restore(self, keys)]
+        for spilled in self.spilled.values():
+            spilled.rows = change(spilled.rows)
+        rows = [row for spilled in self.spilled.values() for row in spilled.rows]
+        self.spilled_mails = sum(mails for _, mails in rows)
+        return found
+
+    patch.setattr(ActorState, "restore", changed)
+
+
 def _mails_restored_in_any_order(patch: Patch) -> None:
-    waiting = ActorState.waiting
-    patch.setattr(ActorState, "waiting", lambda self, rows: reversed([*waiting(self, rows)]))
+    _restored_rows(patch, lambda rows: rows[::-1])
+
+
+def _only_heads_restored(patch: Patch) -> None:
+    """What lies behind the first row of a mailbox is forgotten."""
+    _restored_rows(patch, lambda rows: rows[:1])
+
+
+def _spilled_behind_what_comes_later(patch: Patch) -> None:
+    """What leaves memory now comes before what has left it at an earlier barrier."""
+    spill = ActorState._spill
+
+    def turned(self: ActorState) -> None:
+        before = {address: list(spilled.rows) for address, spilled in self.spilled.items()}
+        spill(self)
+        for address, rows in before.items():
+            spilled = self.spilled[address]
+            spilled.rows = [*(row for row in spilled.rows if row not in rows), *rows]
+
+    patch.setattr(ActorState, "_spill", turned)
+
+
+def _spilled_mails_behind_the_mailbox(patch: Patch) -> None:
+    """What is in memory has its turn before what has left it."""
+    next_turn = Mailboxes.next_turn
+
+    def memory_first(self: Mailboxes) -> Any:
+        for address in self._ready:
+            if address in self._state.spilled and self._mail.get(address):
+                mails, self._mail[address] = list(self._mail[address]), []
+                return address, mails
+        return next_turn(self)
+
+    patch.setattr(Mailboxes, "next_turn", memory_first)
+
+
+def _front_saved_behind(patch: Patch) -> None:
+    """What was put before spilled mails has a row behind theirs."""
+
+    def behind(self: ActorState, address: Any, spilled: Any, rows: Any) -> None:
+        self._write(address, spilled.front, rows)
+
+    patch.setattr(ActorState, "_write_front", behind)
+
+
+def _rows_of_peers_before_older_ones(patch: Patch) -> None:
+    """What has lost its row is saved behind what came later, which has one."""
+
+    def in_parts(self: ActorState, address: Any, box: Any) -> None:
+        mails = list(box)
+        box.clear()
+        box.extend([mail for mail in mails if mail[4] is not None])
+        box.extend([mail for mail in mails if mail[4] is None])
+
+    patch.setattr(ActorState, "_take_out", in_parts)
+
+
+def _put_away_before_it_is_saved(patch: Patch) -> None:
+    """An actor that was idle leaves memory at once."""
+    release = ActorState.release
+
+    def at_once(self: ActorState, address: Any) -> None:
+        release(self, address)
+        self._let_go()
+
+    patch.setattr(ActorState, "release", at_once)
 
 
 def _numbers_begin_again(patch: Patch) -> None:
-    """Two mails may have the same row, or one that comes later a smaller number."""
-    waiting = ActorState.waiting
+    """Two rows may have the same number, or one that comes later a smaller one."""
+    restore = ActorState.restore
 
-    def forget(self: ActorState, rows: Any) -> Any:
-        found = [*waiting(self, rows)]
+    def forget(self: ActorState, keys: Any) -> Any:
+        found = [*restore(self, keys)]
         self._next_number = 0
         return found
 
-    patch.setattr(ActorState, "waiting", forget)
+    patch.setattr(ActorState, "restore", forget)
 
 
 def _lives_without(patch: Patch, **what: Any) -> None:
@@ -284,7 +364,14 @@ ACTOR_MUTANTS = [
         (_log_with_the_sender, 1),
         (_mailboxes_not_saved, 5),
         (_handled_mails_not_deleted, 0),
-        (_mails_restored_in_any_order, 16),
+        (_rows_dropped_with_their_first_mail, 4),
+        (_mails_restored_in_any_order, 4),
+        (_only_heads_restored, 4),
+        (_spilled_behind_what_comes_later, 4),
+        (_spilled_mails_behind_the_mailbox, 4),
+        (_front_saved_behind, 839),
+        (_rows_of_peers_before_older_ones, 352),
+        (_put_away_before_it_is_saved, 2),
         (_numbers_begin_again, 18),
         (_timers_not_saved, 3),
         (_asks_not_saved, 5),

@@ -9,6 +9,7 @@ one place, money is neither made nor lost, and messages between two actors come 
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -44,9 +45,10 @@ from engine.operators.actors._mail import (
 )
 from engine.operators.actors._requests import TaskOptions
 from engine.operators.tasks import TaskError
-from engine.runtime import Plan, _actor_node, _mailboxes, plan
+from engine.runtime import Plan, _actor_node, _actor_state, _mailboxes, plan
 from engine.runtime._actor_state import is_mail_row, parts_of
 from engine.runtime._recovery import JobStore
+from tests.runtime.shelf import mails_of
 from tests.sim.crash_checks import positions_of, states_of
 from tests.sim.crash_job import LATER, CutSink, MarkedSink, Numbers, Outside
 from tests.sim.crash_world import Life
@@ -329,6 +331,11 @@ class ActedRun(CrashRun):
         self._bank = rng.random() < 0.5
         self._pending_max = rng.choice((0, 3, 10_000))
         self._turn_max = Random(f"turns {seed}").choice((1, 3, 1000))
+        spills = Random(f"spills {seed}")
+        self._kept_max = spills.choice((0, 2, 20_000))
+        self._row_mails = spills.choice((1, 2, 128))
+        self._fresh_max = spills.choice((3, 50_000))
+        self._passivate_s = spills.choice((None, 0.02, 1.0))
         self._world = World(self._rng, flaky=rng.choice((0.0, 0.0, 0.1, 0.3)))
         names = [f"k{number}" for number in range(rng.choice((2, 4, 8)))]
         commands = self._transfers(names) if self._bank else self._tokens_of(names)
@@ -374,9 +381,18 @@ class ActedRun(CrashRun):
         """As of any job, in its own world."""
         global WORLD  # noqa: PLW0603 - handlers have no other way to know it
         WORLD = self._world
+        # Who waits for epochs, and asks again before the next one, never comes to an end.
+        lasting = self._world.timeout >= timedelta(days=1)
+        fresh_max, fresh_min = (self._fresh_max, 2) if lasting else (50_000, 1000)
         with (
             patch.object(_actor_node, "PENDING_MAX", self._pending_max),
             patch.object(_mailboxes, "TURN_MAX", self._turn_max),
+            patch.object(_actor_state, "KEPT_MAX", self._kept_max),
+            patch.object(_actor_state, "ROW_MAILS", self._row_mails),
+            patch.object(_actor_node, "FRESH_MAX", fresh_max),
+            patch.object(_actor_node, "FRESH_MIN", fresh_min),
+            patch.object(Spot.blueprint, "passivate_s", self._passivate_s),
+            patch.object(Account.blueprint, "passivate_s", self._passivate_s),
         ):
             super().run()
 
@@ -413,7 +429,7 @@ class ActedRun(CrashRun):
         for stage in [stage for worker in workers for stage in worker.stages]:
             for node, _ in stage.actors:
                 table = node.table
-                assert table.boxes.pending == sum(map(len, table.state.mail.values())), "miscounted"
+                assert table.boxes.pending == mails_of(table), "miscounted"
 
     def _saved(self, recovery: JobStore) -> dict[Any, Saved]:
         rows = states_of(recovery, STEP)
@@ -427,7 +443,7 @@ class ActedRun(CrashRun):
             name = key[2][0]
             address = key[0] if name in ("Account", "Spot") else (key[0], None, name)
             saved = found.setdefault(address, Saved(name, {}, [], None))
-            saved.mails.append(rows[key])
+            saved.mails.extend(pickle.loads(rows[key]))
         return found
 
     def _check_opened(self, recovery: JobStore) -> None:

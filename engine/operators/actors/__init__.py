@@ -11,6 +11,7 @@ from engine.operators.actors._ref import Ref
 from engine.operators.actors._shared import Asked, shared
 from engine.operators.actors._signals import (
     ChildFailed,
+    Passivating,
     Restored,
     Signal,
     Started,
@@ -36,6 +37,7 @@ __all__ = [
     "Directive",
     "Escalate",
     "Exponential",
+    "Passivating",
     "Ref",
     "Restart",
     "Restored",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
+from datetime import timedelta
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from engine.dataflow import f_repr
@@ -89,6 +90,9 @@ class Actor:
     """What an actor remembers; nothing by default."""
     supervise: ClassVar[Directive] = Escalate()
     """What to do when a handler has raised. By default the run fails."""
+    passivate: ClassVar[timedelta | None] = None
+    """After how long without a message an actor is put away: it gets `Passivating`, and then leaves
+    memory, if the job has a store to find it in. By default only the bound of memory does that."""
     dedicated: ClassVar[Dedicated | None] = None
     """Set by `dedicated`, for classes whose handlers run in processes of their own."""
     version: ClassVar[int] = 1
@@ -172,6 +176,8 @@ class Blueprint:
         self.name = cls.__name__
         self.cls = cls
         self.supervise = cls.supervise
+        self.passivate_s = _passivate_s(cls)
+        """After how many seconds without a message an actor is put away; None for never."""
         self.dedicated = cls.dedicated
         self.deaths_max = cls.supervise.deaths if isinstance(cls.supervise, Retry) else DEATHS_MAX
         self.hears_signals = cls.on_signal is not Actor.on_signal
@@ -206,6 +212,16 @@ class Blueprint:
         actor = self.cls()
         actor.state, actor.life, actor.self_ref = self.new_state(), None, None
         return actor
+
+
+def _passivate_s(cls: type[Actor]) -> float | None:
+    after: object = cls.passivate
+    if after is None:
+        return None
+    if not isinstance(after, timedelta) or after <= timedelta(0):
+        msg = f"`{cls.__qualname__}.passivate` must be a positive timedelta or None; got {after!r}"
+        raise TypeError(msg)
+    return after.total_seconds()
 
 
 def _check_state(cls: type[Actor]) -> None:

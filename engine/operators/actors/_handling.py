@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from engine.operators.actors._actor import Actor
 from engine.operators.actors._context import Context
+from engine.operators.actors._life import FIRED_S
 from engine.operators.actors._mail import (
     ASK,
     FAILED,
@@ -16,13 +17,14 @@ from engine.operators.actors._mail import (
     RESULT,
     SIGNAL,
     SPAWN,
-    STOP,
     TELL,
     TIMEOUT,
+    UNSPAWN,
     WATCH,
     Mail,
     unpacked,
 )
+from engine.operators.actors._ref import Ref
 
 MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
@@ -47,18 +49,26 @@ def handle(actor: Actor, ctx: Context, mail: Mail) -> str | None:
         _take_end(actor, ctx, mail, number)
     elif kind == SIGNAL:
         actor.on_signal(ctx, unpacked(message))
-    elif kind == STOP:
-        ctx.stop()
     else:
         assert sender is not None  # noqa: S101
-        life = ctx.life()
-        if kind == SPAWN:
-            life.parent = sender
-        elif kind == WATCH:
-            life.watchers[sender] = None
-        else:
-            life.children.pop(sender, None)
+        _take_tie(ctx, kind, sender)
     return None
+
+
+def _take_tie(ctx: Context, kind: int, sender: Ref) -> None:
+    """Note what another actor is to this one, or is no more."""
+    life = ctx.life()
+    if kind == SPAWN:
+        if life.parent not in (None, sender):
+            ctx.sent.append((life.parent, (UNSPAWN, None, ctx.self, None, None)))
+        life.parent = sender
+    elif kind == WATCH:
+        life.watchers[sender] = None
+    elif kind == UNSPAWN:
+        life.children.pop(sender, None)
+    elif life.parent == sender:
+        # Else it is another's child by now, or nobody's, as one that was made after a stop.
+        ctx.stop()
 
 
 def _call_handler(actor: Actor, ctx: Context, message: Any) -> str | None:
@@ -78,18 +88,23 @@ def _take_answer(actor: Actor, ctx: Context, mail: Mail, ask: int) -> None:
     """Handle the answer to an ask, or that there is none. It may be too late, or the second."""
     if actor.life is None or ask not in actor.life.asks:
         return
-    reply, late, _, asked = ctx.life().asks.pop(ask)
+    life = ctx.life()
+    reply, late, _, asked = life.asks.pop(ask)
     if mail[0] == REPLY:
         getattr(actor, reply)(ctx, unpacked(mail[1]))
     elif late is not None:
         getattr(actor, late)(ctx, unpacked(asked))
+    if ctx.stashed:
+        # It comes again, and is waited for until then.
+        life.asks[ask] = reply, late, FIRED_S, asked
 
 
 def _take_end(actor: Actor, ctx: Context, mail: Mail, task: int) -> None:
     """Handle what a task has come to. The actor may have begun anew since it asked for it."""
     if actor.life is None or task not in actor.life.tasks:
         return
-    on_result, on_error = ctx.life().tasks.pop(task)
+    life = ctx.life()
+    on_result, on_error = life.tasks.pop(task)
     value = unpacked(mail[1])
     if mail[0] == RESULT:
         getattr(actor, on_result)(ctx, value)
@@ -97,3 +112,5 @@ def _take_end(actor: Actor, ctx: Context, mail: Mail, task: int) -> None:
         raise value.exception
     else:
         getattr(actor, on_error)(ctx, value)
+    if ctx.stashed:
+        life.tasks[task] = on_result, on_error

@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from engine.operators.actors._mail import Mail
+from engine.operators.actors._mail import Mail, Row
 from engine.operators.actors._ref import Ref
 
 FIRED_S = math.inf
@@ -120,12 +120,12 @@ def plain_mail(mail: Mail) -> tuple[Any, ...]:
     return kind, message, plain(sender), number
 
 
-def mail_of(row: tuple[Any, ...], number: int | None = None) -> Mail:
-    """The mail of a row.
+def mail_of(plain: tuple[Any, ...], row: Row | None = None) -> Mail:
+    """The mail that `plain_mail` was given.
 
     Args:
-        row: What `plain_mail` gave.
-        number: Of the row, if the mail has one of its own.
+        plain: What it gave.
+        row: The row that it is in, if it isn't in that of its actor.
     """
-    kind, message, sender, ask = row
-    return kind, message, ref_of(sender), ask, number
+    kind, message, sender, ask = plain
+    return kind, message, ref_of(sender), ask, row

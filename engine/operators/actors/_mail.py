@@ -1,7 +1,7 @@
 """Mails: what lies in the mailboxes of actors. Made by contexts and by the table of actors.
 
 A mail is a tuple, because one is made for each message: its kind, the message, who sent it, what
-belongs to it, and the number of its row if the store has one. Messages of which somebody may still
+belongs to it, and the row that it is in if the store has it. Messages of which somebody may still
 hold an object that can change are in it as bytes.
 """
 
@@ -16,8 +16,10 @@ from engine.operators._shown import shown
 from engine.operators.actors._fixed import is_fixed
 from engine.operators.actors._ref import Ref
 
-Mail: TypeAlias = tuple[int, Any, Ref | None, int | None, int | None]
-"""Kind, message, sender, number of the ask or task that it is or answers, number of its row."""
+Row: TypeAlias = tuple[int, int]
+"""Its number among those of its actor, and how many mails are in it."""
+Mail: TypeAlias = tuple[int, Any, Ref | None, int | None, Row | None]
+"""Kind, message, sender, number of the ask or task that it is or answers, the row that it is in."""
 
 TELL: Final = 0
 ASK: Final = 1

@@ -19,6 +19,14 @@ class Restored:
 
 
 @dataclass(frozen=True, slots=True)
+class Passivating:
+    """No message has come for as long as the class says in `passivate`: the actor is put away.
+
+    It comes back with its next message, behind `Restored`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class ChildFailed:
     """An actor that this one has spawned has failed, and is stopped.
 
@@ -39,4 +47,4 @@ class Terminated:
     ref: Ref
 
 
-Signal: TypeAlias = Started | Restored | ChildFailed | Terminated
+Signal: TypeAlias = Started | Restored | Passivating | ChildFailed | Terminated
