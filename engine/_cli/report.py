@@ -86,6 +86,7 @@ def _headline(error: BaseException) -> str:
         what = f"{type(root).__name__}: {root.msg}"
     if isinstance(error, EngineRuntimeError):
         who = "the run" if error.step_id is None else f"step {error.step_id!r}"
+        what = what.removeprefix(f"{who}: ")
         while_doing = f" while {error.doing}" if error.doing else ""
         what = f"{who} failed{while_doing}: {what}"
     elif isinstance(error, ImportStringError) and error is not root:

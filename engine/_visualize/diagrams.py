@@ -9,6 +9,7 @@ from engine._visualize.planned import RenderedPlan, RenderedStage
 from engine._visualize.rendered import RenderedDataflow, RenderedOperator, RenderedPort
 
 _ROUTES = {"key": "by key", "balance": "dealt evenly", "partition": "by sink partition"}
+_FEEDBACK = "messages between workers"
 _PLAIN = ("up", "down")
 """Names of ports that say nothing which the arrow doesn't."""
 
@@ -136,6 +137,9 @@ def diagram_of_plan(plan: RenderedPlan) -> Diagram:
             lines[tasks.step_id].append(f"takes {tasks.resources}")
         if tasks.placement != "worker":
             lines[tasks.step_id].append(f"runs on workers with room: {tasks.placement}")
+    for actors in plan.actors:
+        said = ", ".join(actors.classes)
+        lines.setdefault(actors.step_id, []).append(f"actors: {said}")
     children: list[Node | Group] = [
         Group(
             f"stage{stage.index}",
@@ -152,6 +156,11 @@ def diagram_of_plan(plan: RenderedPlan) -> Diagram:
             is_exchange=edge.route in _ROUTES,
         )
         for edge in plan.edges
+    ]
+    arrows += [
+        Arrow(node_ids[actors.step_id], node_ids[actors.step_id], _FEEDBACK, is_exchange=True)
+        for actors in plan.actors
+        if actors.between_workers
     ]
     workers = "1 worker" if plan.workers == 1 else f"{plan.workers} workers"
     return Diagram(f"{plan.flow_id}, planned for {workers}", plan.note, children, arrows)

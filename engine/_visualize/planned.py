@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from engine.dataflow import Dataflow
+from engine.operators.actors._actor_op import ActorKernel
 from engine.operators.tasks._executor import executor_name
 from engine.operators.tasks._policies import Placement
 from engine.operators.tasks._resources import Label, Resources
@@ -74,6 +75,17 @@ class RenderedTasks:
 
 
 @dataclass(frozen=True, slots=True)
+class RenderedActors:
+    """Whose messages a step with actors handles."""
+
+    step_id: str
+    classes: list[str]
+    """The first one is that of records with plain keys."""
+    between_workers: bool
+    """Whether there is an edge from the step to itself, for messages to actors of other workers."""
+
+
+@dataclass(frozen=True, slots=True)
 class RenderedPlan:
     """A flow as planned for a number of workers."""
 
@@ -84,6 +96,7 @@ class RenderedPlan:
     edges: list[RenderedEdge]
     watermarks: list[RenderedWatermark]
     tasks: list[RenderedTasks]
+    actors: list[RenderedActors]
 
 
 def _taken(resources: Resources | None) -> str:
@@ -141,5 +154,13 @@ def to_rendered_plan(flow: Dataflow, workers: int) -> RenderedPlan:
         for step in planned.steps
         if isinstance(step.kernel, TaskKernel)
     ]
+    circles = {edge.edge.consumer for edge in planned.feedback_edges}
+    actors = [
+        RenderedActors(
+            step.inner_id, [cls.__name__ for cls in step.kernel.classes], step.index in circles
+        )
+        for step in planned.steps
+        if isinstance(step.kernel, ActorKernel)
+    ]
     note = _MANY_WORKERS if workers > 1 else _ONE_WORKER
-    return RenderedPlan(flow.flow_id, workers, note, stages, edges, watermarks, tasks)
+    return RenderedPlan(flow.flow_id, workers, note, stages, edges, watermarks, tasks, actors)

@@ -14,6 +14,7 @@ from engine.runtime._actor_calls import ActorCalls
 from engine.runtime._actor_state import MAIL_DUE_S, is_mail_row
 from engine.runtime._actor_table import ActorTable
 from engine.runtime._backlog import Backlog
+from engine.runtime._counts import ActorsSnapshot, StepCounts
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._nodes import Node, Target
 from engine.runtime._ports import log
@@ -44,6 +45,10 @@ class Peers(Protocol):
         """Note that messages have come; whether they are to be saved with the epoch before."""
         ...
 
+    def exchanged(self) -> tuple[int, int]:
+        """How many messages were sent and received."""
+        ...
+
     def say_quiet(self) -> bool:
         """Tell all that nothing waits here; whether that is news."""
         ...
@@ -72,6 +77,8 @@ class ActorSite:
     """None if there is one worker."""
     calls: ActorCalls
     """What runs apart from the actors."""
+    counts: StepCounts | None = None
+    """Counts the work of the step, if somebody wants to know."""
     tell: Callable[[str], None] = log
     """Takes lines for people."""
 
@@ -99,6 +106,8 @@ class ActorNode(Node):
         self._now_s, self._peers, self._calls = site.now_s, site.peers, site.calls
         self._down, self._dead = downs
         self._backlog = Backlog(site.step_id, PENDING_MAX, site.tell)
+        self._dead_letters = 0
+        self._run = table.run if site.counts is None else site.counts.timing(table.run)
         self._owed: deque[Callable[[], None]] = deque()
         """Credit to give back for input, once messages have been handled, here and elsewhere."""
         self._owed_peers: deque[Callable[[], None]] = deque()
@@ -203,7 +212,7 @@ class ActorNode(Node):
         room = room and not self._full
         called = self._look_at_calls(now_s, room=room)
         if room and (called or table.boxes.has_ready):
-            table.run(now_s, TURN_MESSAGES_MAX)
+            self._run(now_s, TURN_MESSAGES_MAX)
             self._unsaved = True
             self._hand_on()
         elif room and self._at_end():
@@ -244,6 +253,7 @@ class ActorNode(Node):
     def _bury(self) -> None:
         boxes = self.table.boxes
         letters, boxes.dead = boxes.dead, []
+        self._dead_letters += len(letters)
         if self._dead is not None:
             self._dead.push(letters)
             return
@@ -266,6 +276,21 @@ class ActorNode(Node):
         self._down.end()
         if self._dead is not None:
             self._dead.end()
+
+    def snapshot(self) -> ActorsSnapshot:
+        """What the actors have done up to now."""
+        table, done = self.table, self.table.supervised
+        sent, received = (0, 0) if self._peers is None else self._peers.exchanged()
+        return ActorsSnapshot(
+            table.boxes.pending,
+            table.handled,
+            self._dead_letters,
+            done.failures,
+            done.retries,
+            done.restarts,
+            sent,
+            received,
+        )
 
     # Epochs
 

@@ -14,7 +14,7 @@ import functools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
-from engine.errors import EngineRuntimeError
+from engine.errors import EngineRuntimeError, InconsistentPartitionsError
 from engine.operators._keys import check_key, key_and_value
 from engine.operators.actors import (
     Actor,
@@ -36,6 +36,7 @@ from engine.operators.actors._mail import (
     REPLY,
     RESULT,
     SIGNAL,
+    SPAWN,
     STOP,
     TASK,
     TELL,
@@ -84,13 +85,15 @@ class ActorTable:
         """What came from other workers and is of the epoch before: rows by their keys."""
         self.orders: list[Order] = []
         """Calls to be made apart from the actors."""
-        self._step_id = step_id
+        self.step_id = step_id
         self._apart: set[Any] = set()
         """Addresses of actors with a handler that runs apart."""
         self._ctx = Context(self.out.append)
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
         self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        self.handled = 0
+        """Messages that wait no more, counted."""
         self._watch: TurnWatch | None = None
         """Only after a death of a worker."""
         self._closed = False
@@ -98,6 +101,16 @@ class ActorTable:
     def watch_turns(self, watch: TurnWatch) -> None:
         """Have messages written down before they are handled, for some epochs."""
         self._watch = watch
+
+    @property
+    def at_work(self) -> Ref:
+        """Whose turn it is, or was last; asked on any thread."""
+        return Ref(self._ctx.name, self._ctx.key)
+
+    @property
+    def supervised(self) -> Supervisor:
+        """What sees to failed actors, and counts them."""
+        return self._supervisor
 
     # What comes in
 
@@ -133,8 +146,9 @@ class ActorTable:
     def _checked_address(self, key: Any) -> Any:
         if key.__class__ is Ref:
             if key.actor not in self._blueprints:
-                msg = f"step {self._step_id!r} has no actors of class {key.actor!r}"
-                raise EngineRuntimeError(msg, step_id=self._step_id, key=key)
+                there = ", ".join(self._blueprints)
+                msg = f"step {self.step_id!r}: it has no class {key.actor!r}; it has {there}"
+                raise EngineRuntimeError(msg, step_id=self.step_id, key=key)
             return self.boxes.address(key)
         if key.__class__ is not str:
             check_key(key)
@@ -217,6 +231,7 @@ class ActorTable:
         sent, slow, plain = ctx.sent, list[Any](), not blueprint.hears_signals
         ctx.now_s, ctx.mail = now_s, None
         ctx.name = self._first
+        self.handled += len(batch)
         for record in batch:
             key, message = record if record.__class__ is tuple else key_and_value(record)
             actor = touched.get(key) if key.__class__ is str else None
@@ -233,6 +248,7 @@ class ActorTable:
                 slow.append(record)
                 self.admit(slow)
                 slow.clear()
+                self.handled -= 1
                 continue
             state, emitted = actor.state, len(out)
             before = take_image(state)
@@ -245,7 +261,9 @@ class ActorTable:
                 self._roll_back(actor, state, before)
                 boxes.pending += 1
                 done = self._supervisor.failed(key, actor, [_mail_of(message)], 0, ex)
-                boxes.pending -= 1 if done is None else done
+                over = 1 if done is None else done
+                boxes.pending -= over
+                self.handled -= 1 - over
             else:
                 if actor.life is not None:
                     boxes.pending += 1
@@ -303,6 +321,7 @@ class ActorTable:
             if watch is not None:
                 watch.leave()
             boxes.pending -= handled
+            self.handled += handled
             if watched:
                 self._used(address, actor, mails)
         boxes.deliver(sent)
@@ -336,10 +355,18 @@ class ActorTable:
                 mails.clear()
                 return None
             name = address[2] if address.__class__ is Ref else self._first
+            if name not in self._blueprints:
+                msg = (
+                    f"the store has messages for actors of class {name!r}, and the step has no "
+                    f"such class; it has {', '.join(self._blueprints)}"
+                )
+                raise InconsistentPartitionsError(msg)
             actor = self._blueprints[name].new()
             self.state.put(address, actor)
             if actor.blueprint.hears_signals:
-                mails.insert(0, (SIGNAL, Started(), None, None, None))
+                # Whom a failure of it would be told comes first.
+                at = 1 if mails[0][0] == SPAWN else 0
+                mails.insert(at, (SIGNAL, Started(), None, None, None))
         elif address in self.form.restored:
             self.form.restored.discard(address)
             mails.insert(0, (SIGNAL, Restored(), None, None, None))
@@ -484,7 +511,9 @@ class ActorTable:
             done = self._supervisor.failed(address, actor, [mail], 0, portable(ended.error))
         else:
             done = self._apply(address, actor, mail, ended.result)
-        self.boxes.pending -= 1 if done is None else done
+        over = 1 if done is None else done
+        self.boxes.pending -= over
+        self.handled += over
         self.boxes.deliver(ctx.sent)
         ctx.sent.clear()
         if self.state.idle:

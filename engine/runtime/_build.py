@@ -268,7 +268,7 @@ class _StageBuilder:
             node = self._tasks(first, kernel, downs, inputs)
             push = node.push
         elif isinstance(kernel, ActorKernel):
-            node = self._actors(first, kernel, downs, inputs)
+            node = self._actors(first, kernel, downs, (inputs, counts))
             push = node.push
         elif isinstance(kernel, OutputKernel):
             node = self._sink(first, inputs)
@@ -444,9 +444,14 @@ class _StageBuilder:
         return node
 
     def _actors(
-        self, step: PlannedStep, kernel: ActorKernel, downs: list[Target], inputs: int
+        self,
+        step: PlannedStep,
+        kernel: ActorKernel,
+        downs: list[Target],
+        ways_in: tuple[int, StepCounts | None],
     ) -> ActorNode:
         site, running, step_id = self._site, self._running, step.step_id
+        inputs, counts = ways_in
         read = {edge.stream_id for edge in self._plan.edges}
         dead = downs[1] if step.downs[1] in read else None
         table = actor_table(step_id, kernel, (site.index, site.count), site.chance)
@@ -454,7 +459,7 @@ class _StageBuilder:
         senders = self._reach[step.index]
         has_room = functools.partial(have_room, senders)
         calls = ActorCalls(step_id, kernel.classes[0].__module__, site)
-        around = has_room, running.feedback, calls, site.patience.tell
+        around = has_room, running.feedback, calls, counts, site.patience.tell
         spot = ActorSite(step_id, site.clock.time_s, *around)
         node = actor_node(spot, table, (downs[0], dead), inputs, site.store)
         running.actors.append((node, senders))

@@ -101,6 +101,28 @@ class TasksSnapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class ActorsSnapshot:
+    """What the actors of a step have done since their worker began."""
+
+    waiting: int
+    """Messages in mailboxes now."""
+    handled: int
+    """Messages that wait no more, those that have failed among them."""
+    dead: int
+    """Dead letters."""
+    failed: int
+    """How often a handler has raised."""
+    again: int
+    """How many of these messages were to be tried again."""
+    restarted: int
+    """How often an actor began again with a fresh state."""
+    sent: int
+    """Messages to actors of other workers."""
+    received: int
+    """Messages from them."""
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceSnapshot:
     """What a worker has of one resource."""
 
@@ -132,6 +154,8 @@ class WorkerSnapshot:
     """By step; of those that have one."""
     tasks: dict[str, TasksSnapshot] = field(default_factory=dict[str, TasksSnapshot])
     """By step; of those with tasks."""
+    actors: dict[str, ActorsSnapshot] = field(default_factory=dict[str, ActorsSnapshot])
+    """By step; of those with actors."""
     left_out: dict[tuple[str, str], int] = field(default_factory=dict[tuple[str, str], int])
     """How many records steps have gone on without after errors, by step and policy."""
     resources: dict[str, ResourceSnapshot] = field(default_factory=dict[str, ResourceSnapshot])

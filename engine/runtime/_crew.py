@@ -18,6 +18,7 @@ from engine.runtime._build import WorkerSite
 from engine.runtime._closing import closing
 from engine.runtime._counts import WorkerSnapshot
 from engine.runtime._deal import Deal
+from engine.runtime._handler_watch import watching_handlers
 from engine.runtime._ids import EdgeId, WorkerIndex
 from engine.runtime._messages import Command, Prepared, Report
 from engine.runtime._plan import Plan
@@ -255,7 +256,8 @@ class Crew:
         try:
             site = replace(site, network=_Post(self._boxes, seat), wake=seat.wake)
             worker = Worker(self._planned, self._deal, site, epoch_per_batch=self._epoch_per_batch)
-            with closing([worker]):
+            watch = watching_handlers(self._planned, site.patience.tell)
+            with closing([worker]), watch:
                 wait = seat.wait if site.tally is None else site.tally.waiting(seat.wait)
                 self._run(worker, self._boxes[site.index], seat, wait)
                 if site.tally is not None:

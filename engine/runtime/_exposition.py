@@ -21,6 +21,7 @@ from prometheus_client.core import (
 
 from engine.connectors import Lag
 from engine.runtime._counts import (
+    ActorsSnapshot,
     ResourceSnapshot,
     StateSnapshot,
     StepSnapshot,
@@ -223,6 +224,56 @@ _OF_TASKS: tuple[_Described[TasksSnapshot], ...] = (
         lambda tasks: tasks.limited_s,
     ),
 )
+_OF_ACTORS: tuple[_Described[ActorsSnapshot], ...] = (
+    _Described(
+        "engine_actor_messages_waiting",
+        GaugeMetricFamily,
+        "Messages to actors of the step that wait in mailboxes.",
+        lambda actors: actors.waiting,
+    ),
+    _Described(
+        "engine_actor_messages_handled",
+        CounterMetricFamily,
+        "Messages that actors of the step are done with.",
+        lambda actors: actors.handled,
+    ),
+    _Described(
+        "engine_actor_dead_letters",
+        CounterMetricFamily,
+        "Messages that no actor of the step has handled.",
+        lambda actors: actors.dead,
+    ),
+    _Described(
+        "engine_actor_failures",
+        CounterMetricFamily,
+        "How often a handler of the step has raised.",
+        lambda actors: actors.failed,
+    ),
+    _Described(
+        "engine_actor_retries",
+        CounterMetricFamily,
+        "How often a message was to be tried again after that.",
+        lambda actors: actors.again,
+    ),
+    _Described(
+        "engine_actor_restarts",
+        CounterMetricFamily,
+        "How often an actor of the step has begun again with a fresh state.",
+        lambda actors: actors.restarted,
+    ),
+    _Described(
+        "engine_actor_messages_sent",
+        CounterMetricFamily,
+        "Messages of actors of the step to those of other workers.",
+        lambda actors: actors.sent,
+    ),
+    _Described(
+        "engine_actor_messages_received",
+        CounterMetricFamily,
+        "Messages of actors of other workers to those of the step.",
+        lambda actors: actors.received,
+    ),
+)
 _OF_LENT: tuple[_Described[int], ...] = (
     _Described(
         "engine_task_calls_lent",
@@ -362,6 +413,13 @@ class JobCollector:
                 for step_id, its_tasks in snapshot.tasks.items()
             )
             yield of_tasks.family(["step_id", "worker_index"], tasks)
+        for of_actors in _OF_ACTORS:
+            actors = (
+                ([step_id, name], its_actors)
+                for name, (snapshot, _) in workers
+                for step_id, its_actors in snapshot.actors.items()
+            )
+            yield of_actors.family(["step_id", "worker_index"], actors)
         yield from _lent_and_taken(workers)
         for of_policy in _OF_POLICIES:
             left_out = (

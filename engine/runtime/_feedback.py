@@ -73,6 +73,10 @@ class Feedback:
         self._received[sender] += len(batch)
         return sender in self._missing
 
+    def exchanged(self) -> tuple[int, int]:
+        """How many messages were sent to other workers, and received from them."""
+        return sum(self._sent), sum(self._received)
+
     # Epochs
 
     def pass_barrier(self) -> None:

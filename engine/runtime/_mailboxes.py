@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heappop, heappush
 from itertools import chain, islice
 from typing import Any, Final
@@ -32,7 +32,7 @@ class Mailboxes:
     def __init__(
         self,
         state: ActorState,
-        names: tuple[str, Container[str]],
+        names: tuple[str, Collection[str]],
         elsewhere: Callable[[Any], int | None] | None = None,
     ) -> None:
         self.pending = 0
@@ -104,7 +104,7 @@ class Mailboxes:
                 address = ref[0]
             elif ref[2] not in self._classes:
                 self.pending -= 1
-                reason = f"the step has no class {ref[2]!r}"
+                reason = f"the step has no class {ref[2]!r}; it has {', '.join(self._classes)}"
                 self.dead.append(dead_message(ref, mail, reason))
                 continue
             box = boxes.get(address)
@@ -118,10 +118,11 @@ class Mailboxes:
     def _of_this_worker(
         self, sent: list[tuple[Ref, Mail]], elsewhere: Callable[[Any], int | None]
     ) -> list[tuple[Ref, Mail]]:
-        """Those mails that are for actors here; the others go to `outgoing`."""
+        """Those mails that are for actors here, or for none; the others go to `outgoing`."""
         here: list[tuple[Ref, Mail]] = []
         for told in sent:
-            worker = elsewhere(told[0][0])
+            ref, _ = told
+            worker = elsewhere(ref[0]) if ref[2] in self._classes else None
             if worker is None:
                 here.append(told)
             else:

@@ -29,6 +29,7 @@ from engine.runtime._crew import Crew
 from engine.runtime._deal import Deal, deal_partitions
 from engine.runtime._discovery import Discovery, discovering
 from engine.runtime._failure import explained, name_of
+from engine.runtime._handler_watch import watching_handlers
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._leader import Drain, Leader
 from engine.runtime._machine import this_machine
@@ -249,7 +250,8 @@ def _run_on(
         leader.lead(crew, options.monitor, discovery, options.desk)
         return
     worker = Worker(planned, deal, sites[0], epoch_per_batch=per_batch)
-    with closing([worker]), _answering(options.desk):
+    watch = watching_handlers(planned, options.tell)
+    with closing([worker]), _answering(options.desk), watch:
         _drive(worker, coordinator, options, recovery, discovery)
 
 

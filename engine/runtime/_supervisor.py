@@ -23,11 +23,15 @@ from engine.operators.actors._life import Life
 from engine.operators.actors._mail import (
     ASK,
     FAILED,
+    REPLY,
     RESULT,
     SIGNAL,
+    SPAWN,
     STOP,
     TELL,
+    TIMEOUT,
     UNSPAWN,
+    WATCH,
     Mail,
     packed,
     unpacked,
@@ -64,6 +68,8 @@ class Supervisor:
         self._boxes = boxes
         self._ctx = ctx
         self._chance = chance
+        self.failures = self.retries = self.restarts = 0
+        """How often a handler has raised, what came of it was another try, or a fresh state."""
 
     def failed(
         self, address: Any, actor: Actor, mails: list[Mail], at: int, error: Exception
@@ -83,13 +89,15 @@ class Supervisor:
         Raises:
             EngineRuntimeError: It ends the run.
         """
-        mail, life, now_s = mails[at], actor.life or Life(), self._ctx.now_s
+        mail, life, now_s = mails[at], actor.life or self._ctx.new_life(), self._ctx.now_s
         actor.life = life
+        self.failures += 1
         directive, tries = actor.blueprint.supervise, 1
         if isinstance(directive, Retry):
             life.tries = tries = life.tries + 1
             # One that ends the process isn't tried again by those who have counted its deaths.
             if directive.allows(error, tries) and not isinstance(error, WorkerProcessError):
+                self.retries += 1
                 until_s = now_s + directive.backoff.wait_s(tries, self._chance())
                 self._boxes.rest(address, mails[at:], until_s)
                 return at
@@ -116,13 +124,21 @@ class Supervisor:
         return None
 
     def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
-        if mail[4] is not None:
-            self._state.drop_row(address, mail[4])
-        if mail[0] in _ENDS and mail[3] is not None:
-            life.tasks.pop(mail[3], None)
+        """A message isn't tried again. What was asked, or called, is over all the same."""
+        kind, _, _, number, row = mail
+        if row is not None:
+            self._state.drop_row(address, row)
+        if number is None:
+            return
+        if kind in (REPLY, TIMEOUT):
+            life.asks.pop(number, None)
+            self._state.alarms.set(address, life.due_s())
+        elif kind in _ENDS:
+            life.tasks.pop(number, None)
 
     def _restart(self, address: Any, actor: Actor) -> None:
         life: Life = actor.life
+        self.restarts += 1
         actor.state = actor.blueprint.new_state()
         life.behaviour = None
         life.timers.clear()
@@ -131,14 +147,23 @@ class Supervisor:
         self._state.alarms.set(address, None)
 
     def stop(self, address: Any, actor: Actor, mails: list[Mail], at: int) -> None:
-        """End the actor whose turn it is after one of its messages."""
+        """End the actor whose turn it is after one of its messages.
+
+        Of what lies behind that, all from a wish to have such an actor on is for the next one.
+        """
         ref, sent = self._ctx.self, self._ctx.sent
         life: Life = actor.life
-        for mail in [*life.stash, *mails[at + 1 :], *self._boxes.take_all(address)]:
+        waiting = [*mails[at + 1 :], *self._boxes.take_all(address)]
+        end = next((i for i, mail in enumerate(waiting) if mail[0] == SPAWN), len(waiting))
+        for mail in [*life.stash, *waiting[:end]]:
             if mail[4] is not None:
                 self._state.drop_row(address, mail[4])
             if mail[0] in _MESSAGES:
                 self.bury(mail, "the actor has stopped")
+            elif mail[0] == WATCH and mail[2] is not None:
+                life.watchers[mail[2]] = None
+        for mail in waiting[end:]:
+            self._boxes.put(address, mail)
         for child in life.children:
             sent.append((child, (STOP, None, ref, None, None)))
         for watcher in life.watchers:

@@ -203,6 +203,7 @@ class Worker:
             lags=lags,
             watermarks={k: v for c, _ in self._clocked for k, v in c.snapshots(self._time_s())},
             tasks={node.step_id: node.table.snapshot() for node, _ in self._tasked},
+            actors={n.step_id: n.snapshot() for stage in self.stages for n, _ in stage.actors},
             left_out=tally.left_out(),
             resources=self.ledger.snapshot(),
             lent={} if self.lending is None else self.lending.lent(),

@@ -132,11 +132,12 @@ def test_a_class_that_the_step_has_not_is_refused():
         def tell(self, ctx: Context, n: int) -> None:
             ctx.tell(Ref("Nobody", "x"), n)
 
-    with pytest.raises(EngineRuntimeError, match="no actors of class 'Nobody'"):
+    with pytest.raises(EngineRuntimeError, match="it has no class 'Nobody'; it has Stranger"):
         handle(table_of(Stranger), [(Ref("Nobody", "x"), 1)])
     table = table_of(Stranger)
     handle(table, [("a", 1)])
-    assert [letter.reason for letter in table.boxes.dead] == ["the step has no class 'Nobody'"]
+    why = "the step has no class 'Nobody'; it has Stranger"
+    assert [letter.reason for letter in table.boxes.dead] == [why]
 
 
 def test_the_nearest_handler_counts():

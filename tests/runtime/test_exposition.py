@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
+import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import engine.operators as op
 from engine.connectors import Lag
 from engine.dataflow import Dataflow
+from engine.operators.actors import Actor, Context, Exponential, Restart, Retry, handles
 from engine.operators.tasks import Resources, task
 from engine.runtime import RunOptions, run_flow
 from engine.runtime._counts import ResourceSnapshot, StateSnapshot, StepSnapshot, WatermarkSnapshot
@@ -63,9 +66,29 @@ def ran(workers: int = 1) -> Monitor:
     take = Resources(cpu=0.1)
     called = task("call", keyed, str, executor="inline", resources=take, placement="any")
     op.output("called", called.ok, TestingSink([]))
+    acted = op.actor("act", keyed, Neighbour)
+    op.output("acted", acted.out, TestingSink([]))
+    op.output("dead", acted.dead_letters, TestingSink([]))
     monitor = Monitor(time.monotonic_s)
     run_flow(flow, RunOptions(workers=workers, monitor=monitor))
     return monitor
+
+
+class Neighbour(Actor):
+    """Sends each number on to the actor of the next one; those of ten and above raise for it."""
+
+    supervise = Retry(
+        attempts=2, backoff=Exponential(timedelta(0), jitter=0), then=Restart(max=None)
+    )
+
+    @handles(int)
+    def take(self, ctx: Context, n: int) -> None:
+        ctx.tell(Neighbour.ref(str(n + 1)), f"from {n}")
+
+    @handles(str)
+    def hear(self, ctx: Context, text: str) -> None:
+        if len(ctx.key) > 1:
+            raise ValueError(text)
 
 
 def test_what_was_counted_is_shown_with_its_step_and_worker():
@@ -171,6 +194,26 @@ def test_no_worker_lacks_in_the_samples_of_a_run():
     keys = values(families["engine_state_keys"])
     assert sum(n for (step, _), n in keys.items() if step == "flow.n") == 100.0
     assert values(families["engine_epoch_duration_seconds"], "_count") == {(): 1.0}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_what_actors_have_done_is_shown(workers: int):
+    """However they are spread, the sums are the same; what is sent is received."""
+    families = parsed(ran(workers))
+
+    def total(name: str) -> float:
+        shown = values(families[f"engine_actor_{name}"], "_total")
+        assert len(shown) == workers
+        return sum(shown.values())
+
+    assert total("messages_handled") == 200.0
+    assert total("failures") == 2 * 91.0
+    assert total("retries") == total("restarts") == total("dead_letters") == 91.0
+    assert total("messages_sent") == total("messages_received")
+    assert (total("messages_sent") > 0) is (workers > 1)
+    assert set(values(families["engine_actor_messages_waiting"]).values()) == {0.0}
+    calls = values(families["engine_step_duration_seconds"], "_count")
+    assert sum(n for (step, _), n in calls.items() if step == "flow.act") > 0
 
 
 def test_names_and_units_are_as_prometheus_has_them():

@@ -20,6 +20,7 @@ EDGES = {
     "engine/runtime/_crew.py": "runs workers in threads",
     "engine/runtime/_mesh.py": "binds a worker's network to sockets",
     "engine/runtime/_processes.py": "spawns processes and listens to them",
+    "engine/runtime/_handler_watch.py": "looks at a worker's thread, on one of its own",
     "engine/runtime/_member.py": "is such a process",
     "engine/runtime/_cluster.py": "joins processes of several hosts",
     "engine/runtime/_meeting.py": "connects their workers",

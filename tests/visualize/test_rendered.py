@@ -7,6 +7,7 @@ from typing import Any
 
 import engine.operators as op
 from engine.dataflow import Dataflow
+from engine.operators.actors import Actor
 from engine.operators.tasks import Executor, Label, Resources, task
 from engine.testing import TestingSink, TestingSource
 from engine.visualize import (
@@ -184,6 +185,31 @@ def test_the_plan_says_how_tasks_are_run():
     drawn = to_plantuml(flow, workers=2)
     assert "takes cpu" in drawn
     assert "runs on workers with room: gpu" in drawn
+
+
+class First(Actor): ...
+
+
+class Second(Actor): ...
+
+
+def test_the_plan_says_which_actors_a_step_has():
+    """And that they reach those of other workers by an edge of their own, if there are any."""
+    flow = Dataflow("acted")
+    s = op.input("in", flow, TestingSource([]))
+    acted = op.actor("act", s, First, Second)
+    op.output("out", acted.out, TestingSink([]))
+    told = {"step_id": "acted.act", "classes": ["First", "Second"]}
+    for workers in (1, 3):
+        several = workers > 1
+        found = json.loads(to_json(flow, workers=workers))["actors"]
+        assert found == [{**told, "between_workers": several}]
+        drawn = to_mermaid(flow, workers=workers)
+        assert "act<br>(actor)<br>actors: First, Second" in drawn
+        assert ('s1 ==>|"messages between workers"| s1' in drawn) is several
+        drawn = to_plantuml(flow, workers=workers)
+        assert "actors: First, Second" in drawn
+        assert ("messages between workers" in drawn) is several
 
 
 class _Own(Executor):

@@ -188,10 +188,9 @@ class Blueprint:
         self.version = cls.version
         self.migrate = None if cls.migrate is Actor.migrate else cls.migrate
         """The user's, if there is one."""
-        self.fields = tuple(field.name for field in fields(cls.State))
-        self.field_names = ",".join(self.fields)
         self.new_state: Callable[[], Any] = cls.State
         self.images = Images(cls.State)
+        self.field_names = ",".join(self.images.names)
         for base in reversed(cls.__mro__):
             for function in vars(base).values():
                 kind = getattr(function, _MARK, None)

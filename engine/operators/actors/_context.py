@@ -8,16 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol, Unpack
+from typing import Any, Final, NoReturn, Protocol, Unpack
 
 from engine.errors import UserCodeError
 from engine.operators._keys import Key
+from engine.operators._shown import shown
 from engine.operators.actors._fixed import CHECKS, SCALARS
 from engine.operators.actors._life import Life
 from engine.operators.actors._mail import ASK, REPLY, SPAWN, TELL, WATCH, Mail, packed
 from engine.operators.actors._ref import Ref, new_ref
 from engine.operators.actors._requests import TaskOptions, TaskRequest, request_of
 from engine.operators.tasks import TaskError
+
+_ASKS_OF_A_LIFE: Final = 2**20
+"""So many numbers for asks are set aside for each actor that makes some."""
 
 
 class Addressable(Protocol):
@@ -36,6 +40,7 @@ class Context:
     """
 
     __slots__ = (
+        "_lives",
         "actor",
         "before",
         "emit",
@@ -69,6 +74,7 @@ class Context:
         """What the actor had besides its state before the transaction, if that was changed."""
         self.stashed = self.stopped = self.unstashed = False
         self.now_s = 0.0
+        self._lives = 0
 
     @property
     def self(self) -> Ref:
@@ -92,11 +98,20 @@ class Context:
         """What the actor has besides its state, to be changed: the engine's own use."""
         life: Life | None = self.actor.life
         if life is None:
-            life = self.actor.life = Life()
-            self.before = Life()
+            life = self.actor.life = self.new_life()
+            self.before = life.copy()
         elif self.before is None:
             self.before = life.copy()
         return life
+
+    def new_life(self) -> Life:
+        """That of an actor which had nothing but its state: the engine's own use.
+
+        Its asks have numbers that none of another actor of the same key has, whose answers may come
+        after it has stopped.
+        """
+        self._lives = max(self._lives + 1, int(self.now_s * 1000))
+        return Life(next_ask=self._lives * _ASKS_OF_A_LIFE)
 
     # Messages
 
@@ -108,8 +123,10 @@ class Context:
             message: Anything that can be pickled. Later changes of it aren't seen.
 
         Raises:
-            UserCodeError: It can't be pickled.
+            UserCodeError: The message can't be pickled, or `to` is no `Ref`.
         """
+        if to.__class__ is not Ref:
+            refuse(to)
         kind = message.__class__
         if kind not in SCALARS and not CHECKS[kind](message):
             message = packed(message)
@@ -137,14 +154,17 @@ class Context:
             on_timeout: A method that is called then with the context and what was asked.
 
         Raises:
-            UserCodeError: The message can't be pickled, or a method isn't the actor's.
+            UserCodeError: The message can't be pickled, `to` is no `Ref`, the timeout no
+                `timedelta`, or a method isn't the actor's.
         """
+        if to.__class__ is not Ref:
+            refuse(to)
         life = self.life()
         number = life.next_ask
         life.next_ask = number + 1
         asked = packed(message)
         late = None if on_timeout is None else self._name_of(on_timeout)
-        due_s = self.now_s + timeout.total_seconds()
+        due_s = self.now_s + _seconds(timeout, "timeout")
         life.asks[number] = self._name_of(on_reply), late, due_s, asked
         self.sent.append((to, (ASK, asked, self.self, number, None)))
 
@@ -222,9 +242,9 @@ class Context:
             message: As in `tell`.
 
         Raises:
-            UserCodeError: The message can't be pickled.
+            UserCodeError: The message can't be pickled, or `after` is no `timedelta`.
         """
-        self.life().timers[name] = self.now_s + after.total_seconds(), packed(message)
+        self.life().timers[name] = self.now_s + _seconds(after, "after"), packed(message)
 
     def cancel(self, name: str) -> None:
         """Forget a timer, if there is one of that name. Its message may lie in the mailbox."""
@@ -279,7 +299,13 @@ class Context:
         return ref
 
     def watch(self, ref: Ref) -> None:
-        """Hear of an actor's end by `Terminated`."""
+        """Hear of an actor's end by `Terminated`.
+
+        Raises:
+            UserCodeError: It is no `Ref`.
+        """
+        if ref.__class__ is not Ref:
+            refuse(ref)
         self.sent.append((ref, (WATCH, None, self.self, None, None)))
 
     def stop(self) -> None:
@@ -290,3 +316,16 @@ class Context:
         """
         self.life()
         self.stopped = True
+
+
+def refuse(to: Any) -> NoReturn:
+    """Say what is wrong with something that stands for an actor and is no `Ref`."""
+    msg = f"an actor is told by its ref, as `Cls.ref(key)` or `ctx.sender`; got {shown(to)}"
+    raise UserCodeError(msg)
+
+
+def _seconds(length: timedelta, name: str) -> float:
+    if not isinstance(length, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users may not check types
+        msg = f"`{name}` must be a `timedelta`; got {shown(length)}"
+        raise UserCodeError(msg)
+    return length.total_seconds()

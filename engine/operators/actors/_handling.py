@@ -16,13 +16,14 @@ from engine.operators.actors._mail import (
     RESULT,
     SIGNAL,
     SPAWN,
-    STOP,
     TELL,
     TIMEOUT,
+    UNSPAWN,
     WATCH,
     Mail,
     unpacked,
 )
+from engine.operators.actors._ref import Ref
 
 MESSAGES: Final = (TELL, ASK)
 _ANSWERS: Final = (REPLY, TIMEOUT)
@@ -47,18 +48,26 @@ def handle(actor: Actor, ctx: Context, mail: Mail) -> str | None:
         _take_end(actor, ctx, mail, number)
     elif kind == SIGNAL:
         actor.on_signal(ctx, unpacked(message))
-    elif kind == STOP:
-        ctx.stop()
     else:
         assert sender is not None  # noqa: S101
-        life = ctx.life()
-        if kind == SPAWN:
-            life.parent = sender
-        elif kind == WATCH:
-            life.watchers[sender] = None
-        else:
-            life.children.pop(sender, None)
+        _take_tie(ctx, kind, sender)
     return None
+
+
+def _take_tie(ctx: Context, kind: int, sender: Ref) -> None:
+    """Note what another actor is to this one, or is no more."""
+    life = ctx.life()
+    if kind == SPAWN:
+        if life.parent not in (None, sender):
+            ctx.sent.append((life.parent, (UNSPAWN, None, ctx.self, None, None)))
+        life.parent = sender
+    elif kind == WATCH:
+        life.watchers[sender] = None
+    elif kind == UNSPAWN:
+        life.children.pop(sender, None)
+    elif life.parent == sender:
+        # Else it is another's child by now, or nobody's, as one that was made after a stop.
+        ctx.stop()
 
 
 def _call_handler(actor: Actor, ctx: Context, message: Any) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from engine.dataflow import f_repr
 from engine.errors import InconsistentPartitionsError, UserCodeError
@@ -30,7 +30,7 @@ def present_fields(
     """
     if version != blueprint.version:
         fields = _migrated(blueprint, ref, version, fields)
-    gone = fields.keys() - set(blueprint.fields)
+    gone = fields.keys() - set(blueprint.images.names)
     if gone:
         names = ", ".join(map(repr, sorted(gone)))
         msg = (
@@ -70,4 +70,4 @@ def _migrated(
     if not isinstance(migrated, dict):
         msg = f"{where}: {f_repr(migrate)} returned {migrated!r}, which is no dict of fields"
         raise UserCodeError(msg, function=migrate, hint=hint)
-    return migrated
+    return cast("dict[str, Any]", migrated)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -154,6 +156,55 @@ def test_a_drain_without_a_store_waits_for_messages(workers: int):
     op.output("out", acted.out, TestingSink(out))
     run_flow(flow, RunOptions(workers=workers, drain=drain, waiter=waiter))
     assert len(out) == 10
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_message_to_a_class_that_the_step_has_not_is_a_dead_letter(workers: int):
+    """Whichever worker owns the key."""
+
+    class Stranger(Actor):
+        @handles(int)
+        def tell(self, ctx: Context, n: int) -> None:
+            ctx.tell(Ref("Nobody", n), n)
+
+    dead: list[Any] = []
+    flow = Dataflow("f")
+    s = op.input("in", flow, TestingSource([("a", n) for n in range(10)]))
+    acted = op.actor("act", s, Stranger)
+    op.output("out", acted.out, TestingSink([]))
+    op.output("dead", op.map("of", acted.dead_letters, lambda d: d.message), TestingSink(dead))
+    run_flow(flow, RunOptions(workers=workers))
+    assert sorted(dead) == list(range(10))
+
+
+@pytest.mark.parametrize(
+    ("does", "why"),
+    [
+        (lambda ctx: ctx.tell("bob", 1), "as `Cls.ref.*; got 'bob' of type `str`"),
+        (lambda ctx: ctx.tell(Actor, 1), "told by its ref"),
+        (lambda ctx: ctx.watch("bob"), "told by its ref"),
+        (
+            lambda ctx: ctx.ask(None, 1, on_reply=print, timeout=timedelta(1)),
+            "told by its ref.*; got None",
+        ),
+        (
+            lambda ctx: ctx.ask(ctx.self, 1, on_reply=ctx.actor.do, timeout=5),
+            "`timeout` must be a `timedelta`; got 5",
+        ),
+        (lambda ctx: ctx.timer("x", 5, 1), "`after` must be a `timedelta`; got 5"),
+    ],
+)
+def test_what_a_context_is_given_wrongly_is_named(does: Callable[[Any], None], why: str):
+    """By an error at the user's own line."""
+
+    class Wrong(Actor):
+        @handles(int)
+        def do(self, ctx: Context, n: int) -> None:
+            does(ctx)
+
+    with pytest.raises(EngineRuntimeError) as caught:
+        run_main(flow_of([("a", 1)], [], None, Wrong))
+    assert re.search(why, str(caught.value.__cause__))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
