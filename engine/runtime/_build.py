@@ -459,7 +459,7 @@ class _StageBuilder:
         senders = self._reach[step.index]
         has_room = functools.partial(have_room, senders)
         calls = ActorCalls(step_id, kernel.classes[0].__module__, site)
-        around = has_room, running.feedback, calls, counts, site.patience.tell
+        around = has_room, running.feedback, calls, site.patience.tell, counts
         spot = ActorSite(step_id, site.clock.time_s, *around)
         node = actor_node(spot, table, (downs[0], dead), inputs, site.store)
         running.actors.append((node, senders))

@@ -184,6 +184,46 @@ def test_a_stopped_actor_isnt_told_of_its_tasks():
     assert work(table) == [("a", 4.0)]
 
 
+class Putting(Actor):
+    """Puts the first answer and the first root away."""
+
+    @dataclass
+    class State:
+        full: int = 0
+
+    @handles(str)
+    def begin(self, ctx: Context, what: str) -> None:
+        if what == "ask":
+            ctx.ask(Putting.ref("b"), 1, on_reply=self.heard, timeout=SECOND)
+        elif what == "task":
+            ctx.task(math.sqrt, 49.0, on_result=self.heard)
+        else:
+            ctx.unstash()
+
+    @handles(int)
+    def answer(self, ctx: Context, number: int) -> None:
+        ctx.reply(number)
+
+    def heard(self, ctx: Context, what: float) -> None:
+        if self.state.full == 2:
+            ctx.emit(what)
+        else:
+            self.state.full += 1
+            ctx.stash()
+
+
+def test_answers_and_results_can_be_put_away():
+    """They come again when they are wanted, and no timeout comes in between."""
+    table = table_of(Putting)
+    handle(table, ("a", "ask"), ("a", "task"))
+    end(table)
+    assert work(table) == []
+    assert work(table, now_s=60.0) == []
+    assert handle(table, ("a", "come")) == [1, 7.0]
+    life = table.state.get("a").life
+    assert (life.asks, life.tasks) == ({}, {})
+
+
 class Fresh(Rooter):
     supervise = Restart()
 

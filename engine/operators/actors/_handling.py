@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from engine.operators.actors._actor import Actor
 from engine.operators.actors._context import Context
+from engine.operators.actors._life import FIRED_S
 from engine.operators.actors._mail import (
     ASK,
     FAILED,
@@ -87,18 +88,23 @@ def _take_answer(actor: Actor, ctx: Context, mail: Mail, ask: int) -> None:
     """Handle the answer to an ask, or that there is none. It may be too late, or the second."""
     if actor.life is None or ask not in actor.life.asks:
         return
-    reply, late, _, asked = ctx.life().asks.pop(ask)
+    life = ctx.life()
+    reply, late, _, asked = life.asks.pop(ask)
     if mail[0] == REPLY:
         getattr(actor, reply)(ctx, unpacked(mail[1]))
     elif late is not None:
         getattr(actor, late)(ctx, unpacked(asked))
+    if ctx.stashed:
+        # It comes again, and is waited for until then.
+        life.asks[ask] = reply, late, FIRED_S, asked
 
 
 def _take_end(actor: Actor, ctx: Context, mail: Mail, task: int) -> None:
     """Handle what a task has come to. The actor may have begun anew since it asked for it."""
     if actor.life is None or task not in actor.life.tasks:
         return
-    on_result, on_error = ctx.life().tasks.pop(task)
+    life = ctx.life()
+    on_result, on_error = life.tasks.pop(task)
     value = unpacked(mail[1])
     if mail[0] == RESULT:
         getattr(actor, on_result)(ctx, value)
@@ -106,3 +112,5 @@ def _take_end(actor: Actor, ctx: Context, mail: Mail, task: int) -> None:
         raise value.exception
     else:
         getattr(actor, on_error)(ctx, value)
+    if ctx.stashed:
+        life.tasks[task] = on_result, on_error

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypedDict
+from typing import Any, Final, Literal, TypedDict
 
 from engine.dataflow import f_repr
 from engine.errors import UserCodeError
 from engine.operators.tasks import Retry
 from engine.operators.tasks._executor import AsyncExecutor, executor_name, executor_of, is_async
 from engine.operators.tasks._policies import check_span
+
+_FUNCTIONS: Final = 256
+"""So many are remembered, as it takes long to see what they are."""
 
 
 class TaskOptions(TypedDict, total=False):
@@ -75,21 +79,30 @@ def request_of(fn: Callable[..., Any], args: tuple[Any, ...], options: TaskOptio
     return TaskRequest(work, executor, timeout, Retry() if retry is None else retry)
 
 
-def _executor_for(fn: Callable[..., Any], named: str | None) -> str:
+def _looked_at(fn: Callable[..., Any]) -> bool:
+    """Whether a function is ``async def``, if it can be called at all."""
     if not callable(fn):
         msg = f"`ctx.task` takes a function to call; got {fn!r}"
         raise UserCodeError(msg)
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         msg = f"{f_repr(fn)} is a generator function, whose result can't be saved: return a list"
         raise UserCodeError(msg, function=fn)
+    return is_async(fn)
+
+
+_known = functools.lru_cache(_FUNCTIONS)(_looked_at)
+
+
+def _executor_for(fn: Callable[..., Any], named: str | None) -> str:
+    awaited = (_known if isinstance(fn, Hashable) else _looked_at)(fn)
     if named is None:
-        return "async" if is_async(fn) else "thread"
+        return "async" if awaited else "thread"
     try:
         executor = executor_of(named)
     except (TypeError, ValueError) as ex:
         msg = f"`ctx.task`: {ex}"
         raise UserCodeError(msg) from None
-    if is_async(fn) and not isinstance(executor, AsyncExecutor):
+    if awaited and not isinstance(executor, AsyncExecutor):
         msg = f"{f_repr(fn)} is `async def`, which takes executor='async'"
         raise UserCodeError(msg, function=fn)
     return executor_name(executor)
