@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from engine.runtime._ports import log
 
 TURN_MESSAGES_MAX: Final = 1000
 """About how many messages are handled before something else has its turn."""
+_TELL_EVERY_S: Final = 10.0
 PENDING_MAX: Final = 10_000
 """How many messages may wait before no more of the input is taken."""
 FRESH_MAX: Final = 50_000
@@ -106,6 +108,7 @@ class ActorNode(Node):
         self._now_s, self._peers, self._calls = site.now_s, site.peers, site.calls
         self._down, self._dead = downs
         self._dead_letters = 0
+        self._told_failures, self._tell_at_s = 0, -math.inf
         self._run = table.run if site.counts is None else site.counts.timing(table.run)
         self._backlog = Backlog(site.step_id, PENDING_MAX, site.tell)
         self._owed: deque[Callable[[], None]] = deque()
@@ -247,8 +250,22 @@ class ActorNode(Node):
             outgoing, boxes.outgoing = boxes.outgoing, {}
             for receiver, mails in outgoing.items():
                 self._peers.send(WorkerIndex(receiver), mails)
+        if table.supervised.failures != self._told_failures:
+            self._tell_of_failures()
         if boxes.dead:
             self._bury()
+
+    def _tell_of_failures(self, *, at_last: bool = False) -> None:
+        """Tell people how often handlers have raised: the first time, then once in a while."""
+        now_s, done = self._now_s(), self.table.supervised
+        if now_s < self._tell_at_s and not at_last:
+            return
+        self._told_failures, self._tell_at_s = done.failures, now_s + _TELL_EVERY_S
+        times = "once" if done.failures == 1 else f"{done.failures:,} times"
+        self._site.tell(
+            f"step {self.step_id!r}: handlers of its actors have raised {times} so far on this "
+            f"worker; the last one: {done.last_failure()}"
+        )
 
     def _bury(self) -> None:
         boxes = self.table.boxes
@@ -273,6 +290,8 @@ class ActorNode(Node):
             self._drained = True
             return
         self.ended = True
+        if self.table.supervised.failures != self._told_failures:
+            self._tell_of_failures(at_last=True)
         self._down.end()
         if self._dead is not None:
             self._dead.end()

@@ -70,6 +70,7 @@ class Supervisor:
         self._chance = chance
         self.failures = self.retries = self.restarts = 0
         """How often a handler has raised, what came of it was another try, or a fresh state."""
+        self._last: tuple[Ref, Mail, Exception] | None = None
 
     def failed(
         self, address: Any, actor: Actor, mails: list[Mail], at: int, error: Exception
@@ -92,6 +93,7 @@ class Supervisor:
         mail, life, now_s = mails[at], actor.life or self._ctx.new_life(), self._ctx.now_s
         actor.life = life
         self.failures += 1
+        self._last = self._ctx.self, mail, error
         directive, tries = actor.blueprint.supervise, 1
         if isinstance(directive, Retry):
             life.tries = tries = life.tries + 1
@@ -122,6 +124,12 @@ class Supervisor:
             self.stop(address, actor, mails, at)
             return len(mails)
         return None
+
+    def last_failure(self) -> str:
+        """Whose handler has raised last for what, in words; there must have been one."""
+        assert self._last is not None  # noqa: S101
+        ref, mail, error = self._last
+        return f"{ref!r} on {shortened(unpacked(mail[1]))}: {name_of(error)}"
 
     def _give_up(self, address: Any, life: Life, mail: Mail) -> None:
         """A message isn't tried again. What was asked, or called, is over all the same."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tests.chaos.processes import ended
+from tests.chaos.processes import ended, start
 from tests.chaos.test_actors import kill_while_it_works, lines, run
 
 ORDERS = 200
@@ -116,3 +118,64 @@ def test_kills_change_nothing_that_is_done_apart(tmp_path: Path, way: tuple[str,
     counts = Counter((row[2], int(row[3])) for row in rows if row[0] == "filed")
     sizes = Counter(f"k{number % 7}" for number in range(ORDERS))
     assert counts == Counter((key, n + 1) for key, size in sizes.items() for n in range(size))
+
+
+NAPS = """\
+import os, time
+from pathlib import Path
+import engine.operators as op
+from engine.connectors.files import FileSink
+from engine.dataflow import Dataflow
+from engine.operators.actors import Actor, actor, dedicated, handles
+from engine.testing import TestingSource
+
+HERE = Path(__file__).parent
+
+
+def nap(number):
+    if os.environ["NAPS"] == "long":
+        time.sleep(600)
+    return number
+
+
+class Desk(Actor):
+    @handles(int)
+    def order(self, ctx, number: int):
+        ctx.task(nap, number, on_result=self.done, executor="process")
+        ctx.tell(Clerk.ref(ctx.key), number)
+        ctx.emit(("", f"asked {number}"))
+
+    def done(self, ctx, number: int):
+        ctx.emit(("", f"done {number}"))
+
+
+@dedicated()
+class Clerk(Actor):
+    @handles(int)
+    def file(self, ctx, number: int):
+        ctx.emit(("", f"filed {nap(number)}"))
+
+
+flow = Dataflow("flow")
+s = op.input("in", flow, TestingSource([("a", 1), ("b", 2)]))
+desks = actor("desks", s, Desk, Clerk)
+op.output("out", desks.out, FileSink(HERE / "out.txt"))
+"""
+
+
+def test_a_drain_leaves_what_is_under_way_for_a_later_run(tmp_path: Path):
+    """Which makes the calls again; nothing waits for ten minutes."""
+    tmp_path.joinpath("flows.py").write_text(NAPS, encoding="utf-8")
+    process = start(tmp_path, "-r", "store", "-s", "20ms", NAPS="long")
+    until_s = time.monotonic() + 60
+    while len(lines(tmp_path)) < 2 and process.poll() is None:
+        assert time.monotonic() < until_s
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    said = ended(process)
+    assert process.returncode == 0, said
+    process = start(tmp_path, "-r", "store", NAPS="short")
+    said = ended(process)
+    assert process.returncode == 0, said
+    wanted = [f"{what} {number}" for what in ("asked", "done", "filed") for number in (1, 2)]
+    assert sorted(lines(tmp_path)) == wanted

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.operators.actors import Actor, Context, Ref, handles
+from engine.operators.actors import Actor, Context, Ref, Resume, handles
 from engine.operators.actors._mail import TELL
 from engine.operators.tasks import Resources
 from engine.runtime import _actor_node
@@ -26,12 +26,19 @@ from engine.runtime._store import Store
 from engine.runtime._task_site import RealExecutors, StartsExecutors
 
 OTHER = WorkerIndex(1)
+UNREAD = Target(lambda _: None, lambda: None)
 
 
 class Echo(Actor):
+    supervise = Resume()
+
     @handles(int)
     def echo(self, ctx: Context, n: int) -> None:
         ctx.emit(n)
+
+    @handles(str)
+    def fail(self, _: Context, text: str) -> None:
+        raise ValueError(text)
 
 
 @dataclass
@@ -52,6 +59,9 @@ class FakePeers:
 
     def receive(self, sender: WorkerIndex, batch: list[Any]) -> bool:
         return self.logged
+
+    def exchanged(self) -> tuple[int, int]:
+        return len(self.sent), 0
 
     def say_quiet(self) -> bool:
         said, self.news = self.news, False
@@ -90,12 +100,15 @@ class Scene:
     out: list[Any] = field(default_factory=list[Any])
     ended: bool = False
     paid: list[str] = field(default_factory=list[str])
+    told: list[str] = field(default_factory=list[str])
+    now_s: float = 0.0
 
     def __post_init__(self) -> None:
         table = ActorTable((Echo,), "f.act", lambda: 0.5)
         calls = ActorCalls("f.act", __name__, Around())
-        site = ActorSite("f.act", lambda: 0.0, lambda: self.room, self.peers, calls)
-        self.node = ActorNode(site, table, (Target(self.out.extend, self._end), None), 1)
+        now = ("f.act", lambda: self.now_s, lambda: self.room)
+        site = ActorSite(*now, self.peers, calls, self.told.append)
+        self.node = ActorNode(site, table, (Target(self.out.extend, self._end), UNREAD), 1)
 
     def _end(self) -> None:
         self.ended = True
@@ -195,3 +208,23 @@ def test_what_is_on_its_way_at_a_barrier_is_logged_with_its_actor():
     (row,) = log.stored
     assert [mail[1] for mail in pickle.loads(row)] == [1]
     assert scene.node.take_log().keys == []
+
+
+def test_handlers_that_raise_are_told_of_once_in_a_while():
+    """The first time at once, however many there are then, and all of them at the end."""
+    scene = Scene()
+    for n in range(1000):
+        scene.now_s = n / 100
+        scene.node.push([("a", f"bad {n}")])
+    said = "step 'f.act': handlers of its actors have raised {} so far on this worker; "
+    said += "the last one: Echo.ref('a') on 'bad {}': ValueError: bad {}"
+    assert scene.told == [said.format("once", 0, 0)]
+    scene.now_s = 10.0
+    scene.node.push([("a", "bad 1000")])
+    assert scene.told[1:] == [said.format("1,001 times", 1000, 1000)]
+    scene.node.push([("a", "bad 1001")])
+    scene.node.end_input()
+    scene.peers.quiet = True
+    while not scene.ended:
+        scene.node.turn(room=True)
+    assert scene.told[2:] == [said.format("1,002 times", 1001, 1001)]
