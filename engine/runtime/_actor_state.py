@@ -169,9 +169,6 @@ class ActorState(KeyedState):
         self._let_go()
         for address, mails in self.mail.items():
             self._take_out(address, mails)
-        for address, spilled in self.spilled.items():
-            if not all(map(_is_saved, spilled.front)):
-                spilled.front = list(self._without_rows(address, spilled.front))
         rows: dict[Any, bytes] = {}
         gone = self._rewrite(rows)
         kept = 0
