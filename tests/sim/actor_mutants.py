@@ -369,7 +369,7 @@ ACTOR_MUTANTS = [
         (_only_heads_restored, 4),
         (_spilled_behind_what_comes_later, 4),
         (_spilled_mails_behind_the_mailbox, 4),
-        (_front_saved_behind, 839),
+        (_front_saved_behind, 1135),
         (_rows_of_peers_before_older_ones, 352),
         (_put_away_before_it_is_saved, 2),
         (_numbers_begin_again, 18),
