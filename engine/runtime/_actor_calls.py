@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from engine.errors import UserCodeError
@@ -22,7 +23,7 @@ from engine.operators.tasks._executor import AnyExecutor, executor_of
 from engine.operators.tasks._policies import TaskRules
 from engine.runtime._failure import name_of
 from engine.runtime._task_site import Surroundings
-from engine.runtime._task_table import State, TaskTable
+from engine.runtime._task_table import State, Task, TaskTable
 
 IN_FLIGHT_MAX = 256
 """So many calls of a table are under way at the same time; as of a step with tasks by default."""
@@ -102,7 +103,7 @@ class ActorCalls:
             if isinstance(work, Parcel):
                 self._handlers(work.cls).table.admit([order], now_s)
             else:
-                self._tasks(work.executor).table.admit([order], now_s, _rules_of(work))
+                self._tasks(work.executor).take(order, work, now_s)
 
     def turn(self) -> bool:
         """Hear of calls and have others begin. Whether there was something to do."""
@@ -110,6 +111,10 @@ class ActorCalls:
         for line in self._lines.values():
             worked = line.turn(now_s) or worked
         return worked
+
+    def take_tried(self) -> list[tuple[Order, TaskRequest]]:
+        """Tasks that have failed since it was asked last and are tried again, as they are now."""
+        return [tried for line in self._lines.values() for tried in line.take_tried()]
 
     def take_ends(self) -> list[End]:
         """The calls that have ended since it was asked last."""
@@ -173,6 +178,29 @@ class _Line:
             return -math.inf
         return min(table.next_due_s(), executor.due_s())
 
+    def take(self, order: Order, work: TaskRequest, now_s: float) -> None:
+        timeout_s = math.inf if work.timeout is None else work.timeout.total_seconds()
+        rules = TaskRules(timeout_s=timeout_s, retry=work.retry)
+        if not work.tries:
+            self.table.admit([order], now_s, rules)
+            return
+        task = Task(0, "", 0)
+        task.records, task.rules = [order], rules
+        task.tries, task.deaths = work.tries, work.deaths
+        self.table.restore([task], now_s)
+
+    def take_tried(self) -> list[tuple[Order, TaskRequest]]:
+        table, tried = self.table, list[tuple[Order, TaskRequest]]()
+        for task in table.changed.values():
+            order: Order = task.records[0]
+            if task.state is State.RESTING and isinstance(order.work, TaskRequest):
+                work = replace(order.work, tries=task.tries, deaths=task.deaths)
+                task.records[0] = order._replace(work=work)
+                tried.append((order, work))
+        table.changed.clear()
+        table.gone.clear()
+        return tried
+
     def turn(self, now_s: float) -> bool:
         table, executor = self.table, self._executor
         worked = table.hear(executor.completions(), now_s)
@@ -191,11 +219,6 @@ class _Line:
             else End(task.records[0], None, task.result, task.tries)
             for task in self.table.take_over()
         ]
-
-
-def _rules_of(work: TaskRequest) -> TaskRules:
-    timeout_s = math.inf if work.timeout is None else work.timeout.total_seconds()
-    return TaskRules(timeout_s=timeout_s, retry=work.retry)
 
 
 def _argument(order: Order) -> bytes:

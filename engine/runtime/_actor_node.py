@@ -229,6 +229,8 @@ class ActorNode(Node):
     def _look_at_calls(self, now_s: float, *, room: bool) -> bool:
         """Have what came of calls apart from the actors count. Whether there was anything."""
         worked = self._calls.turn()
+        for order, work in self._calls.take_tried():
+            self.table.note_try(order, work)
         for ended in self._calls.take_ends() if room else ():
             self.table.end(ended, now_s)
             worked = True

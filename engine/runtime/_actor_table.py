@@ -45,6 +45,7 @@ from engine.operators.actors._mail import (
     Mail,
     packed,
 )
+from engine.operators.actors._requests import TaskRequest
 from engine.runtime._actor_calls import End, Order, Parcel, portable
 from engine.runtime._actor_state import ActorForm, ActorState
 from engine.runtime._mailboxes import Mailboxes
@@ -497,6 +498,14 @@ class ActorTable:
             return  # The actor has stopped or was restarted.
         self.state.end_task(order.address, order.task)
         self.boxes.put(order.address, ended.mail())
+
+    def note_try(self, order: Order, work: TaskRequest) -> None:
+        """A task has failed and is tried again: a later run must know how often it was."""
+        assert order.task is not None  # noqa: S101
+        mail = self.state.requests.get((order.address, order.task))
+        if mail is not None and mail[1] is order.work:
+            self.state.end_task(order.address, order.task)
+            self.state.requests[order.address, order.task] = TASK, work, None, order.task, None
 
     def _end_apart(self, address: Any, ended: End) -> None:
         actor = self.state.get(address)

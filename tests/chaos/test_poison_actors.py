@@ -1,8 +1,9 @@
-"""Messages whose handlers end the worker's own process: the job comes past them."""
+"""Messages whose handlers fail or end the worker's own process: the job comes past them."""
 
 from __future__ import annotations
 
 import signal
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -25,7 +26,9 @@ from engine.operators.actors import Actor, Escalate, Exponential, Resume, Retry,
 from engine.testing import TestingSource
 
 HERE = Path(__file__).parent
-LETHAL = {{int(n) for n in os.environ["LETHAL"].split()}}
+LETHAL = {{int(n) for n in os.environ.get("LETHAL", "").split()}}
+FAILING = {{int(n) for n in os.environ.get("FAILING", "").split()}}
+COUNT = int(os.environ.get("COUNT", "{MESSAGES}"))
 THEN = Escalate() if os.environ.get("THEN") == "escalate" else Resume()
 
 
@@ -36,7 +39,9 @@ class Sender(Actor):
 
 
 class Receiver(Actor):
-    supervise = Retry(attempts=3, backoff=Exponential(timedelta(0)), then=THEN)
+    supervise = Retry(
+        attempts=5, backoff=Exponential(timedelta(seconds=0.3), factor=1, jitter=0), then=THEN
+    )
 
     @dataclass
     class State:
@@ -47,6 +52,10 @@ class Receiver(Actor):
         self.state.count += 1
         ctx.emit(("", str(n)))
         time.sleep(float(os.environ.get("TAKES_S", "0.001")))
+        if n in FAILING:
+            with (HERE / "tries.txt").open("a") as tries:
+                print(n, file=tries)
+            raise ValueError
         if n in LETHAL:
             if n % 2:
                 os._exit(7)
@@ -55,7 +64,7 @@ class Receiver(Actor):
 
 
 flow = Dataflow("flow")
-s = op.input("in", flow, TestingSource([(n % 3, n) for n in range({MESSAGES})], batch_size=5))
+s = op.input("in", flow, TestingSource([(n % 3, n) for n in range(COUNT)], batch_size=5))
 acted = op.actor("act", s, Sender, Receiver)
 op.output("out", acted.out, FileSink(HERE / "out.txt"))
 dead = op.map("line", acted.dead_letters, lambda d: ("", f"{{d.message}} {{d.tries}} {{d.reason}}"))
@@ -125,15 +134,44 @@ def test_without_a_directive_for_it_the_run_ends_and_says_why(folder: Path):
     assert lines(folder / "out.txt") == all_but()
 
 
+def grown(process: subprocess.Popen[str], path: Path) -> None:
+    """Wait until a file has more lines."""
+    known, until_s = lines(path), time.monotonic() + 60
+    while lines(path) == known:
+        assert process.poll() is None
+        assert time.monotonic() < until_s
+        time.sleep(0.005)
+
+
+def test_tries_count_across_kills(folder: Path):
+    """A message that always fails is a dead letter after all its tries, though most were before."""
+    arguments = ("-r", "store", "-s", "20ms")
+    variables = {"FAILING": "3", "COUNT": "3000"}
+    for _ in range(3):
+        process = start(folder, *arguments, **variables, TAKES_S="0.01")
+        grown(process, folder / "tries.txt")
+        # The count is saved when what comes of later records is out.
+        for _ in range(3):
+            grown(process, folder / "out.txt")
+        process.kill()
+        process.communicate()
+    before = lines(folder / "tries.txt")["3"]
+    process = start(folder, *arguments, **variables, TAKES_S="0")
+    said = ended(process)
+    assert process.returncode == 0, said
+    assert lines(folder / "dead.txt") == {"3 5 ValueError": 1}
+    assert 3 <= before <= 5
+    assert lines(folder / "tries.txt")["3"] <= 5 + 1
+    assert "handlers of its actors have raised" in said
+    out = lines(folder / "out.txt")
+    assert out == {str(n): 1 for n in range(3000) if n != 3}
+
+
 def test_kills_from_outside_are_no_messages_fault(folder: Path):
     """Whatever was being handled comes out in the end."""
     for _ in range(4):
         process = start(folder, "-r", "store", "-s", "20ms", LETHAL="", TAKES_S="0.02")
-        known, until_s = lines(folder / "out.txt"), time.monotonic() + 60
-        while lines(folder / "out.txt") == known:
-            assert process.poll() is None
-            assert time.monotonic() < until_s
-            time.sleep(0.005)
+        grown(process, folder / "out.txt")
         process.kill()
         process.communicate()
     process = start(folder, "-r", "store", "-s", "10", LETHAL="")

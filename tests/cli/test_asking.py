@@ -114,13 +114,14 @@ def once(url: str, target: str, expected: Any) -> dict[str, str]:
             return headers
 
 
-@pytest.mark.parametrize("how", ["-w 1", "-w 2", "-p 2", "-p 2 -w 2"])
-def test_one_address_answers_for_all_keys(how: str, project: Project):
-    """Wherever they are; while the job runs, and after it was started again."""
+@pytest.mark.parametrize(
+    ("first", "then"), [("-w 1", "-w 3"), ("-w 2", "-p 2"), ("-p 2", "-w 1"), ("-p 2 -w 2", "-p 3")]
+)
+def test_one_address_answers_for_all_keys(first: str, then: str, project: Project):
+    """Wherever they are; while the job runs, and when others have them in a later run."""
     project.write("flows.py", FLOWS)
-    command = ["flows:make", *how.split(), "-r", "store", "-s", "50ms", "--ask", "0"]
-    for _ in range(2):
-        run = project.start(*command)
+    for how in (first, then):
+        run = project.start("flows:make", *how.split(), "-r", "store", "-s", "50ms", "--ask", "0")
         url = address_of(run)
         for number in range(20):
             headers = once(url, f"/actors/accounts/k{number}?ask=balance", 10)

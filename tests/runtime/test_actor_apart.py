@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -31,6 +31,7 @@ from engine.operators.actors import (
     handles,
 )
 from engine.operators.actors._apart import HandledApart
+from engine.operators.actors._requests import TaskRequest
 from engine.operators.tasks import Resources, TaskError
 from engine.operators.tasks import Retry as TaskRetry
 from engine.runtime._actor_calls import End, Order, Parcel
@@ -253,6 +254,25 @@ def test_a_task_under_way_is_a_row_until_it_has_ended():
     end(later)
     assert work(later) == [("a", 3.0)]
     assert later.state.barrier().gone == [row]
+
+
+def test_a_task_that_has_failed_is_saved_anew():
+    """In another row: the old one goes with the same epoch."""
+    table = table_of(Rooter)
+    handle(table, ("a", 9.0))
+    before = table.state.barrier().keys[-1]
+    (order,) = table.orders
+    assert isinstance(order.work, TaskRequest)
+    table.note_try(order, replace(order.work, tries=1))
+    changes = table.state.barrier()
+    assert changes.gone == [before]
+    assert len(changes.keys) == 1
+    end(table)
+    assert work(table) == []
+    ((_, again, *_),) = table.state.requests.values()
+    table.orders.append(order._replace(work=again))
+    end(table)
+    assert work(table) == [("a", 3.0)]
 
 
 async def pause() -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from engine.errors import WorkerProcessError
-from engine.operators.actors import Actor, Retry, dedicated
+from engine.operators import tasks
+from engine.operators.actors import Actor, Context, Retry, dedicated, handles
 from engine.operators.actors._requests import TaskRequest, request_of
 from engine.operators.tasks import (
     AnyExecutor,
@@ -24,9 +25,12 @@ from engine.operators.tasks import (
 )
 from engine.runtime import _actor_calls
 from engine.runtime._actor_calls import ActorCalls, Order, Parcel
+from engine.runtime._actor_node import ActorNode, ActorSite
+from engine.runtime._actor_table import ActorTable
 from engine.runtime._ids import WorkerIndex
 from engine.runtime._ledger import Ledger
 from engine.runtime._lending import Lending
+from engine.runtime._nodes import Target
 from engine.runtime._store import Store
 
 SECOND = timedelta(seconds=1)
@@ -235,3 +239,56 @@ def test_what_has_ended_waits_for_room():
     scene.calls.turn()
     assert scene.calls.wait_s(room=False) == math.inf
     assert scene.calls.wait_s(room=True) == 0.0
+
+
+def test_tries_of_earlier_runs_count():
+    """What is saved of a task says how often it has failed."""
+    scene = Scene()
+    twice = request_of(math.sqrt, (9.0,), {"retry": tasks.Retry(attempts=2)})
+    scene.submit(twice, "a")
+    scene.executors.running[0].end(Kind.RAISED, ValueError("no"))
+    assert scene.turn() == []
+    ((order, work),) = scene.calls.take_tried()
+    assert (order.work, work.tries, work.deaths) == (twice, 1, 0)
+    assert scene.calls.take_tried() == []
+    later = Scene()
+    later.submit(work, "a")
+    error = ValueError("no")
+    later.executors.running[0].end(Kind.RAISED, error)
+    assert later.turn() == [("a", None, error)]
+
+
+class Rooter(Actor):
+    @handles(float)
+    def take(self, ctx: Context, number: float) -> None:
+        retry = tasks.Retry(attempts=2)
+        ctx.task(math.sqrt, number, on_result=self.rooted, retry=retry)
+
+    def rooted(self, ctx: Context, root: float) -> None:
+        ctx.emit(root)
+
+
+def test_a_try_that_has_failed_is_saved_with_the_actor():
+    """So the one that is left is the last one, in a later run too."""
+    scene, out = Scene(), list[Any]()
+    table = ActorTable((Rooter,), "f.act", lambda: 0.5)
+    site = ActorSite("f.act", scene.clock.time_s, lambda: True, None, scene.calls)
+    node = ActorNode(site, table, (Target(out.extend, lambda: None), None), 1)
+
+    def turn() -> None:
+        while node.turn(room=True) == 0.0:
+            pass
+
+    node.push([("a", 9.0)])
+    turn()
+    (executor,) = scene.executors.running
+    executor.end(Kind.RAISED, ValueError("no"))
+    turn()
+    ((_, work, *_),) = table.state.requests.values()
+    assert work.tries == 1
+    scene.clock.at_s[0] = 1.0
+    turn()
+    executor.end(value=3.0)
+    turn()
+    assert out == [3.0]
+    assert table.state.requests == {}

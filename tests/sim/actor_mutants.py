@@ -347,7 +347,7 @@ ACTOR_MUTANTS = [
         (_no_feedback_log, 5),
         (_log_not_appended, 5),
         (_feedback_barriers_not_awaited, 5),
-        (_early_feedback_barriers_not_held, 133),
+        (_early_feedback_barriers_not_held, 61),
         (_aligned_on_feedback_too, 0),
         (_log_with_the_sender, 1),
         (_mailboxes_not_saved, 5),

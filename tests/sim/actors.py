@@ -118,6 +118,8 @@ class Credit:
 
     number: int
     amount: int
+    tries: int = 0
+    """Later ones wait longer: where all fail and rest, none might ever be answered in time."""
 
 
 class Account(Actor):
@@ -155,7 +157,7 @@ class Account(Actor):
             credit,
             on_reply=self.done,
             on_timeout=self.again,
-            timeout=WORLD.timeout,
+            timeout=WORLD.timeout * 2 ** min(credit.tries // 20, 6),
         )
 
     @handles(Credit)
@@ -175,6 +177,7 @@ class Account(Actor):
 
     def again(self, ctx: Context, credit: Credit) -> None:
         if credit.number in self.state.pending:
+            credit.tries += 1
             self._pay(ctx, credit, self.state.pending[credit.number][0])
         WORLD.maybe_fail()
 

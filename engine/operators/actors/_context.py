@@ -195,8 +195,8 @@ class Context:
         Nothing waits: other messages come between. It runs as those of
         `engine.operators.tasks.task` do, on the actor's worker; up to 256 at a time of those with
         the same options, and others wait. It is part of the actor: if the job dies before the
-        result is saved, the call is made again, its tries counted anew. What comes of it is handled
-        once. A stopped or restarted actor isn't told of it.
+        result is saved, the call is made again; tries that had failed still count. What comes of it
+        is handled once. A stopped or restarted actor isn't told of it.
 
         Args:
             fn: A function that can be imported by its name; ``async def`` if it runs on an event

@@ -38,6 +38,10 @@ class TaskRequest:
     """Where it runs, by its name in `op.task`."""
     timeout: timedelta | None
     retry: Retry
+    tries: int = 0
+    """How often it has failed."""
+    deaths: int = 0
+    """How often of that its process has died."""
 
     def args(self) -> tuple[Any, ...]:
         """Its arguments."""
