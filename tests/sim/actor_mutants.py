@@ -196,18 +196,6 @@ def _front_saved_behind(patch: Patch) -> None:
     patch.setattr(ActorState, "_write_front", behind)
 
 
-def _rows_of_peers_before_older_ones(patch: Patch) -> None:
-    """What has lost its row is saved behind what came later, which has one."""
-
-    def in_parts(self: ActorState, address: Any, box: Any) -> None:
-        mails = list(box)
-        box.clear()
-        box.extend([mail for mail in mails if mail[4] is not None])
-        box.extend([mail for mail in mails if mail[4] is None])
-
-    patch.setattr(ActorState, "_take_out", in_parts)
-
-
 def _put_away_before_it_is_saved(patch: Patch) -> None:
     """An actor that was idle leaves memory at once."""
     release = ActorState.release
@@ -369,8 +357,7 @@ ACTOR_MUTANTS = [
         (_only_heads_restored, 4),
         (_spilled_behind_what_comes_later, 4),
         (_spilled_mails_behind_the_mailbox, 4),
-        (_front_saved_behind, 1135),
-        (_rows_of_peers_before_older_ones, 352),
+        (_front_saved_behind, 760),
         (_put_away_before_it_is_saved, 2),
         (_numbers_begin_again, 18),
         (_timers_not_saved, 3),

@@ -342,6 +342,10 @@ class ActedRun(CrashRun):
         self._world = World(self._rng, flaky=rng.choice((0.0, 0.0, 0.1, 0.3)))
         names = [f"k{number}" for number in range(rng.choice((2, 4, 8)))]
         commands = self._transfers(names) if self._bank else self._tokens_of(names)
+        if Random(f"stashes {seed}").random() < 0.1:
+            # Much comes back in front of what is in the store alone.
+            self._world.stashes, self._kept_max, self._row_mails = 0.5, 0, 1
+            self._turn_max = 3
         dealt: dict[str, list[Any]] = {"p0": [], "p1": [], "p2": [], LATER: []}
         for key, command in commands:
             dealt[f"p{int(key[1:]) % 3}"].append((key, command))
