@@ -70,7 +70,7 @@ def actor(step_id: str, commands: Stream[Any], *classes: type[Actor]) -> ActorOu
     Args:
         step_id: Unique name of the step in its scope.
         commands: Pairs of a key and a message.
-        classes: The classes of the actors, which can send messages to each other.
+        *classes: The classes of the actors, which can send messages to each other.
 
     Returns:
         The streams `out`, of what actors have emitted, and `dead_letters`, of `DeadMessage`. If
