@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeAlias
 
-from engine.errors import InconsistentPartitionsError
+from engine.errors import InconsistentPartitionsError, UserCodeError
 from engine.operators._state import KeyedState, StateChanges, StateForm
 from engine.operators._timers import Timers
 from engine.operators.actors._actor import Actor, Blueprint
@@ -58,12 +58,19 @@ class ActorForm(StateForm):
         """The name of the class, the state and its version, and what else there is of the actor.
 
         It is flat, since the store is fastest with tuples of plain values.
+
+        Raises:
+            UserCodeError: A handler has put something else in the place of the state.
         """
         life: Life | None = state.life
         blueprint = state.blueprint
-        images = blueprint.images
-        names = blueprint.field_names
-        row = (blueprint.name, blueprint.version, names, *images.values_of(state.state))
+        try:
+            values = blueprint.images.values_of(state.state)
+        except AttributeError as ex:
+            wanted = blueprint.cls.State.__qualname__
+            msg = f"`self.state` of a {blueprint.name} must be a `{wanted}`; it is {state.state!r}"
+            raise UserCodeError(msg) from ex
+        row = (blueprint.name, blueprint.version, blueprint.field_names, *values)
         return row if life is None else (*row, life.row())
 
     def from_stored(self, key: Any, stored: Any) -> Actor:

@@ -229,6 +229,28 @@ def test_a_saved_message_of_a_class_that_is_gone_is_an_error():
         handle(after)
 
 
+class Replacing(Actor):
+    """Puts whatever it is told in the place of its state."""
+
+    @dataclass
+    class State:
+        number: int = 0
+
+    @handles(int)
+    def replace(self, ctx: Context, number: int) -> None:
+        self.state = Replacing.State(number) if number else number
+
+
+def test_a_state_may_be_replaced_by_another_one_and_by_nothing_else():
+    """The next message finds it; what is no state is named when it is to be saved."""
+    table = table_of(Replacing)
+    handle(table, ("a", 7))
+    assert table.state.get("a").state == Replacing.State(7)
+    handle(table, ("a", 0))
+    with pytest.raises(UserCodeError, match="a Replacing must be a `Replacing.State`; it is 0"):
+        table.state.barrier()
+
+
 class Family(Actor):
     """Parents and children, which know of each other."""
 
