@@ -114,10 +114,12 @@ class Supervisor:
                 self._restart(address, actor)
         ref = self._ctx.self
         if isinstance(directive, Escalate):
-            if life.parent is None:
+            parent = life.parent
+            if parent is None:
                 raise self._error(ref, unpacked(mail[1]), why) from error
+            self._leave(life)
             failed = packed(ChildFailed(ref, unpacked(mail[1]), why))
-            self._ctx.sent.append((life.parent, (SIGNAL, failed, ref, None, None)))
+            self._ctx.sent.append((parent, (SIGNAL, failed, ref, None, None)))
         self.bury(mail, why, tries)
         self._give_up(address, life, mail)
         if isinstance(directive, Stop | Escalate):
@@ -172,15 +174,23 @@ class Supervisor:
                 life.watchers[mail[2]] = None
         for mail in waiting[end:]:
             self._boxes.put(address, mail)
+        self._leave(life)
         for child in life.children:
             sent.append((child, (STOP, None, ref, None, None)))
         for watcher in life.watchers:
             sent.append((watcher, (SIGNAL, Terminated(ref), ref, None, None)))
-        if life.parent is not None:
-            sent.append((life.parent, (UNSPAWN, None, ref, None, None)))
         self._forget_tasks(address, life)
         self._state.alarms.set(address, None)
         self._state.discard(address)
+
+    def _leave(self, life: Life) -> None:
+        """Have the parent of the actor whose turn it is forget it.
+
+        Before it hears of its end: it may answer that by another child of the same key.
+        """
+        parent, life.parent = life.parent, None
+        if parent is not None:
+            self._ctx.sent.append((parent, (UNSPAWN, None, self._ctx.self, None, None)))
 
     def _forget_tasks(self, address: Any, life: Life) -> None:
         for number in life.tasks:

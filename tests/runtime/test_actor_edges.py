@@ -288,3 +288,38 @@ def test_a_child_whose_like_is_about_to_stop_is_another_one():
     assert handle(table) == [("child", 5), ("child", 1)]
     assert table.state.get("child").life.parent == Family.ref("parent")
     assert not table.boxes.dead
+
+
+class Respawning(Actor):
+    """Has a child, and another one of its key whenever that one is gone."""
+
+    @dataclass
+    class State:
+        news: str = ""
+
+    @handles(str)
+    def do(self, ctx: Context, what: str) -> None:
+        if what == "stop":
+            ctx.stop()
+        elif what == "fail":
+            raise ValueError
+        else:
+            self.state.news = what
+            ctx.watch(ctx.spawn(Respawning, "child"))
+
+    def on_signal(self, ctx: Context, signal: Signal) -> None:
+        if type(signal).__name__ == self.state.news:
+            ctx.spawn(Respawning, "child")
+
+
+@pytest.mark.parametrize("news", ["ChildFailed", "Terminated"])
+def test_a_child_that_follows_one_that_is_gone_ends_with_its_parent_too(news: str):
+    """Its parent has forgotten the former one before it hears that it is gone."""
+    table = table_of(Respawning)
+    handle(table, ("parent", news))
+    handle(table, ("child", "fail"))
+    child = table.state.get("child")
+    assert child is not None, "it has come again"
+    assert child.life.parent == Respawning.ref("parent")
+    handle(table, ("parent", "stop"))
+    assert table.state.get("child") is None
