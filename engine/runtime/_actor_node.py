@@ -252,14 +252,14 @@ class ActorNode(Node):
             outgoing, boxes.outgoing = boxes.outgoing, {}
             for receiver, mails in outgoing.items():
                 self._peers.send(WorkerIndex(receiver), mails)
-        if table.supervised.failures != self._told_failures:
+        if table.supervisor.failures != self._told_failures:
             self._tell_of_failures()
         if boxes.dead:
             self._bury()
 
     def _tell_of_failures(self, *, at_last: bool = False) -> None:
         """Tell people how often handlers have raised: the first time, then once in a while."""
-        now_s, done = self._now_s(), self.table.supervised
+        now_s, done = self._now_s(), self.table.supervisor
         if now_s < self._tell_at_s and not at_last:
             return
         self._told_failures, self._tell_at_s = done.failures, now_s + _TELL_EVERY_S
@@ -292,7 +292,7 @@ class ActorNode(Node):
             self._drained = True
             return
         self.ended = True
-        if self.table.supervised.failures != self._told_failures:
+        if self.table.supervisor.failures != self._told_failures:
             self._tell_of_failures(at_last=True)
         self._down.end()
         if self._dead is not None:
@@ -300,7 +300,7 @@ class ActorNode(Node):
 
     def snapshot(self) -> ActorsSnapshot:
         """What the actors have done up to now."""
-        table, done = self.table, self.table.supervised
+        table, done = self.table, self.table.supervisor
         sent, received = (0, 0) if self._peers is None else self._peers.exchanged()
         return ActorsSnapshot(
             table.boxes.pending,

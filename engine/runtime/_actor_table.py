@@ -53,6 +53,7 @@ from engine.runtime._supervisor import Supervisor
 from engine.runtime._turn_watch import TurnWatch
 
 SENT_MAX: Final = 250
+"""So many messages that actors have sent are delivered at a time: cheaper than one by one."""
 _TO_THE_LIVING: Final = (SIGNAL, STOP, UNSPAWN, REPLY, TIMEOUT, RESULT, FAILED)
 """What doesn't bring an actor to life that isn't there."""
 _LOOK_AGAIN_S: Final = 0.05
@@ -92,7 +93,8 @@ class ActorTable:
         self._ctx = Context(self.out.append)
         self.boxes = Mailboxes(self.state, (self._first, self._blueprints), elsewhere)
         """What waits."""
-        self._supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        self.supervisor = Supervisor(step_id, self.state, self.boxes, self._ctx, chance)
+        """Sees to failed actors, and counts them."""
         self.handled = 0
         """Messages that wait no more, counted."""
         self._watch: TurnWatch | None = None
@@ -107,11 +109,6 @@ class ActorTable:
     def at_work(self) -> Ref:
         """Whose turn it is, or was last; asked on any thread."""
         return Ref(self._ctx.name, self._ctx.key)
-
-    @property
-    def supervised(self) -> Supervisor:
-        """What sees to failed actors, and counts them."""
-        return self._supervisor
 
     # What comes in
 
@@ -261,7 +258,7 @@ class ActorTable:
                 sent.clear()
                 self._roll_back(actor, state, before)
                 boxes.pending += 1
-                done = self._supervisor.failed(key, actor, [_mail_of(message)], 0, ex)
+                done = self.supervisor.failed(key, actor, [_mail_of(message)], 0, ex)
                 over = 1 if done is None else done
                 boxes.pending -= over
                 self.handled -= 1 - over
@@ -395,7 +392,7 @@ class ActorTable:
             except Exception as ex:  # noqa: BLE001 - whatever a user's handler raises
                 del out[emitted:], sent[told:]
                 self._roll_back(actor, state, before)
-                done = self._supervisor.failed(address, actor, mails, at, ex)
+                done = self.supervisor.failed(address, actor, mails, at, ex)
                 if done is not None:
                     return done
                 continue
@@ -413,7 +410,7 @@ class ActorTable:
             self._watch.enter(self._ctx.self, mail, actor.blueprint.deaths_max)
         unhandled = handle(actor, self._ctx, mail)
         if unhandled is not None:
-            self._supervisor.bury(mail, unhandled)
+            self.supervisor.bury(mail, unhandled)
 
     def _roll_back(self, actor: Actor, state: Any, before: Image) -> None:
         """Have the actor be as it was before the present message."""
@@ -440,7 +437,7 @@ class ActorTable:
         if ctx.stopped:
             ctx.stopped = ctx.stashed = ctx.unstashed = False
             ctx.requests.clear()
-            self._supervisor.stop(address, actor, mails, at)
+            self.supervisor.stop(address, actor, mails, at)
             return len(mails)
         self.state.alarms.set(address, life.due_s())
         if ctx.requests:
@@ -517,7 +514,7 @@ class ActorTable:
         ctx.actor, ctx.name, ctx.mail = actor, actor.blueprint.name, mail
         ctx.key = address[0] if address.__class__ is Ref else address
         if ended.error is not None:
-            done = self._supervisor.failed(address, actor, [mail], 0, portable(ended.error))
+            done = self.supervisor.failed(address, actor, [mail], 0, portable(ended.error))
         else:
             done = self._apply(address, actor, mail, ended.result)
         over = 1 if done is None else done
@@ -540,7 +537,7 @@ class ActorTable:
         ctx.sent += outcome.sent
         self.out += outcome.emitted
         if outcome.unhandled is not None:
-            self._supervisor.bury(mail, outcome.unhandled)
+            self.supervisor.bury(mail, outcome.unhandled)
         if mail[4] is not None:
             self.state.drop_row(address, mail[4])
         return None if actor.life is None else self._settled(address, actor, [mail], 0)
